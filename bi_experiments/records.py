@@ -1,0 +1,547 @@
+"""What is written down: the frozen, versioned, typed records that the parent and its phases exchange and store.
+
+Everything here is a `msgspec.Struct`, encoded as JSON and read back by the same type; a file that does not match its
+type is refused, never guessed at. This module imports nothing of the project and nothing heavy, so that a phase in
+another virtual environment can use it.
+
+History of the file format (`RECORD_VERSION`):
+
+* 1: first format.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+RECORD_VERSION = 1
+
+
+class RecordError(ValueError):
+    """A stored record cannot be read: another format version, another type, or damaged."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records."""
+
+
+class Arm(StrEnum):
+    """One side of a pair."""
+
+    BASELINE = "baseline"
+    BATCH_INVARIANT = "batch_invariant"
+    CONTROL = "control"
+    """A second baseline in the place of `batch_invariant` (A/A)."""
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether `VLLM_BATCH_INVARIANT` is 1 in this arm."""
+        return self is Arm.BATCH_INVARIANT
+
+
+class PhaseStatus(StrEnum):
+    """How a phase ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+
+
+class Difference(StrEnum):
+    """The verdict on one metric of a comparison."""
+
+    SLOWER = "slower"
+    FASTER = "faster"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Invariance(StrEnum):
+    """The verdict on one arm's output bits."""
+
+    HOLDS = "holds"
+    VIOLATED = "violated"
+    NOT_SHOWN = "not_shown"
+
+
+# --- What a phase is told -------------------------------------------------------------------------------------------
+
+
+class Sampling(Record, frozen=True, kw_only=True):
+    """Sampling parameters of the timed trials."""
+
+    temperature: float
+    top_p: float
+    seed: int
+    max_tokens: int
+    """Tokens generated for each prompt; exactly as many when `ignore_eos` is set."""
+    ignore_eos: bool
+
+
+class TrialInput(Record, frozen=True, kw_only=True):
+    """The batch of one trial: the same in every phase of an experiment."""
+
+    prompts: tuple[str, ...]
+    needle_position: int
+    """Index of the needle in `prompts`."""
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts in the batch, the needle included."""
+        return len(self.prompts)
+
+
+class Workload(Record, frozen=True, kw_only=True):
+    """All inputs of an experiment's trials, built once by the parent."""
+
+    version: int = RECORD_VERSION
+    kind: str
+    """The workload's name in the configuration: `needle`, `vllm_script`."""
+    seed: int
+    needle: str
+    trials: tuple[TrialInput, ...]
+    sampling: Sampling
+
+
+class EngineSpec(Record, frozen=True, kw_only=True):
+    """What the engine is built with; fields are named as vLLM's engine arguments."""
+
+    model: str
+    dtype: str
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    max_model_len: int
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    max_num_batched_tokens: int | None
+    """Largest step in tokens; None: vLLM's default."""
+    attention_backend: str | None
+    """Name as in vLLM's attention backend registry; None: vLLM chooses."""
+    enforce_eager: bool
+    enable_prefix_caching: bool
+    async_scheduling: bool
+    load_format: str
+    trust_remote_code: bool
+    quantization: str | None
+    distributed_executor_backend: str | None
+    extra: dict[str, Any] = {}
+    """Further vLLM engine arguments, passed on as they are."""
+
+
+class ProbePlan(Record, frozen=True, kw_only=True):
+    """Which probes a phase runs after its trials; the counts come from the configuration's `verify` group."""
+
+    level: str
+    """`needle`, `standard` or `full`."""
+    compositions: tuple[str, ...]
+    """Names of the batch compositions, in the order in which they run."""
+    probes: int
+    """Number of probe prompts."""
+    max_tokens: int
+    """Tokens generated for each probe."""
+    logprobs: int
+    """Logprobs returned for each generated token."""
+    seed: int
+    keep: bool
+    """Whether the raw logprobs are written beside the phase's result."""
+
+
+class PhaseSpec(Record, frozen=True, kw_only=True):
+    """Everything one phase is told; written to its folder before the process starts."""
+
+    version: int = RECORD_VERSION
+    project_version: str
+    """Version of this project that wrote the spec; a phase of another version refuses it."""
+    index: int
+    """Position in the schedule, from 0."""
+    pair: int
+    """Pair that the phase belongs to, from 0."""
+    arm: Arm
+    launch: int
+    """Which launch of this arm it is, from 0: the first one is cold when caches are private."""
+    engine: EngineSpec
+    workload_path: str
+    workload_digest: str
+    """SHA-256 of the workload file; the phase refuses a file with another digest."""
+    warmup_batches: int
+    """Generations of the largest batch before the trials, after the needle alone."""
+    wait_for_turn: bool
+    """Whether the phase waits for the parent's word before each trial (`protocol.interleave=trial`)."""
+    probes: ProbePlan | None = None
+
+
+# --- What a phase reports -------------------------------------------------------------------------------------------
+
+
+class ObservedEngine(Record, frozen=True, kw_only=True):
+    """What vLLM itself says it runs with, read back from the engine after its initialisation."""
+
+    batch_invariant: bool
+    """`vllm.envs.VLLM_BATCH_INVARIANT` as vLLM's own code sees it."""
+    attention_backend: str
+    compilation_mode: str
+    cudagraph_mode: str
+    enforce_eager: bool
+    dtype: str
+    device: str
+    kv_cache_tokens: int
+    """Capacity of the KV cache in tokens; 0 when vLLM does not tell."""
+    block_size: int
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    async_scheduling: bool
+    threads: int
+    """Intra-operation CPU threads of torch in the phase's process."""
+
+
+class Latencies(Record, frozen=True, kw_only=True):
+    """Request timing of one trial, in seconds, one value a request, in the order of the prompts.
+
+    From vLLM's own request metrics (`RequestOutput.metrics`).
+    """
+
+    time_to_first_token_s: tuple[float, ...]
+    time_per_output_token_s: tuple[float, ...]
+    """(last token - first token) / (output tokens - 1); 0 for a single token."""
+    end_to_end_s: tuple[float, ...]
+
+
+class NeedleCheck(Record, frozen=True, kw_only=True):
+    """The needle's output in a trial's batch against its output alone."""
+
+    equal: bool
+    first_difference: int | None = None
+    """Index of the first differing output token; None when equal."""
+
+
+class Trial(Record, frozen=True, kw_only=True):
+    """One timed `LLM.generate` of one batch."""
+
+    index: int
+    batch_size: int
+    started_at: float
+    """Unix time in seconds."""
+    time_s: float
+    """Wall time of `generate`, in seconds."""
+    cpu_time_s: float
+    """CPU time used meanwhile by the phase's process and its children, in seconds."""
+    prompt_tokens: int
+    output_tokens: int
+    needle: NeedleCheck
+    latencies: Latencies | None = None
+    """None when this vLLM does not report request metrics."""
+
+
+class ProbeResult(Record, frozen=True, kw_only=True):
+    """One probe in one batch composition, compared with the same probe alone in the same phase."""
+
+    probe: int
+    composition: str
+    equal: bool
+    first_difference: int | None
+    """First output token whose id or logprob bits differ; None when equal."""
+    tokens_equal: bool
+    largest_logprob_difference: float
+    """Largest |delta logprob| over all positions up to and including the first differing token id."""
+    digest: str
+    """SHA-256 over the token ids and the float32 bits of every returned logprob."""
+
+
+class Started(Record, frozen=True, kw_only=True, tag="started"):
+    """The phase's process runs and has read its spec."""
+
+    pid: int
+    project_version: str
+    versions: dict[str, str]
+    """Package versions in the phase's environment: python, vllm, torch, transformers."""
+
+
+class EngineReady(Record, frozen=True, kw_only=True, tag="engine_ready"):
+    """The engine is built."""
+
+    init_time_s: float
+    """Wall time of building `vllm.LLM`, imports excluded, in seconds."""
+    import_time_s: float
+    """Wall time of importing vLLM, in seconds."""
+    observed: ObservedEngine
+
+
+class WarmedUp(Record, frozen=True, kw_only=True, tag="warmed_up"):
+    """The uncounted generations are over."""
+
+    time_s: float
+    needle_token_ids: tuple[int, ...]
+    """The needle's output alone."""
+
+
+class TrialDone(Record, frozen=True, kw_only=True, tag="trial"):
+    """One timed trial is over."""
+
+    trial: Trial
+
+
+class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
+    """One batch composition is over for every probe in it."""
+
+    results: tuple[ProbeResult, ...]
+
+
+class Done(Record, frozen=True, kw_only=True, tag="done"):
+    """The phase did all it was told."""
+
+    peak_memory_bytes: int
+    """Largest device memory in use where there is a device, else the largest resident set of the phase's processes."""
+    probe_time_s: float
+    """Wall time of all probes, in seconds."""
+
+
+class Failed(Record, frozen=True, kw_only=True, tag="failed"):
+    """The phase gave up."""
+
+    error: str
+    """One line."""
+
+
+Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Done | Failed
+
+
+class PhaseResult(Record, frozen=True, kw_only=True):
+    """What is known of one phase: built by the parent from the phase's events, kept after every one of them."""
+
+    version: int = RECORD_VERSION
+    index: int
+    pair: int
+    arm: Arm
+    launch: int
+    status: PhaseStatus
+    error: str | None = None
+    """One line, when `status` is not ok."""
+    started_at: float
+    """Unix time in seconds at which the process was started."""
+    wall_time_s: float
+    """From the start of the process to its end, in seconds."""
+    versions: dict[str, str] = {}
+    import_time_s: float | None = None
+    init_time_s: float | None = None
+    warmup_time_s: float | None = None
+    observed: ObservedEngine | None = None
+    needle_token_ids: tuple[int, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
+    probe_time_s: float | None = None
+    peak_memory_bytes: int | None = None
+    load_average: float
+    """One-minute load average of the machine just before the process was started."""
+
+
+# --- What an experiment says ----------------------------------------------------------------------------------------
+
+
+class Device(Record, frozen=True, kw_only=True):
+    """One accelerator as NVML sees it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+
+
+class Environment(Record, frozen=True, kw_only=True):
+    """What the experiment ran on. No tokens, no passwords, no home folders: variables come from an allow-list."""
+
+    project_version: str
+    commit: str | None
+    """Git commit of this project's checkout; None when it does not run from one."""
+    dirty: bool | None
+    versions: dict[str, str]
+    """Package versions in the parent's environment; a phase's own are in its result."""
+    driver: str | None
+    cuda: str | None
+    """Newest CUDA version that the driver supports."""
+    devices: tuple[Device, ...]
+    platform: str
+    cpu: str
+    cpu_count: int
+    """CPUs this process may run on."""
+    memory_bytes: int
+    limits: dict[str, str]
+    """Limits that bind the run, as text: control group CPU quota and memory, open files."""
+    variables: dict[str, str]
+
+
+class TokenCounts(Record, frozen=True, kw_only=True):
+    """Measured size of the trials of one arm, in tokens and prompts, over one launch."""
+
+    prompts: int
+    prompt_tokens: int
+    output_tokens: int
+    prompt_tokens_min: int
+    """Smallest number of prompt tokens of a trial."""
+    prompt_tokens_max: int
+
+
+class Metric(Record, frozen=True, kw_only=True):
+    """One quantity in both arms, compared pair by pair."""
+
+    name: str
+    """Name as logged: `trial_time`, `total_time`, `init_time_cold`, `throughput`, ..."""
+    unit: str
+    baseline: float
+    """Mean over the launches, in `unit`."""
+    batch_invariant: float
+    """The same in the other arm (also for the control arm)."""
+    change_pct: float | None
+    """100 * (exp(mean over pairs of the log ratio) - 1); None when withheld."""
+    low_pct: float | None = None
+    """Lower end of the 95 % interval; None with fewer than two pairs."""
+    high_pct: float | None = None
+    pairs: int
+    """Pairs that the change rests on."""
+    verdict: Difference = Difference.INCONCLUSIVE
+    withheld: str | None = None
+    """Why the change is withheld; None when it is not."""
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """Something the reader should know before believing the number, with what to do about it."""
+
+    kind: str
+    """`drift`, `warm_up`, `neighbour`, `clocks`, `token_counts`, `single_launch`, `needle`, ..."""
+    message: str
+    remedy: str
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """The statistics of an experiment."""
+
+    pairs: int
+    """Complete pairs that were used."""
+    metrics: tuple[Metric, ...]
+    findings: tuple[Finding, ...]
+    sequential: bool = False
+    """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
+    sentence: str
+    """The result in one sentence."""
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of that name, or None."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+class CompositionCount(Record, frozen=True, kw_only=True):
+    """How often the probes of one arm differed in one batch composition, over all launches."""
+
+    composition: str
+    arm: Arm
+    differing: int
+    total: int
+    tokens_differing: int
+    """Those among `differing` in which a token id differed too."""
+    largest_logprob_difference: float
+
+
+class ArmVerdict(Record, frozen=True, kw_only=True):
+    """Whether invariance holds in one arm."""
+
+    arm: Arm
+    verdict: Invariance
+    differing: int
+    total: int
+    first: ProbeResult | None = None
+    """The first probe that differed."""
+    launches_compared: int
+    """Launches of this arm whose digests were compared with each other."""
+    launches_differing: int
+    """Probe and composition combinations whose digest differed between launches."""
+
+
+class InvarianceReport(Record, frozen=True, kw_only=True):
+    """The proof, or its failure, from the probes of all phases."""
+
+    level: str
+    arms: tuple[ArmVerdict, ...]
+    compositions: tuple[CompositionCount, ...]
+    needle_differing: dict[Arm, int]
+    """Trials in which the needle's tokens differed from its output alone."""
+    needle_total: dict[Arm, int]
+    sentence: str
+    """The verdict in one sentence."""
+
+    def verdict(self, arm: Arm) -> Invariance | None:
+        """The verdict of an arm, or None when it was not probed."""
+        return next((verdict.verdict for verdict in self.arms if verdict.arm is arm), None)
+
+
+class ExperimentResult(Record, frozen=True, kw_only=True):
+    """All that one experiment found: `result.json`."""
+
+    version: int = RECORD_VERSION
+    name: str
+    """Readable name: model, attention backend, tensor parallel size, workload."""
+    command: str
+    """The command line that makes this experiment again."""
+    configuration: dict[str, Any]
+    """The composed configuration."""
+    environment: Environment
+    started_at: float
+    """Unix time in seconds."""
+    wall_time_s: float
+    workload_kind: str
+    workload_digest: str
+    tokens: dict[Arm, TokenCounts]
+    phases: tuple[PhaseResult, ...]
+    planned_phases: int
+    """Phases that the protocol asked for."""
+    stopped: str | None = None
+    """Why the experiment ended before its last phase; None when it did not."""
+    comparison: Comparison | None = None
+    """None without one complete pair."""
+    invariance: InvarianceReport | None = None
+    """None when nothing was probed and no trial had a needle."""
+
+
+# --- Reading and writing --------------------------------------------------------------------------------------------
+
+R = TypeVar("R", bound=Record)
+
+
+def to_json(record: Record) -> bytes:
+    """The record as indented JSON, ending with a line break."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
+    """Read a record back.
+
+    Args:
+        data: the JSON text.
+        kind: the record's type.
+        source: where the text comes from, for the error message.
+
+    Raises:
+        RecordError: the text is no such record, or of another format version.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise RecordError(f"{source}: not a {kind.__name__} of format version {RECORD_VERSION}: {error}") from error
+
+
+def event_to_line(event: Event) -> bytes:
+    """One event as one line of JSON."""
+    return msgspec.json.encode(event) + b"\n"
+
+
+def event_from_line(line: bytes) -> Event:
+    """Read one event back.
+
+    Raises:
+        RecordError: the line is no event.
+    """
+    try:
+        event: Event = msgspec.json.decode(line, type=Event)
+    except msgspec.DecodeError as error:
+        raise RecordError(f"not an event: {error}: {line[:200]!r}") from error
+    return event
