@@ -1,0 +1,37 @@
+"""The attention backends of vLLM: which exist, which run multi-head latent attention, which have the mode.
+
+From vLLM 0.32: `vllm/v1/attention/backends/registry.py` (names) and each backend's `supports_batch_invariance`.
+"""
+
+from enum import StrEnum
+
+
+class Platform(StrEnum):
+    """Where a backend runs."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+BATCH_INVARIANT = ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "FLASH_ATTN_MLA", "TRITON_MLA", "CPU_ATTN")
+"""Backends that support the mode; `CPU_ATTN` with this project's plugin."""
+
+MLA = ("FLASH_ATTN_MLA", "TRITON_MLA", "FLASHMLA", "FLASHINFER_MLA", "CUTLASS_MLA", "TOKENSPEED_MLA", "CPU_MLA")
+"""Backends for multi-head latent attention (DeepSeek, Kimi); they run no other attention."""
+
+STANDARD = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION", "CPU_ATTN")
+"""Backends for multi-head and grouped-query attention."""
+
+REMOVED = {
+    "XFORMERS": "vLLM removed it in 0.12",
+    "XFORMERS_VLLM_V1": "vLLM removed it in 0.12",
+    "FLASH_ATTN_VLLM_V1": "vLLM names it FLASH_ATTN now",
+    "FLASHINFER_VLLM_V1": "vLLM names it FLASHINFER now",
+    "TRITON_ATTN_VLLM_V1": "vLLM names it TRITON_ATTN now",
+    "TORCH_SDPA": "vLLM keeps it for vision encoders only",
+}
+
+
+def platform(backend: str) -> Platform:
+    """Where the backend of that name runs."""
+    return Platform.cpu if backend.startswith("CPU_") else Platform.cuda

@@ -1,0 +1,24 @@
+"""What an experiment tells while it runs; the terminal's display implements it."""
+
+from typing import Protocol
+
+from bi_experiments.records import Event, ExperimentResult, PhaseResult, PhaseSpec
+
+
+class Progress(Protocol):
+    """Receives what happens, in order. Must return quickly and print nothing while a trial is timed, if it can."""
+
+    def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
+        """An experiment begins; with pairs added on the way, `planned_phases` is a lower bound."""
+
+    def phase_started(self, spec: PhaseSpec) -> None:
+        """A phase's process was started."""
+
+    def event(self, spec: PhaseSpec, event: Event) -> None:
+        """A phase reported something."""
+
+    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        """A phase's process is gone."""
+
+    def experiment_ended(self, result: ExperimentResult) -> None:
+        """All phases are over and analysed."""
