@@ -1,15 +1,20 @@
-"""The schema of the configuration: one dataclass for each group of `conf/`, and the checks that need several keys.
+"""The schema of the configuration: one dataclass for each group of `conf/`.
 
 The YAML files hold the values; the classes here hold types and units. Hydra composes, OmegaConf validates against
-these types, `from_hydra` turns the result into an `ExperimentConfig`, and `check` refuses what contradicts itself.
+these types, and `from_hydra` turns the result into an `ExperimentConfig`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -253,6 +258,30 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=node)
 
 
+def conf_folder() -> Path:
+    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def compose(overrides: Sequence[str]) -> ExperimentConfig:
+    """Compose a configuration without a command line.
+
+    Args:
+        overrides: As on the command line: `group=option`, `key=value`.
+
+    Raises:
+        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+    """
+    register_schema()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return from_hydra(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(one_line(error)) from error
+
+
 def from_hydra(composed: DictConfig) -> ExperimentConfig:
     """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
 
@@ -267,126 +296,20 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     return config
 
 
-def one_line(error: OmegaConfBaseException) -> str:
-    """The message of an OmegaConf error with the key it is about, in one line."""
-    message = str(error).strip().splitlines()[0].rstrip(".")
-    key = getattr(error, "full_key", None)
-    return f"{key}: {message}" if key and key not in message else message
+def one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf complains about, in one line.
 
-
-def check(config: ExperimentConfig) -> None:
-    """Refuse a configuration that contradicts itself, before anything is started.
-
-    Raises:
-        ConfigurationError: naming the first contradiction found.
+    Hydra lists a group's options one a line, and the folders it searched after them; OmegaConf repeats the key.
     """
-    _check_ranges(config)
-    _check_lengths(config)
-    _check_backend(config)
-    _check_protocol(config)
-
-
-def _require(condition: bool, key: str, found: object, instead: str) -> None:
-    if not condition:
-        raise ConfigurationError(f"{key}={found} is not possible: {instead}")
-
-
-def _check_ranges(config: ExperimentConfig) -> None:
-    workload, model, protocol, verify = config.workload, config.model, config.protocol, config.verify
-    for key, value in (
-        ("tp", config.tp),
-        ("pp", config.pp),
-        ("workload.max_batch_size", workload.max_batch_size),
-        ("workload.num_trials", workload.num_trials),
-        ("workload.min_prompt", workload.min_prompt),
-        ("workload.max_tokens", workload.max_tokens),
-        ("model.max_model_len", model.max_model_len),
-        ("protocol.pairs", protocol.pairs),
-        ("verify.probes", verify.probes),
-        ("verify.max_tokens", verify.max_tokens),
-        ("verify.logprobs", verify.logprobs),
-    ):
-        _require(value >= 1, key, value, "type a whole number from 1 up")
-    _require(protocol.warmup >= 0, "protocol.warmup", protocol.warmup, "type 0 or more")
-    _require(workload.temperature >= 0, "workload.temperature", workload.temperature, "type 0 (greedy) or more")
-    _require(0 < workload.top_p <= 1, "workload.top_p", workload.top_p, "type a number above 0, at most 1")
-    utilization = model.gpu_memory_utilization
-    _require(0 < utilization <= 1, "model.gpu_memory_utilization", utilization, "type a share above 0, at most 1")
-    timeout = config.runtime.phase_timeout_s
-    _require(timeout > 0, "runtime.phase_timeout_s", timeout, "type a number of seconds above 0")
-    _require(protocol.equivalence_pct > 0, "protocol.equivalence_pct", protocol.equivalence_pct, "type above 0")
-
-
-def _check_lengths(config: ExperimentConfig) -> None:
-    workload = config.workload
-    _require(
-        workload.min_prompt <= workload.max_prompt,
-        "workload.min_prompt",
-        workload.min_prompt,
-        f"it is over workload.max_prompt={workload.max_prompt}; type at most that",
-    )
-    limit = config.model.max_model_len
-    # A word of the prompts is at least one token; the engine itself counts exactly.
-    needed = workload.max_prompt + workload.max_tokens
-    _require(
-        needed <= limit,
-        "model.max_model_len",
-        limit,
-        f"workload.max_prompt={workload.max_prompt} words and workload.max_tokens={workload.max_tokens} "
-        f"need at least {needed} tokens; type model.max_model_len={needed * 3 // 2} or shorter prompts",
-    )
-
-
-_MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
-
-
-def _check_backend(config: ExperimentConfig) -> None:
-    backend, model = config.backend, config.model
-    mla = model.attention is AttentionKind.mla
-    if not mla and _MLA_NAMES.search(model.name):
-        raise ConfigurationError(
-            f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
-            "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
-        )
-    name = backend.attention
-    if name is None:
-        return
-    fitting = attention.MLA if mla else attention.STANDARD
-    existing = ", ".join(candidate for candidate in fitting if attention.platform(candidate) is backend.platform)
-    if name in attention.REMOVED:
-        raise ConfigurationError(
-            f"backend.attention={name} does not exist: {attention.REMOVED[name]}; type one of {existing}"
-        )
-    if name not in attention.STANDARD + attention.MLA:
-        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; type one of {existing}")
-    if name not in fitting:
-        kind = "multi-head latent attention" if mla else "standard attention"
-        raise ConfigurationError(
-            f"backend.attention={name} does not run {model.name}, which has {kind}; type one of {existing}"
-        )
-    if attention.platform(name) is not backend.platform:
-        raise ConfigurationError(
-            f"backend.attention={name} runs on {attention.platform(name)}, but backend.platform={backend.platform}; "
-            f"type one of {existing}"
-        )
-
-
-def _check_protocol(config: ExperimentConfig) -> None:
-    protocol = config.protocol
-    if protocol.target_half_width_pct is not None:
-        _require(
-            protocol.max_pairs is not None and protocol.max_pairs >= protocol.pairs,
-            "protocol.max_pairs",
-            protocol.max_pairs,
-            f"with protocol.target_half_width_pct it must be at least protocol.pairs={protocol.pairs}",
-        )
-        _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
-    both = 2 * config.model.gpu_memory_utilization
-    if protocol.interleave is Interleave.trial and config.backend.platform is Platform.cuda:
-        _require(
-            both < 0.95,
-            "protocol.interleave",
-            "trial",
-            f"two engines would take {both:.2f} of the device's memory; "
-            "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
-        )
+    lines = [line.strip().rstrip(".") for line in str(error).partition("Config search path:")[0].splitlines()]
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException) and "$" not in str(cause):
+        lines.append(str(cause).strip().splitlines()[0].rstrip("."))
+    said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
+    for index, line in enumerate(said):
+        if line.startswith("Available options in"):
+            options = ", ".join(option for option in said[index + 1 :] if not option.startswith("base_"))
+            removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
+            why = attention.REMOVED.get(removed.group(1).upper()) if removed else None
+            return f"{said[0]}{f' ({why})' if why else ''}; type one of {options}"
+    return "; ".join(said)

@@ -22,3 +22,22 @@ class Progress(Protocol):
 
     def experiment_ended(self, result: ExperimentResult) -> None:
         """All phases are over and analysed."""
+
+
+class NoProgress:
+    """Tells nobody."""
+
+    def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
+        """Do nothing."""
+
+    def phase_started(self, spec: PhaseSpec) -> None:
+        """Do nothing."""
+
+    def event(self, spec: PhaseSpec, event: Event) -> None:
+        """Do nothing."""
+
+    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        """Do nothing."""
+
+    def experiment_ended(self, result: ExperimentResult) -> None:
+        """Do nothing."""

@@ -62,8 +62,11 @@ class Invariance(StrEnum):
     """The verdict on one arm's output bits."""
 
     HOLDS = "holds"
+    """Nothing differed, and the same probes did differ in the baseline."""
     VIOLATED = "violated"
+    """Something differed. Expected of a baseline, whose differences are the proof that the probes see them."""
     NOT_SHOWN = "not_shown"
+    """Nothing differed, and nothing shows that the probes would have seen a difference."""
 
 
 # --- What a phase is told -------------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
 
     version: int = RECORD_VERSION
     project_version: str
-    """Version of this project that wrote the spec; a phase of another version refuses it."""
+    """Version of this project that wrote the spec; the launcher refuses a phase of another version."""
     index: int
     """Position in the schedule, from 0."""
     pair: int
@@ -235,13 +238,23 @@ class Trial(Record, frozen=True, kw_only=True):
 
 
 class ProbeResult(Record, frozen=True, kw_only=True):
-    """One probe in one batch composition, compared with the same probe alone in the same phase."""
+    """One probe at one place of one batch composition, compared with the same probe alone in the same phase.
+
+    Probe, composition, batch, position and sample say which output it is, the same in every launch.
+    """
 
     probe: int
+    """Number of the prompt, from 0: of the plan's probes, or the composition's own prompts (`needle`, `workload`)."""
     composition: str
+    batch: int
+    """Number of the batch within the composition, from 0."""
+    position: int
+    """Index of the probe in the batch."""
+    sample: int = 0
+    """Index of the sample where a request has several."""
     equal: bool
     first_difference: int | None
-    """First output token whose id or logprob bits differ; None when equal."""
+    """Index, from 0, of the first output token whose id or logprob bits differ; None when equal."""
     tokens_equal: bool
     largest_logprob_difference: float
     """Largest |delta logprob| over all positions up to and including the first differing token id."""
@@ -452,9 +465,9 @@ class ArmVerdict(Record, frozen=True, kw_only=True):
     first: ProbeResult | None = None
     """The first probe that differed."""
     launches_compared: int
-    """Launches of this arm whose digests were compared with each other."""
+    """Launches of this arm that have probes; their digests are compared with each other."""
     launches_differing: int
-    """Probe and composition combinations whose digest differed between launches."""
+    """Probe outputs whose digest is not the same in all launches."""
 
 
 class InvarianceReport(Record, frozen=True, kw_only=True):
@@ -466,6 +479,8 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     needle_differing: dict[Arm, int]
     """Trials in which the needle's tokens differed from its output alone."""
     needle_total: dict[Arm, int]
+    not_run: tuple[str, ...] = ()
+    """Compositions asked for that gave no result: the engine's limits make them impossible, or no phase got so far."""
     sentence: str
     """The verdict in one sentence."""
 

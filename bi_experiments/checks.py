@@ -1,0 +1,126 @@
+"""The checks of a configuration that need several keys, or a range that a type cannot say."""
+
+import re
+
+from bi_experiments import attention
+from bi_experiments.attention import Platform
+from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave
+from bi_experiments.errors import ConfigurationError
+
+
+def check(config: ExperimentConfig) -> None:
+    """Refuse a configuration that contradicts itself, before anything is started.
+
+    Raises:
+        ConfigurationError: naming the first contradiction found.
+    """
+    _check_ranges(config)
+    _check_lengths(config)
+    _check_backend(config)
+    _check_protocol(config)
+
+
+def _require(condition: bool, key: str, found: object, instead: str) -> None:
+    if not condition:
+        raise ConfigurationError(f"{key}={found} is not possible: {instead}")
+
+
+def _check_ranges(config: ExperimentConfig) -> None:
+    workload, model, protocol, verify = config.workload, config.model, config.protocol, config.verify
+    for key, value in (
+        ("tp", config.tp),
+        ("pp", config.pp),
+        ("workload.max_batch_size", workload.max_batch_size),
+        ("workload.num_trials", workload.num_trials),
+        ("workload.min_prompt", workload.min_prompt),
+        ("workload.max_tokens", workload.max_tokens),
+        ("model.max_model_len", model.max_model_len),
+        ("protocol.pairs", protocol.pairs),
+        ("verify.probes", verify.probes),
+        ("verify.max_tokens", verify.max_tokens),
+        ("verify.logprobs", verify.logprobs),
+    ):
+        _require(value >= 1, key, value, "type a whole number from 1 up")
+    _require(protocol.warmup >= 0, "protocol.warmup", protocol.warmup, "type 0 or more")
+    _require(workload.temperature >= 0, "workload.temperature", workload.temperature, "type 0 (greedy) or more")
+    _require(0 < workload.top_p <= 1, "workload.top_p", workload.top_p, "type a number above 0, at most 1")
+    utilization = model.gpu_memory_utilization
+    _require(0 < utilization <= 1, "model.gpu_memory_utilization", utilization, "type a share above 0, at most 1")
+    timeout = config.runtime.phase_timeout_s
+    _require(timeout > 0, "runtime.phase_timeout_s", timeout, "type a number of seconds above 0")
+    _require(protocol.equivalence_pct > 0, "protocol.equivalence_pct", protocol.equivalence_pct, "type above 0")
+
+
+def _check_lengths(config: ExperimentConfig) -> None:
+    workload = config.workload
+    _require(
+        workload.min_prompt <= workload.max_prompt,
+        "workload.min_prompt",
+        workload.min_prompt,
+        f"it is over workload.max_prompt={workload.max_prompt}; type at most that",
+    )
+    limit = config.model.max_model_len
+    # A word of the prompts is at least one token; the engine itself counts exactly.
+    needed = workload.max_prompt + workload.max_tokens
+    _require(
+        needed <= limit,
+        "model.max_model_len",
+        limit,
+        f"workload.max_prompt={workload.max_prompt} words and workload.max_tokens={workload.max_tokens} "
+        f"need at least {needed} tokens; type model.max_model_len={needed * 3 // 2} or shorter prompts",
+    )
+
+
+_MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
+
+
+def _check_backend(config: ExperimentConfig) -> None:
+    backend, model = config.backend, config.model
+    mla = model.attention is AttentionKind.mla
+    if not mla and _MLA_NAMES.search(model.name):
+        raise ConfigurationError(
+            f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
+            "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
+        )
+    name = backend.attention
+    if name is None:
+        return
+    fitting = attention.MLA if mla else attention.STANDARD
+    existing = ", ".join(candidate for candidate in fitting if attention.platform(candidate) is backend.platform)
+    if name in attention.REMOVED:
+        raise ConfigurationError(
+            f"backend.attention={name} does not exist: {attention.REMOVED[name]}; type one of {existing}"
+        )
+    if name not in attention.STANDARD + attention.MLA:
+        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; type one of {existing}")
+    if name not in fitting:
+        kind = "multi-head latent attention" if mla else "standard attention"
+        raise ConfigurationError(
+            f"backend.attention={name} does not run {model.name}, which has {kind}; type one of {existing}"
+        )
+    if attention.platform(name) is not backend.platform:
+        raise ConfigurationError(
+            f"backend.attention={name} runs on {attention.platform(name)}, but backend.platform={backend.platform}; "
+            f"type one of {existing}"
+        )
+
+
+def _check_protocol(config: ExperimentConfig) -> None:
+    protocol = config.protocol
+    if protocol.target_half_width_pct is not None:
+        _require(
+            protocol.max_pairs is not None and protocol.max_pairs >= protocol.pairs,
+            "protocol.max_pairs",
+            protocol.max_pairs,
+            f"with protocol.target_half_width_pct it must be at least protocol.pairs={protocol.pairs}",
+        )
+        _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
+    both = 2 * config.model.gpu_memory_utilization
+    if protocol.interleave is Interleave.trial and config.backend.platform is Platform.cuda:
+        _require(
+            both < 0.95,
+            "protocol.interleave",
+            "trial",
+            f"two engines would take {both:.2f} of the device's memory; "
+            "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
+        )

@@ -1,0 +1,48 @@
+from collections import Counter
+
+import pytest
+
+from bi_experiments.config import Order
+from bi_experiments.records import Arm
+from bi_experiments.schedule import Slot, plan
+
+
+def baseline_first(pairs: tuple[tuple[Slot, Slot], ...]) -> list[bool]:
+    return [first.arm is Arm.BASELINE for first, _ in pairs]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_balanced_order_stays_balanced_to_within_one_pair_wherever_it_is_cut(seed: int) -> None:
+    first = baseline_first(plan(9, Order.balanced, seed, control=False))
+    for length in range(1, 10):
+        counts = Counter(first[:length])
+        assert abs(counts[True] - counts[False]) <= 1
+
+
+def test_balanced_order_is_random() -> None:
+    orders = {tuple(baseline_first(plan(4, Order.balanced, seed, control=False))) for seed in range(50)}
+    assert len(orders) == 4
+
+
+def test_a_longer_plan_begins_with_the_shorter_one() -> None:
+    for order in Order:
+        assert plan(12, order, 3, control=False)[:5] == plan(5, order, 3, control=False)
+
+
+def test_baseline_first_puts_every_baseline_first() -> None:
+    assert all(baseline_first(plan(6, Order.baseline_first, 0, control=False)))
+
+
+def test_every_pair_has_both_arms_and_every_slot_its_place() -> None:
+    slots = [slot for pair in plan(5, Order.random, 1, control=False) for slot in pair]
+    assert [slot.index for slot in slots] == list(range(10))
+    for pair in range(5):
+        assert {slot.arm for slot in slots if slot.pair == pair} == {Arm.BASELINE, Arm.BATCH_INVARIANT}
+    for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT):
+        assert [slot.launch for slot in slots if slot.arm is arm] == list(range(5))
+
+
+def test_control_replaces_the_second_arm() -> None:
+    arms = {slot.arm for pair in plan(3, Order.balanced, 0, control=True) for slot in pair}
+    assert arms == {Arm.BASELINE, Arm.CONTROL}
+    assert not Arm.CONTROL.batch_invariant
