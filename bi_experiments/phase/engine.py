@@ -1,0 +1,130 @@
+"""The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+
+
+def build_engine(spec: EngineSpec) -> "LLM":
+    """Build the engine; vLLM must be imported before, so that the time of this call is the engine's alone.
+
+    Args:
+        spec: Engine arguments.
+    """
+    from vllm import LLM
+
+    arguments: dict[str, Any] = {
+        "model": spec.model,
+        "dtype": spec.dtype,
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "pipeline_parallel_size": spec.pipeline_parallel_size,
+        "max_model_len": spec.max_model_len,
+        "gpu_memory_utilization": spec.gpu_memory_utilization,
+        "max_num_seqs": spec.max_num_seqs,
+        "enforce_eager": spec.enforce_eager,
+        "enable_prefix_caching": spec.enable_prefix_caching,
+        "async_scheduling": spec.async_scheduling,
+        "load_format": spec.load_format,
+        "trust_remote_code": spec.trust_remote_code,
+        "worker_extension_cls": "bi_experiments.phase.observer.WorkerObserver",
+        # Request metrics (time to first token, ...) exist only with statistics on.
+        "disable_log_stats": False,
+    }
+    optional = {
+        "max_num_batched_tokens": spec.max_num_batched_tokens,
+        "quantization": spec.quantization,
+        "distributed_executor_backend": spec.distributed_executor_backend,
+        "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
+    }
+    arguments.update({name: value for name, value in optional.items() if value is not None})
+    return LLM(**arguments, **spec.extra)
+
+
+def observe(llm: "LLM") -> ObservedEngine:
+    """Read back what the engine really runs with, the mode and the attention backend from inside its workers."""
+    workers: list[dict[str, Any]] = llm.collective_rpc("bi_experiments_observe")
+    config = llm.llm_engine.vllm_config
+    cache, compilation, scheduler = config.cache_config, config.compilation_config, config.scheduler_config
+    modes = {worker["batch_invariant"] for worker in workers}
+    if len(modes) > 1:
+        raise RuntimeError("the workers do not agree on VLLM_BATCH_INVARIANT")
+    backends = sorted({backend for worker in workers for backend in worker["attention_backends"]})
+    return ObservedEngine(
+        batch_invariant=modes.pop(),
+        attention_backend="+".join(backends),
+        compilation_mode=compilation.mode.name,
+        cudagraph_mode=compilation.cudagraph_mode.name,
+        enforce_eager=config.model_config.enforce_eager,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        device=_device_name(),
+        kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+        block_size=cache.block_size,
+        max_num_batched_tokens=scheduler.max_num_batched_tokens,
+        max_num_seqs=scheduler.max_num_seqs,
+        async_scheduling=bool(scheduler.async_scheduling),
+        threads=workers[0]["threads"],
+    )
+
+
+def _device_name() -> str:
+    from vllm.platforms import current_platform
+
+    return str(current_platform.get_device_name() or current_platform.device_name)
+
+
+def sampling_params(sampling: Sampling) -> "SamplingParams":
+    """The trials' sampling parameters: no logprobs, and text that nobody reads is not made."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        ignore_eos=sampling.ignore_eos,
+    )
+
+
+def peak_memory_bytes(llm: "LLM") -> int:
+    """Largest device memory over all workers, added up; without a device the processes' largest resident sets."""
+    on_devices = sum(llm.collective_rpc("bi_experiments_peak_device_memory"))
+    return on_devices or sum(_peak_resident_bytes(process.pid) for process in process_tree())
+
+
+def _peak_resident_bytes(pid: int) -> int:
+    """`VmHWM` of a process (proc(5)), 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def process_tree() -> list[psutil.Process]:
+    """The phase's process and all that it started."""
+    own = psutil.Process(os.getpid())
+    return [own, *own.children(recursive=True)]
+
+
+def cpu_time_s(processes: list[psutil.Process]) -> float:
+    """CPU time used so far by the processes, user and system, in seconds."""
+    total = 0.0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def shut_down(llm: "LLM") -> None:
+    """End the engine and its processes. `LLM` itself has no such method in any release."""
+    llm.llm_engine.engine_core.shutdown()

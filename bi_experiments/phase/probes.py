@@ -1,0 +1,253 @@
+"""Runs probes alone and in batch compositions, and compares the bits of what comes back.
+
+Equal means: the same token ids and, at every position, the same returned logprobs as float32 bits.
+"""
+
+import hashlib
+import math
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+
+from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request, Sample
+from bi_experiments.phase.compositions import Material, compose, composition
+from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, Workload
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput
+
+RAW_LOGPROBS = "logprobs.jsonl"
+
+Generate = Callable[[Sequence[Request], bool], list[Output]]
+"""Runs one batch; the second argument says whether the prefix cache is emptied before it."""
+
+
+def run_probes(
+    llm: "LLM",
+    plan: ProbePlan,
+    workload: Workload,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    max_model_len: int,
+    vocabulary_size: int,
+    emit: Callable[[ProbeDone], None],
+    keep_folder: Path | None,
+) -> None:
+    """Run all compositions of the plan on the engine, and emit the results of each when it is over.
+
+    Args:
+        llm: The engine of the trials.
+        plan: Compositions and counts.
+        workload: The trials' prompts.
+        max_num_batched_tokens: Largest step, in tokens.
+        max_num_seqs: Most sequences in a step.
+        max_model_len: Longest sequence, in tokens.
+        vocabulary_size: Token ids that the model knows.
+        emit: Takes the results of one composition.
+        keep_folder: Where the raw logprobs are written when the plan keeps them.
+
+    Raises:
+        ValueError: a composition does not exist, or the plan does not fit the engine's limits.
+    """
+    cache = llm.llm_engine.vllm_config.cache_config
+    limits = Limits(
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        prefix_caching=bool(cache.enable_prefix_caching),
+        block_size=cache.block_size,
+    )
+    special = set(llm.get_tokenizer().all_special_ids)
+    token_ids = tuple(token for token in range(vocabulary_size) if token not in special)
+
+    def generate(requests: Sequence[Request], empty_cache: bool) -> list[Output]:
+        if limits.prefix_caching and empty_cache and not llm.reset_prefix_cache():
+            raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
+        return generate_together(llm, requests, plan.logprobs)
+
+    run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder)
+
+
+def run_compositions(
+    generate: Generate,
+    plan: ProbePlan,
+    workload: Workload,
+    limits: Limits,
+    token_ids: tuple[int, ...],
+    emit: Callable[[ProbeDone], None],
+    keep_folder: Path | None,
+) -> None:
+    """What `run_probes` does, on anything that generates."""
+    for name in plan.compositions:
+        composition(name)
+    references: dict[Request, Output] = {}
+
+    def alone(request: Request) -> Output:
+        if request not in references:
+            (references[request],) = generate([request], True)
+        return references[request]
+
+    material = Material(plan, workload, limits, token_ids, alone)
+    with ExitStack() as stack:
+        raw = None
+        if plan.keep and keep_folder is not None:
+            raw = stack.enter_context((keep_folder / RAW_LOGPROBS).open("wb"))
+        for name in plan.compositions:
+            results: list[ProbeResult] = []
+            for index, batch in enumerate(compose(name, material)):
+                expected = [alone(probed.reference) for probed in batch.probed]
+                outputs = run_batch(generate, batch)
+                for probed, reference in zip(batch.probed, expected, strict=True):
+                    output = outputs[probed.position]
+                    if batch.primed and output.cached_tokens == 0:
+                        continue
+                    results += compare_output(name, index, probed, reference, output)
+                    if raw is not None:
+                        keep(raw, name, index, probed, reference, output)
+            if results:
+                emit(ProbeDone(results=tuple(results)))
+
+
+def run_batch(generate: Generate, batch: Batch) -> list[Output]:
+    """The outputs of a batch, after the same batch where it is to find its prompts in the prefix cache."""
+    outputs = generate(batch.requests, True)
+    return generate(batch.requests, False) if batch.primed else outputs
+
+
+def compare_output(name: str, batch: int, probed: Probed, reference: Output, output: Output) -> list[ProbeResult]:
+    """One result for each sample of a probe."""
+    results = []
+    for index, (expected, sample) in enumerate(zip(reference.samples, output.samples, strict=True)):
+        first = first_difference(expected, sample)
+        results.append(
+            ProbeResult(
+                probe=probed.probe,
+                composition=name,
+                batch=batch,
+                position=probed.position,
+                sample=index,
+                equal=first is None,
+                first_difference=first,
+                tokens_equal=expected.token_ids == sample.token_ids,
+                largest_logprob_difference=largest_logprob_difference(expected, sample),
+                digest=digest(sample),
+            )
+        )
+    return results
+
+
+def position_bits(sample: Sample) -> list[bytes]:
+    """For each output token: its id, and id and float32 bits of every returned logprob, best rank first."""
+    return [
+        struct.pack("<I", token) + b"".join(struct.pack("<If", *entry) for entry in entries)
+        for token, entries in zip(sample.token_ids, sample.logprobs, strict=True)
+    ]
+
+
+def digest(sample: Sample) -> str:
+    """SHA-256 over all bits that are compared."""
+    return hashlib.sha256(b"".join(position_bits(sample))).hexdigest()
+
+
+def first_difference(expected: Sample, sample: Sample) -> int | None:
+    """Index of the first output token whose id or logprob bits differ; None when all are equal."""
+    pairs = zip(position_bits(expected), position_bits(sample), strict=False)
+    unequal = next((index for index, (left, right) in enumerate(pairs) if left != right), None)
+    if unequal is None and len(expected.token_ids) != len(sample.token_ids):
+        return min(len(expected.token_ids), len(sample.token_ids))
+    return unequal
+
+
+def largest_logprob_difference(expected: Sample, sample: Sample) -> float:
+    """Largest |delta logprob| over the tokens that both returned.
+
+    Positions after the first differing token id have another context and do not count. A difference that is no number
+    counts as the largest float, because JSON has neither infinity nor NaN.
+    """
+    largest = 0.0
+    for left, right, left_logprobs, right_logprobs in zip(
+        expected.token_ids, sample.token_ids, expected.logprobs, sample.logprobs, strict=False
+    ):
+        others = dict(right_logprobs)
+        for token, logprob in left_logprobs:
+            other = others.get(token, logprob)
+            if struct.pack("<f", logprob) != struct.pack("<f", other):
+                difference = abs(logprob - other)
+                largest = max(largest, difference if math.isfinite(difference) else sys.float_info.max)
+        if left != right:
+            break
+    return largest
+
+
+def keep(raw: IO[bytes], name: str, batch: int, probed: Probed, reference: Output, output: Output) -> None:
+    """Write one probe's raw tokens and logprobs, alone and in the batch, as a line of JSON."""
+    line = {
+        "composition": name,
+        "batch": batch,
+        "position": probed.position,
+        "probe": probed.probe,
+        "alone": reference.samples,
+        "in_batch": output.samples,
+    }
+    raw.write(msgspec.json.encode(line) + b"\n")
+
+
+def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) -> list[Output]:
+    """Run requests that are all queued before the engine's first step.
+
+    `LLM.generate` alone does not promise that: an engine core in another process starts on the first request while the
+    others are on their way. Pausing the scheduler is what vLLM's documentation gives for it (`LLM.enqueue_chat`).
+    """
+    from vllm import SamplingParams
+
+    prompts: list[Any] = []
+    params: list[SamplingParams] = []
+    for request in requests:
+        text = isinstance(request.prompt, str)
+        prompts.append(request.prompt if text else {"prompt_token_ids": list(request.prompt)})
+        params.append(
+            SamplingParams(
+                n=request.samples,
+                temperature=request.temperature,
+                seed=request.seed,
+                max_tokens=request.max_tokens,
+                ignore_eos=True,
+                detokenize=False,
+                logprobs=logprobs,
+                prompt_logprobs=None if request.scored_from is None else logprobs,
+            )
+        )
+    llm.sleep(level=0)
+    llm.enqueue(prompts, params, use_tqdm=False)
+    llm.wake_up(tags=["scheduling"])
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+
+def to_output(request: Request, output: "RequestOutput") -> Output:
+    """What vLLM returns for a request."""
+    if request.scored_from is None:
+        samples = [to_sample(completion.token_ids, completion.logprobs) for completion in output.outputs]
+    else:
+        scored = slice(request.scored_from, None)
+        samples = [to_sample(output.prompt_token_ids[scored], output.prompt_logprobs[scored])]
+    return Output(samples=tuple(samples), cached_tokens=output.num_cached_tokens or 0)
+
+
+def to_sample(token_ids: Sequence[int], logprobs: Sequence[dict[int, Any]]) -> Sample:
+    """Tokens and vLLM's logprobs, a dictionary a position from token id to logprob and rank."""
+    return Sample(
+        token_ids=tuple(token_ids),
+        logprobs=tuple(
+            tuple(
+                (token, entry.logprob)
+                for token, entry in sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
+            )
+            for entries in logprobs
+        ),
+    )

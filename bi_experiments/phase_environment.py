@@ -1,0 +1,59 @@
+"""The environment variables of a phase's process."""
+
+import os
+import sys
+from pathlib import Path
+
+from bi_experiments.config import Caches, ExperimentConfig
+from bi_experiments.records import Arm
+
+
+def phase_environment(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
+    """The parent's environment, with the arm's mode, the backend's variables, the preloads and the compile caches.
+
+    Args:
+        config: The experiment's configuration.
+        arm: The phase's arm.
+        caches: Folder of the experiment's private caches.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_BENCH_")}
+    environment |= {
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_NO_USAGE_STATS": "1",  # a reporter thread would share the timed process
+        **config.backend.environment,
+        "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant)),
+    }
+    if libraries := preloads(config):
+        environment["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [environment.get("LD_PRELOAD")])])
+    if config.protocol.caches is Caches.private:
+        environment |= private_caches(caches / arm, environment)
+    return environment
+
+
+def interpreter(config: ExperimentConfig) -> str:
+    """The Python interpreter of the phases."""
+    return config.runtime.python or sys.executable
+
+
+def preloads(config: ExperimentConfig) -> list[str]:
+    """The shared libraries of `backend.preload` that exist under the prefix of the phases' interpreter."""
+    prefix = Path(interpreter(config)).parent.parent
+    found = (min(prefix.glob(pattern), default=None) for pattern in config.backend.preload)
+    return [str(library) for library in found if library is not None]
+
+
+def private_caches(folder: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Variables that move every compile cache into a folder, and leave the model hub's where it is.
+
+    Args:
+        folder: The arm's own cache folder.
+        environment: The variables so far, which say where the hub's cache is.
+    """
+    user_caches = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME", "")) / ".cache")
+    return {
+        "XDG_CACHE_HOME": str(folder),
+        "VLLM_CACHE_ROOT": str(folder / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "HF_HOME": environment.get("HF_HOME") or str(Path(user_caches) / "huggingface"),
+    }

@@ -1,0 +1,74 @@
+"""What a phase is told, from the configuration: the engine's arguments, the model's folder, the probes."""
+
+import dataclasses
+import json
+import subprocess
+
+from bi_experiments.config import ExperimentConfig
+from bi_experiments.errors import ExperimentError
+from bi_experiments.phase_environment import interpreter
+from bi_experiments.records import EngineSpec, ProbePlan
+
+
+def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
+    """The engine arguments of a configuration.
+
+    Args:
+        config: The configuration.
+        model: Name on the hub, or local folder.
+    """
+    return EngineSpec(
+        model=model,
+        dtype=config.model.dtype,
+        tensor_parallel_size=config.tp,
+        pipeline_parallel_size=config.pp,
+        max_model_len=config.model.max_model_len,
+        gpu_memory_utilization=config.model.gpu_memory_utilization,
+        max_num_seqs=config.workload.max_batch_size,
+        max_num_batched_tokens=config.backend.max_num_batched_tokens,
+        attention_backend=config.backend.attention,
+        enforce_eager=config.backend.enforce_eager,
+        enable_prefix_caching=config.backend.enable_prefix_caching,
+        async_scheduling=config.backend.async_scheduling,
+        load_format=config.model.load_format,
+        trust_remote_code=config.model.trust_remote_code,
+        quantization=config.model.quantization,
+        distributed_executor_backend=config.backend.distributed_executor_backend,
+        extra=config.backend.engine,
+    )
+
+
+def probe_plan(config: ExperimentConfig) -> ProbePlan | None:
+    """The probes of group `verify`; None when it is off."""
+    verify = config.verify
+    if verify.level == "off":
+        return None
+    return ProbePlan(
+        level=verify.level,
+        compositions=tuple(verify.compositions),
+        probes=verify.probes,
+        max_tokens=verify.max_tokens,
+        logprobs=verify.logprobs,
+        seed=verify.seed,
+        keep=verify.keep,
+    )
+
+
+def model_path(config: ExperimentConfig) -> str:
+    """The model's name or folder; a seeded checkpoint is made first where it is missing.
+
+    Raises:
+        ExperimentError: The checkpoint could not be made.
+    """
+    seeded = config.model.seeded
+    if seeded is None:
+        return config.model.name
+    spec = {**dataclasses.asdict(seeded), "dtype": config.model.dtype}
+    command = [interpreter(config), "-m", "bi_experiments.phase.checkpoint", "--spec", json.dumps(spec)]
+    made = subprocess.run(
+        [*command, "--cache-dir", config.runtime.cache_dir], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ExperimentError(f"model=demo: the checkpoint could not be made in {config.runtime.cache_dir}: {reason}")
+    return made.stdout.strip().splitlines()[-1]

@@ -1,0 +1,41 @@
+"""The two phases of a pair: one after the other, or alive together and taking turns."""
+
+import random
+from contextlib import ExitStack
+
+from bi_experiments.launcher import PhaseProcess, follow
+
+
+def run_in_sequence(first: PhaseProcess, second: PhaseProcess) -> None:
+    """Run one phase to its end, then the other; a failure of the first does not keep the second from running."""
+    for phase in (first, second):
+        with phase:
+            follow(phase)
+
+
+def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng: random.Random) -> None:
+    """Keep both phases alive and let them take turns, trial by trial, in random order.
+
+    Each is initialised and warmed up while the other is idle or not yet there, so that nothing that is timed has a
+    neighbour. A phase that fails leaves the turns to the other.
+
+    Args:
+        first: The phase that is initialised first.
+        second: The other.
+        num_trials: Trials of each.
+        rng: Decides who goes first in each trial.
+    """
+    both = [first, second]
+    with ExitStack() as stack:
+        for phase in both:
+            stack.enter_context(phase)
+            follow(phase, until=lambda result: result.warmup_time_s is not None)
+        for done in range(1, num_trials + 1):
+            for phase in rng.sample(both, k=2):
+                if phase.alive:
+                    phase.give_turn()
+                    follow(phase, until=lambda result, done=done: len(result.trials) == done)  # type: ignore[misc]
+        for phase in both:
+            if phase.alive:
+                phase.give_turn()
+                follow(phase)

@@ -1,0 +1,114 @@
+"""A phase without an engine, for tests of what surrounds it: scheduling, failure, time limits, clean-up.
+
+Started in the place of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
+speaks the real protocol with the real pipes; what it does besides is set by the environment variable `FAKE_PHASE`, a
+JSON object `{arm: behaviour}`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bi_experiments import __version__
+from bi_experiments.phase.pipes import ParentPipes
+from bi_experiments.records import (
+    Done,
+    EngineReady,
+    Failed,
+    NeedleCheck,
+    ObservedEngine,
+    PhaseSpec,
+    Started,
+    Trial,
+    TrialDone,
+    WarmedUp,
+    Workload,
+    from_json,
+)
+
+OBSERVED = ObservedEngine(
+    batch_invariant=False,
+    attention_backend="CPU_ATTN",
+    compilation_mode="NONE",
+    cudagraph_mode="NONE",
+    enforce_eager=True,
+    dtype="bfloat16",
+    device="fake",
+    kv_cache_tokens=1024,
+    block_size=16,
+    max_num_batched_tokens=512,
+    max_num_seqs=8,
+    async_scheduling=False,
+    threads=1,
+)
+
+
+def main() -> None:
+    """Act as `python -m bi_experiments.phase SPEC --events-fd=N --turns-fd=M`."""
+    module, *arguments = sys.argv[2:]
+    if module == "bi_experiments.phase.checkpoint":
+        print("/nowhere/checkpoint")
+        return
+    path = Path(arguments[0])
+    events_fd, turns_fd = (int(argument.partition("=")[2]) for argument in arguments[1:])
+    pipes = ParentPipes(events_fd, turns_fd)
+    spec = from_json(path.read_bytes(), PhaseSpec, path)
+    run(spec, pipes, json.loads(os.environ.get("FAKE_PHASE", "{}")).get(spec.arm, ""))
+
+
+def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
+    """Report trials that took as long as a formula says."""
+    version = "0.0.1-other" if behaviour == "other_version" else __version__
+    pipes.emit(Started(pid=os.getpid(), project_version=version, versions={"python": "3"}))
+    if behaviour == "child":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(os.environ["CHILD_PID"]).write_text(str(child.pid))
+    mode = os.environ["VLLM_BATCH_INVARIANT"] == "1"
+    observed = OBSERVED.__class__(
+        **{
+            **{name: getattr(OBSERVED, name) for name in OBSERVED.__struct_fields__},
+            "batch_invariant": False if behaviour == "ignores_mode" else mode,
+            "attention_backend": "OTHER_ATTN" if behaviour == "other_backend" else spec.engine.attention_backend or "X",
+        }
+    )
+    pipes.emit(EngineReady(init_time_s=2.0 if spec.launch == 0 else 1.0, import_time_s=0.1, observed=observed))
+    pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3)))
+    workload = from_json(Path(spec.workload_path).read_bytes(), Workload, spec.workload_path)
+    for index, batch in enumerate(workload.trials):
+        if spec.wait_for_turn:
+            pipes.wait_for_turn()
+        if behaviour == "fails" and index == 1:
+            print("line that explains the failure")
+            pipes.emit(Failed(error="RuntimeError: it broke"))
+            sys.exit(1)
+        if behaviour == "dies" and index == 1:
+            os._exit(7)
+        if behaviour in {"hangs", "child"} and index == 1:
+            time.sleep(600)
+        # The mode costs 10 %, a little more with every launch, so that intervals are narrow but not empty.
+        time_s = 0.01 * (index + 1) * (1.1 + 0.001 * spec.launch if mode else 1.0)
+        time.sleep(time_s)
+        pipes.emit(
+            TrialDone(
+                trial=Trial(
+                    index=index,
+                    batch_size=batch.batch_size,
+                    started_at=time.time() - time_s,
+                    time_s=time_s,
+                    cpu_time_s=time_s,
+                    prompt_tokens=10 * batch.batch_size,
+                    output_tokens=workload.sampling.max_tokens * batch.batch_size,
+                    needle=NeedleCheck(equal=True),
+                )
+            )
+        )
+    if spec.wait_for_turn:
+        pipes.wait_for_turn()
+    pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
+
+
+if __name__ == "__main__":
+    main()

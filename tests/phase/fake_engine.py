@@ -1,0 +1,109 @@
+"""A generator of outputs that depend on the request alone, except where a test sabotages it."""
+
+import random
+import struct
+from collections.abc import Callable, Sequence
+
+from bi_experiments.phase.batches import Limits, Output, Request, Sample
+from bi_experiments.records import ProbePlan, Sampling, TrialInput, Workload
+
+TOKEN_IDS = tuple(range(2, 500))
+LIMITS = Limits(max_num_batched_tokens=512, max_num_seqs=32, max_model_len=1024, prefix_caching=False, block_size=16)
+WORKLOAD = Workload(
+    kind="needle",
+    seed=1,
+    needle="There once was a ",
+    trials=(
+        TrialInput(prompts=("one", "There once was a ", "two"), needle_position=1),
+        TrialInput(prompts=("three", "four", "five", "There once was a "), needle_position=3),
+    ),
+    sampling=Sampling(temperature=0.0, top_p=0.95, seed=1, max_tokens=4, ignore_eos=True),
+)
+
+Sabotage = Callable[[Sequence[Request], int, Sample], Sample]
+
+
+def plan(*compositions: str, probes: int = 6, max_tokens: int = 8, keep: bool = False) -> ProbePlan:
+    return ProbePlan(
+        level="standard",
+        compositions=compositions,
+        probes=probes,
+        max_tokens=max_tokens,
+        logprobs=5,
+        seed=12345,
+        keep=keep,
+    )
+
+
+def float32(value: float) -> float:
+    (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    assert isinstance(rounded, float)
+    return rounded
+
+
+def next_float32(value: float) -> float:
+    """The float32 whose bits are one higher."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    (following,) = struct.unpack("<f", struct.pack("<I", bits + 1))
+    assert isinstance(following, float)
+    return following
+
+
+def position(context: object, token: int | None = None) -> tuple[int, tuple[tuple[int, float], ...]]:
+    """Token and logprobs that follow a context, the same for a decode and for a prefill."""
+    source = random.Random(str(context))
+    candidates = source.sample(TOKEN_IDS, 5)
+    logprobs = sorted((float32(-source.uniform(0.1, 9)) for _ in candidates), reverse=True)
+    return (candidates[0] if token is None else token), tuple(zip(candidates, logprobs, strict=True))
+
+
+def continuation(request: Request, sample: int) -> Sample:
+    """Greedy samples follow from the prompt alone; seeded ones also from seed and index."""
+    if request.scored_from is not None:
+        assert not isinstance(request.prompt, str)
+        at = range(request.scored_from, len(request.prompt))
+        scored = [position(request.prompt[:end], request.prompt[end]) for end in at]
+        return Sample(tuple(token for token, _ in scored), tuple(entries for _, entries in scored))
+    tokens: list[int] = []
+    logprobs = []
+    for _ in range(request.max_tokens):
+        context: object = (*request.prompt, *tokens)
+        token, entries = position((context, request.seed, sample) if request.seed is not None else context)
+        tokens.append(token)
+        logprobs.append(entries)
+    return Sample(tuple(tokens), tuple(logprobs))
+
+
+class FakeEngine:
+    """Remembers the batches it was given; `sabotage` sees the batch, the position in it and the sample."""
+
+    def __init__(self, sabotage: Sabotage | None = None, cached_tokens: int = 0) -> None:
+        self.sabotage = sabotage
+        self.cached_tokens = cached_tokens
+        self.batches: list[tuple[tuple[Request, ...], bool]] = []
+
+    def __call__(self, requests: Sequence[Request], empty_cache: bool) -> list[Output]:
+        self.batches.append((tuple(requests), empty_cache))
+        outputs = []
+        for at, request in enumerate(requests):
+            samples = [continuation(request, index) for index in range(request.samples)]
+            if self.sabotage is not None:
+                samples = [self.sabotage(requests, at, sample) for sample in samples]
+            outputs.append(Output(tuple(samples), cached_tokens=0 if empty_cache else self.cached_tokens))
+        return outputs
+
+
+def with_next_bits(sample: Sample, token: int, rank: int = 0) -> Sample:
+    """The sample with one logprob a single bit away."""
+    entries = list(sample.logprobs[token])
+    entries[rank] = (entries[rank][0], next_float32(entries[rank][1]))
+    return Sample(sample.token_ids, (*sample.logprobs[:token], tuple(entries), *sample.logprobs[token + 1 :]))
+
+
+def with_other_token(sample: Sample, token: int) -> Sample:
+    """The sample with another token id at that place, and other logprobs behind it."""
+    ids = (*sample.token_ids[:token], sample.token_ids[token] + 1, *sample.token_ids[token + 1 :])
+    behind = tuple(
+        tuple((each, logprob - 100) for each, logprob in entries) for entries in sample.logprobs[token + 1 :]
+    )
+    return Sample(ids, (*sample.logprobs[: token + 1], *behind))

@@ -1,0 +1,231 @@
+"""The compositions: what their names say about positions, steps, chunks and neighbours."""
+
+from dataclasses import replace
+
+import pytest
+
+from bi_experiments.phase.batches import Batch, Limits, Request
+from bi_experiments.phase.compositions import Material, compose, composition, probe_lengths
+from tests.phase.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
+
+
+def material(limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
+    engine = FakeEngine()
+    return Material(
+        plan(probes=probes, max_tokens=max_tokens),
+        WORKLOAD,
+        limits,
+        TOKEN_IDS,
+        lambda request: engine([request], True)[0],
+    )
+
+
+def batches(name: str, limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> list[Batch]:
+    return list(compose(name, material(limits, probes, max_tokens)))
+
+
+def lengths(batch: Batch) -> list[int]:
+    return [len(request.prompt) for request in batch.requests]
+
+
+def first_step(batch: Batch, limits: Limits = LIMITS) -> list[int]:
+    """Tokens of each request in the first step: in order, each whole while the step's tokens last."""
+    left, step = limits.max_num_batched_tokens, []
+    for length in [
+        length for request, length in zip(batch.requests, lengths(batch), strict=True) for _ in range(request.samples)
+    ]:
+        step.append(min(length, left))
+        left -= step[-1]
+    return [tokens for tokens in step[: limits.max_num_seqs] if tokens]
+
+
+def test_probes_have_ragged_lengths_from_one_token_to_several_hundred() -> None:
+    assert probe_lengths(6, 400) == [1, 3, 11, 36, 121, 400]
+    assert probe_lengths(1, 400) == [400]
+
+
+def test_prompts_hold_only_the_given_ids_and_are_the_same_in_every_launch() -> None:
+    first, second = material(), material()
+    assert first.prompts == second.prompts
+    assert {token for prompt in first.prompts for token in prompt} <= set(TOKEN_IDS)
+
+
+def test_probes_and_neighbours_leave_room_for_their_output() -> None:
+    short = replace(LIMITS, max_model_len=64)
+    for name in ("batch_8", "ragged", "step_257", "chunked_prefill", "shuffled"):
+        for batch in batches(name, short):
+            assert all(len(request.prompt) + request.max_tokens <= 64 for request in batch.requests)
+
+
+def test_a_composition_does_not_depend_on_what_ran_before_it() -> None:
+    used = material()
+    list(compose("shuffled", used))
+    assert list(compose("ragged", used)) == batches("ragged")
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 32])
+@pytest.mark.parametrize("probes", [1, 2, 6])
+def test_batches_have_their_size_and_probes_first_in_the_middle_and_last(size: int, probes: int) -> None:
+    made = batches(f"batch_{size}", probes=probes)
+    assert {len(batch.requests) for batch in made} == {size}
+    places = {probed.position for batch in made for probed in batch.probed}
+    assert {0, size - 1} <= places
+    assert min(abs(place - (size - 1) / 2) for place in places) <= 1 + size / 10
+    for probe in range(probes):
+        own = {probed.position for batch in made for probed in batch.probed if probed.probe == probe}
+        assert len(own) == min(size, 3)
+
+
+def test_every_probe_is_at_its_stated_position_and_compared_with_itself_alone() -> None:
+    prompts = material().prompts
+    for name in ("batch_8", "shuffled", "ragged", "step_256", "chunked_prefill", "seeded", "samples_2"):
+        for batch in batches(name):
+            for probed in batch.probed:
+                assert batch.requests[probed.position].prompt == prompts[probed.probe]
+                assert probed.reference == batch.requests[probed.position]
+
+
+@pytest.mark.parametrize("name", ["batch_8", "shuffled", "ragged", "seeded", "samples_2", "prefill"])
+def test_no_probe_is_left_out(name: str) -> None:
+    roomy = replace(LIMITS, max_num_batched_tokens=2048)
+    assert {probed.probe for batch in batches(name, roomy) for probed in batch.probed} == set(range(6))
+
+
+def test_shuffled_orders_differ() -> None:
+    first, second = batches("shuffled")
+    assert first.requests != second.requests
+    assert set(first.requests) == set(second.requests)
+
+
+def test_ragged_neighbours_differ_widely_in_prompt_and_output_length() -> None:
+    (batch,) = batches("ragged")
+    probes = {probed.position for probed in batch.probed}
+    neighbours = [request for at, request in enumerate(batch.requests) if at not in probes]
+    sizes = [len(request.prompt) for request in neighbours]
+    assert min(sizes) == 1
+    assert max(sizes) >= 100
+    assert len({request.max_tokens for request in neighbours}) > 1
+
+
+@pytest.mark.parametrize("tokens", [255, 256, 257])
+@pytest.mark.parametrize("max_model_len", [64, 1024])
+def test_the_first_step_has_exactly_as_many_tokens_as_the_name_says(tokens: int, max_model_len: int) -> None:
+    limits = replace(LIMITS, max_model_len=max_model_len)
+    made = batches(f"step_{tokens}", limits)
+    assert made
+    for batch in made:
+        assert sum(lengths(batch)) == sum(first_step(batch, limits)) == tokens
+        assert len(batch.requests) <= limits.max_num_seqs
+        assert batch.probed
+
+
+def test_chunked_prefill_splits_the_probes_prompt() -> None:
+    made = batches("chunked_prefill")
+    assert made
+    for batch in made:
+        (probed,) = batch.probed
+        scheduled = first_step(batch)
+        assert sum(scheduled) == LIMITS.max_num_batched_tokens
+        assert len(scheduled) == probed.position + 1
+        assert 0 < scheduled[probed.position] < len(batch.requests[probed.position].prompt)
+
+
+def test_a_long_prompt_is_split_at_different_places() -> None:
+    behind, before = batches("long_prompt")
+    chunks = [first_step(batch)[batch.probed[0].position] for batch in (behind, before)]
+    assert chunks[0] < chunks[1] == LIMITS.max_num_batched_tokens < len(behind.probed[0].reference.prompt)
+
+
+@pytest.mark.parametrize("name", ["seeded", "samples_2", "samples_3"])
+def test_seeded_prompts_are_whole_in_the_first_step(name: str) -> None:
+    for batch in batches(name):
+        sequences = [len(request.prompt) for request in batch.requests for _ in range(request.samples)]
+        assert first_step(batch) == sequences
+        sampled = [batch.requests[probed.position] for probed in batch.probed]
+        assert all(request.temperature == 0.6 and request.seed is not None for request in sampled)
+        assert len({request.seed for request in sampled}) == len(sampled)
+
+
+def test_samples_have_their_number() -> None:
+    probed = [batch.requests[each.position] for batch in batches("samples_3") for each in batch.probed]
+    assert {request.samples for request in probed} == {3}
+
+
+@pytest.mark.parametrize("probes", [1, 2, 6])
+def test_no_batch_is_the_probe_alone_again(probes: int) -> None:
+    names = ("batch_2", "shuffled", "ragged", "step_256", "chunked_prefill", "long_prompt", "seeded", "samples_2")
+    assert all(len(batch.requests) > 1 for name in (*names, "output_512") for batch in batches(name, probes=probes))
+
+
+def test_long_outputs_have_their_length() -> None:
+    (batch,) = batches("output_512")
+    assert {batch.requests[probed.position].max_tokens for probed in batch.probed} == {512}
+
+
+def test_the_prefix_cache_is_warm_for_prompts_longer_than_a_block() -> None:
+    made = batches("prefix_cache", replace(LIMITS, prefix_caching=True))
+    assert made
+    for batch in made:
+        assert batch.primed
+        assert lengths(batch)[0] > LIMITS.block_size
+
+
+def test_prefill_scores_the_output_of_the_decode() -> None:
+    engine = FakeEngine()
+    for batch in batches("prefill"):
+        (scored,) = batch.requests
+        (probed,) = batch.probed
+        (decoded,) = engine([probed.reference], True)[0].samples
+        assert scored.prompt == (*probed.reference.prompt, *decoded.token_ids)
+        assert scored.scored_from == len(probed.reference.prompt)
+
+
+def test_the_needle_is_where_the_largest_trial_has_it() -> None:
+    (batch,) = batches("needle")
+    assert [request.prompt for request in batch.requests] == list(WORKLOAD.trials[1].prompts)
+    (probed,) = batch.probed
+    assert probed.position == 3
+    assert probed.reference.prompt == WORKLOAD.needle
+
+
+def test_workload_compares_every_prompt_of_every_trial() -> None:
+    made = batches("workload")
+    assert [[request.prompt for request in batch.requests] for batch in made] == [
+        list(trial.prompts) for trial in WORKLOAD.trials
+    ]
+    assert [probed.probe for batch in made for probed in batch.probed] == list(range(7))
+    assert {request.max_tokens for batch in made for request in batch.requests} == {WORKLOAD.sampling.max_tokens}
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("batch_64", LIMITS),
+        ("step_513", LIMITS),
+        ("step_257", replace(LIMITS, max_model_len=10, max_num_seqs=4)),
+        ("chunked_prefill", replace(LIMITS, max_model_len=10)),
+        ("long_prompt", replace(LIMITS, max_model_len=512)),
+        ("samples_2", replace(LIMITS, max_num_seqs=2)),
+        ("output_1024", LIMITS),
+        ("prefix_cache", LIMITS),
+    ],
+)
+def test_what_the_engine_cannot_make_is_not_made(name: str, limits: Limits) -> None:
+    assert batches(name, limits) == []
+
+
+@pytest.mark.parametrize("name", ["batches_8", "batch", "step_", "batch_0", "shuffled_2", "nonesuch"])
+def test_unknown_names_are_refused_with_those_that_exist(name: str) -> None:
+    with pytest.raises(ValueError, match=r"verify.compositions has .*chunked_prefill") as error:
+        composition(name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_output_that_fills_the_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* type verify.max_tokens=512"):
+        material(max_tokens=1024)
+
+
+def test_requests_are_told_apart_by_everything_that_changes_their_output() -> None:
+    request = Request((1, 2), 8)
+    assert len({request, replace(request, seed=1), replace(request, max_tokens=9), replace(request, samples=2)}) == 4

@@ -1,0 +1,184 @@
+"""Running probes and comparing bits, on a generator that a test can sabotage."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.phase.batches import Limits, Request, Sample
+from bi_experiments.phase.probes import (
+    RAW_LOGPROBS,
+    digest,
+    first_difference,
+    largest_logprob_difference,
+    run_compositions,
+)
+from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
+from tests.phase.fake_engine import (
+    LIMITS,
+    TOKEN_IDS,
+    WORKLOAD,
+    FakeEngine,
+    plan,
+    with_next_bits,
+    with_other_token,
+)
+
+STANDARD = (
+    "needle", "batch_2", "batch_8", "batch_32", "shuffled", "ragged", "step_255", "step_256", "step_257",
+    "chunked_prefill", "long_prompt", "seeded", "samples_2",
+)  # fmt: skip
+SAMPLE = Sample((7, 8, 9), (((7, -0.5), (1, -1.5)), ((8, -0.25), (2, -2.5)), ((9, -0.75), (3, -3.5))))
+
+
+def run(
+    engine: FakeEngine, probe_plan: ProbePlan, limits: Limits = LIMITS, keep_folder: Path | None = None
+) -> list[ProbeResult]:
+    events: list[ProbeDone] = []
+    run_compositions(engine, probe_plan, WORKLOAD, limits, TOKEN_IDS, events.append, keep_folder)
+    return [result for event in events for result in event.results]
+
+
+def test_nothing_differs_on_an_invariant_engine() -> None:
+    results = run(FakeEngine(), plan(*STANDARD, "prefill", "workload", "output_512"))
+    assert {result.composition for result in results} == {*STANDARD, "prefill", "workload", "output_512"}
+    for result in results:
+        assert result.equal
+        assert result.tokens_equal
+        assert result.first_difference is None
+        assert result.largest_logprob_difference == 0.0
+
+
+def test_every_output_of_a_launch_is_told_apart() -> None:
+    results = run(FakeEngine(), plan(*STANDARD))
+    keys = [(one.composition, one.batch, one.position, one.probe, one.sample) for one in results]
+    assert len(set(keys)) == len(keys)
+
+
+def test_samples_are_compared_one_by_one() -> None:
+    clean = FakeEngine()
+    run(clean, plan("samples_2", probes=2))
+    alone = [requests[0] for requests, _ in clean.batches if len(requests) == 1]
+    second_samples = {clean([request], True)[0].samples[1] for request in alone}
+
+    def second_sample_differs(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 2) if len(requests) > 1 and sample in second_samples else sample
+
+    results = run(FakeEngine(second_sample_differs), plan("samples_2", probes=2))
+    assert {(one.sample, one.first_difference) for one in results} == {(0, None), (1, 2)}
+
+
+def test_references_are_run_alone_and_once() -> None:
+    engine = FakeEngine()
+    run(engine, plan("batch_8", "shuffled", "step_256"))
+    alone = [requests[0] for requests, _ in engine.batches if len(requests) == 1]
+    assert len(alone) == len(set(alone)) == 6
+
+
+@pytest.mark.parametrize("token", [0, 3, 7])
+def test_a_single_bit_is_found_where_it_is_with_equal_tokens(token: int) -> None:
+    def last_position(requests: Sequence[Request], at: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, token, rank=4) if len(requests) > 1 and at == len(requests) - 1 else sample
+
+    results = run(FakeEngine(last_position), plan("batch_8"))
+    differing = [one for one in results if not one.equal]
+    assert {one.position for one in differing} == {7}
+    assert {one.position for one in results if one.equal} == {0, 1, 2, 4, 5}
+    for one in differing:
+        assert one.first_difference == token
+        assert one.tokens_equal
+        assert 0 < one.largest_logprob_difference < 1e-5
+
+
+def test_a_kernel_that_depends_on_the_batch_only_above_256_tokens_is_found_there_alone() -> None:
+    def above_256(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 5) if sum(len(each.prompt) for each in requests) == 257 else sample
+
+    results = run(FakeEngine(above_256), plan("step_255", "step_256", "step_257"))
+    assert {one.composition for one in results if not one.equal} == {"step_257"}
+    assert all(not one.equal and one.first_difference == 5 for one in results if one.composition == "step_257")
+
+
+def test_logprobs_after_the_first_other_token_do_not_count() -> None:
+    def other_token(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_other_token(with_next_bits(sample, 2), 4) if len(requests) > 1 else sample
+
+    for one in run(FakeEngine(other_token), plan("shuffled")):
+        assert not one.tokens_equal
+        assert one.first_difference == 2
+        assert one.largest_logprob_difference < 1e-5
+
+
+def test_prefill_is_compared_with_the_decode() -> None:
+    def prefill_differs(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 1) if requests[0].scored_from is not None else sample
+
+    assert all(one.first_difference == 1 for one in run(FakeEngine(prefill_differs), plan("prefill")))
+
+
+def test_hot_prefixes_are_compared_with_cold_ones_and_only_where_the_cache_was_used() -> None:
+    limits = Limits(512, 32, 1024, prefix_caching=True, block_size=16)
+    engine = FakeEngine(cached_tokens=16)
+    assert run(engine, plan("prefix_cache"), limits)
+    hot = [requests for requests, empty_cache in engine.batches if not empty_cache]
+    assert hot
+    for requests in hot:
+        before = engine.batches.index((requests, False)) - 1
+        assert engine.batches[before] == (requests, True)
+    assert run(FakeEngine(cached_tokens=0), plan("prefix_cache"), limits) == []
+
+
+def test_results_come_by_composition_and_survive_the_pipe() -> None:
+    events: list[ProbeDone] = []
+    run_compositions(FakeEngine(), plan("batch_2", "ragged"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    assert [{one.composition for one in event.results} for event in events] == [{"batch_2"}, {"ragged"}]
+    assert [event_from_line(event_to_line(event)) for event in events] == events
+
+
+def test_an_impossible_composition_gives_no_result() -> None:
+    assert run(FakeEngine(), plan("batch_64")) == []
+
+
+def test_an_unknown_composition_is_refused_before_anything_runs() -> None:
+    engine = FakeEngine()
+    with pytest.raises(ValueError, match="nonesuch"):
+        run(engine, plan("batch_8", "nonesuch"))
+    assert engine.batches == []
+
+
+def test_raw_logprobs_are_kept_only_when_asked_for(tmp_path: Path) -> None:
+    run(FakeEngine(), plan("batch_2", probes=2), keep_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    results = run(FakeEngine(), plan("batch_2", probes=2, keep=True), keep_folder=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / RAW_LOGPROBS).read_text().splitlines()]
+    assert len(lines) == len(results)
+    assert lines[0]["alone"] == lines[0]["in_batch"]
+    assert len(lines[0]["alone"][0]["logprobs"]) == 8
+
+
+def test_the_digest_changes_with_any_bit() -> None:
+    changed = [with_next_bits(SAMPLE, token, rank) for token in range(3) for rank in range(2)]
+    changed += [with_other_token(SAMPLE, 2), Sample(SAMPLE.token_ids[:2], SAMPLE.logprobs[:2])]
+    swapped = (SAMPLE.logprobs[0][1], SAMPLE.logprobs[0][0])
+    changed.append(Sample(SAMPLE.token_ids, (swapped, *SAMPLE.logprobs[1:])))
+    assert len({digest(SAMPLE), *map(digest, changed)}) == 1 + len(changed)
+    assert digest(SAMPLE) == digest(Sample(SAMPLE.token_ids, SAMPLE.logprobs))
+
+
+def test_minus_zero_is_not_zero() -> None:
+    zero, minus_zero = (Sample((1,), (((1, value),),)) for value in (0.0, -0.0))
+    assert first_difference(zero, minus_zero) == 0
+
+
+def test_a_shorter_output_differs_where_it_ends() -> None:
+    assert first_difference(SAMPLE, Sample(SAMPLE.token_ids[:2], SAMPLE.logprobs[:2])) == 2
+
+
+def test_a_difference_that_is_no_number_counts_as_the_largest() -> None:
+    broken = Sample((1,), (((1, math.nan),),))
+    difference = largest_logprob_difference(Sample((1,), (((1, -1.0),),)), broken)
+    assert math.isfinite(difference)
+    assert difference > 1e300
+    assert largest_logprob_difference(broken, broken) == 0.0

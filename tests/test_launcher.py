@@ -1,0 +1,157 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bi_experiments import __version__
+from bi_experiments.config import compose
+from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.paths import PhaseFolder
+from bi_experiments.phase_spec import engine_spec
+from bi_experiments.progress import NoProgress
+from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, event_from_line, from_json
+from bi_experiments.workload import build_workload, write_workload
+from tests.processes import gone, wait_for
+
+MakePhase = Callable[..., PhaseProcess]
+
+
+@pytest.fixture
+def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
+    config = compose(["experiment=cpu_demo", "workload.max_batch_size=2", "workload.num_trials=3"])
+    path = tmp_path / "workload.json"
+    digest = write_workload(build_workload(config.workload, config.seed), path)
+
+    def make(
+        behaviour: str = "", arm: Arm = Arm.BASELINE, timeout_s: float = 30, mode: str | None = None
+    ) -> PhaseProcess:
+        spec = PhaseSpec(
+            project_version=__version__,
+            index=0,
+            pair=0,
+            arm=arm,
+            launch=0,
+            engine=engine_spec(config, "/nowhere"),
+            workload_path=str(path),
+            workload_digest=digest,
+            warmup_batches=1,
+            wait_for_turn=False,
+        )
+        environment = {
+            **os.environ,
+            "VLLM_BATCH_INVARIANT": mode or str(int(arm.batch_invariant)),
+            "FAKE_PHASE": json.dumps({arm: behaviour}),
+            "CHILD_PID": str(tmp_path / "child"),
+        }
+        settings = LaunchSettings(python=str(fake_python), environment=environment, timeout_s=timeout_s)
+        return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress())
+
+    return make
+
+
+def run(phase: PhaseProcess) -> PhaseResult:
+    with phase:
+        follow(phase)
+    return phase.result
+
+
+def test_a_phase_that_does_its_work_is_recorded_whole(make_phase: MakePhase, tmp_path: Path) -> None:
+    result = run(make_phase())
+    assert result.status is PhaseStatus.OK
+    assert result.error is None
+    assert [trial.index for trial in result.trials] == [0, 1, 2]
+    assert result.init_time_s == 2.0
+    assert result.needle_token_ids == (1, 2, 3)
+    assert result.wall_time_s > sum(trial.time_s for trial in result.trials)
+    stored = tmp_path / "phase" / "result.json"
+    assert from_json(stored.read_bytes(), PhaseResult, stored) == result
+
+
+def test_every_event_is_on_disk_in_order(make_phase: MakePhase, tmp_path: Path) -> None:
+    run(make_phase())
+    lines = (tmp_path / "phase" / "events.jsonl").read_bytes().splitlines()
+    names = [type(event_from_line(line)).__name__ for line in lines]
+    assert names == ["Started", "EngineReady", "WarmedUp", *["TrialDone"] * 3, "Done"]
+
+
+def test_a_failure_keeps_the_trials_before_it_and_says_why(make_phase: MakePhase, tmp_path: Path) -> None:
+    result = run(make_phase("fails"))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error == "RuntimeError: it broke"
+    assert len(result.trials) == 1
+    assert last_lines(tmp_path / "phase" / "engine.log") == ["line that explains the failure"]
+
+
+def test_a_death_without_a_word_is_a_failure(make_phase: MakePhase) -> None:
+    result = run(make_phase("dies"))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error is not None
+    assert "exit status 7" in result.error
+
+
+def test_a_phase_over_its_time_limit_is_ended(make_phase: MakePhase) -> None:
+    result = run(make_phase("hangs", timeout_s=2))
+    assert result.status is PhaseStatus.TIMED_OUT
+    assert result.error is not None
+    assert "runtime.phase_timeout_s" in result.error
+    assert len(result.trials) == 1
+
+
+def test_a_mode_that_vllm_does_not_see_is_an_error(make_phase: MakePhase) -> None:
+    result = run(make_phase("ignores_mode", Arm.BATCH_INVARIANT))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error is not None
+    assert "VLLM_BATCH_INVARIANT=0 in the batch_invariant arm" in result.error
+    assert result.trials == ()
+
+
+def test_a_mode_that_leaks_into_the_baseline_is_an_error(make_phase: MakePhase) -> None:
+    result = run(make_phase(mode="1"))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error is not None
+    assert "VLLM_BATCH_INVARIANT=1 in the baseline arm" in result.error
+
+
+def test_another_attention_backend_than_the_one_asked_for_is_an_error(make_phase: MakePhase) -> None:
+    result = run(make_phase("other_backend"))
+    assert result.error is not None
+    assert "OTHER_ATTN, not CPU_ATTN" in result.error
+
+
+def test_another_version_of_this_project_in_the_phase_is_an_error(make_phase: MakePhase) -> None:
+    result = run(make_phase("other_version"))
+    assert result.error is not None
+    assert "0.0.1-other" in result.error
+    assert __version__ in result.error
+
+
+def test_an_interruption_leaves_no_process_and_keeps_what_is_known(make_phase: MakePhase, tmp_path: Path) -> None:
+    phase = make_phase("child")
+    with pytest.raises(KeyboardInterrupt), phase:  # noqa: PT012  the interruption is what is tested
+        follow(phase, until=lambda result: len(result.trials) == 1)
+        raise KeyboardInterrupt
+    assert phase.result.status is PhaseStatus.INTERRUPTED
+    assert len(phase.result.trials) == 1
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_what_a_phase_started_dies_with_it(make_phase: MakePhase, tmp_path: Path) -> None:
+    run(make_phase("child", timeout_s=2))
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_phases_die_when_their_parent_is_killed(make_phase: MakePhase, tmp_path: Path) -> None:
+    phase = make_phase("child")
+    parent = os.fork()
+    if parent == 0:
+        with phase:
+            follow(phase)
+        os._exit(0)
+    child = tmp_path / "child"
+    wait_for(child.exists)
+    wait_for(lambda: child.read_text() != "")
+    os.kill(parent, 9)
+    os.waitpid(parent, 0)
+    assert gone(int(child.read_text()))
