@@ -1,0 +1,67 @@
+"""Which fixed numbers of rows a matrix of any number of rows is computed in."""
+
+import functools
+from typing import NamedTuple
+
+# Up to this many rows the time goes into reading the weights, so that padding is cheaper than a second tile.
+BASE_ROWS = 32
+TILE_ROWS = (
+    *(1, 2, 4, 8, 12, 16, 20, 24, 28, BASE_ROWS),
+    *(48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
+)
+# Largest share of a tile beyond the base that may be padding; above that, smaller tiles are used.
+MAX_PADDING = 1 / 8
+
+
+class RowTile(NamedTuple):
+    """Rows `start` to `stop` of the input, computed at once.
+
+    Attributes:
+        start: First row.
+        stop: Row after the last.
+        rows: Rows that the kernel is made for; beyond `stop - start` they are padding.
+        blocked: Whether the kernel is the one that blocks the rows itself, and takes any number of them.
+    """
+
+    start: int
+    stop: int
+    rows: int
+    blocked: bool
+
+
+def to_mask(tile_rows: tuple[int, ...]) -> int:
+    """Some of TILE_ROWS as a number whose bit i stands for TILE_ROWS[i]: a custom op takes it quicker than a list."""
+    return sum(1 << TILE_ROWS.index(rows) for rows in tile_rows)
+
+
+@functools.lru_cache(maxsize=8192)
+def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
+    """Covers rows 0 to `num_rows` with tiles, largest first.
+
+    Args:
+        num_rows: Rows of the input.
+        mask: Which of TILE_ROWS there are kernels for.
+        blocked: Whether there is also a kernel that blocks the rows itself; it takes what the others have no tile for.
+    """
+    tile_rows = [rows for bit, rows in enumerate(TILE_ROWS) if mask >> bit & 1]
+    tiles: list[RowTile] = []
+    start = 0
+    while start < num_rows:
+        remaining = num_rows - start
+        fitting = [rows for rows in tile_rows if rows <= remaining]
+        padded = [rows for rows in tile_rows if rows >= remaining and padding_is_cheap(rows, remaining)]
+        if padded:
+            tiles.append(RowTile(start, num_rows, padded[0], blocked=False))
+        elif blocked and not (fitting and fitting[-1] > BASE_ROWS):
+            tiles.append(RowTile(start, num_rows, remaining, blocked=True))
+        elif fitting:
+            tiles.append(RowTile(start, start + fitting[-1], fitting[-1], blocked=False))
+        else:
+            tiles.append(RowTile(start, num_rows, tile_rows[0], blocked=False))
+        start = tiles[-1].stop
+    return tuple(tiles)
+
+
+def padding_is_cheap(rows: int, used: int) -> bool:
+    """Whether a tile of `rows` rows may compute `used` ones."""
+    return used <= BASE_ROWS or rows - used <= MAX_PADDING * rows
