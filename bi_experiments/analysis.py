@@ -1,0 +1,86 @@
+"""From the phases of an experiment to its comparison: the metrics, the findings, and one sentence for a reader."""
+
+from collections.abc import Sequence
+
+from bi_experiments.config import ProtocolConfig
+from bi_experiments.diagnosis import diagnose
+from bi_experiments.records import Arm, Comparison, Difference, Metric, PhaseResult
+from bi_experiments.stats import compare_phases, complete_pairs
+from bi_experiments.wording import band, count, signed, unsigned
+
+
+def compare_experiment(
+    phases: Sequence[PhaseResult], protocol: ProtocolConfig, planned_pairs: int, cpu_count: int
+) -> Comparison | None:
+    """Compare the arms of one experiment; None without one complete pair.
+
+    Args:
+        phases: all phases so far, failed ones too.
+        protocol: the rules that they were run by.
+        planned_pairs: pairs that were to be run, those added on the way included.
+        cpu_count: CPUs that the experiment could use, to judge the load average by.
+    """
+    pairs = complete_pairs(phases)
+    metrics = compare_phases(phases, protocol.equivalence_pct)
+    trial_time = next((metric for metric in metrics if metric.name == "trial_time"), None)
+    if trial_time is None:
+        return None
+    sequential = protocol.target_half_width_pct is not None
+    return Comparison(
+        pairs=len(pairs),
+        metrics=metrics,
+        findings=diagnose(phases, protocol, planned_pairs, cpu_count),
+        sequential=sequential,
+        sentence=sentence(
+            trial_time,
+            protocol.equivalence_pct,
+            control=pairs[0].batch_invariant.arm is Arm.CONTROL,
+            sequential=sequential,
+        ),
+    )
+
+
+def sentence(
+    trial_time: Metric,
+    equivalence_pct: float,
+    *,
+    control: bool = False,
+    sequential: bool = False,
+    noise_floor_pct: float | None = None,
+) -> str:
+    """The result in one sentence.
+
+    Args:
+        trial_time: the metric of that name.
+        equivalence_pct: changes within plus or minus this many per cent count as none.
+        control: whether both arms were baselines.
+        sequential: whether pairs were added until the interval was narrow enough.
+        noise_floor_pct: largest change that two baselines showed on this machine, where that was measured; else the
+            sentence says nothing about it.
+    """
+    change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
+    if change is None:
+        return f"The change in trial time is withheld: {trial_time.withheld}."
+    pairs = count(trial_time.pairs, "pair") + (", sequential" if sequential else "")
+    floor = "" if noise_floor_pct is None else f"; noise floor ±{unsigned(noise_floor_pct)}"
+    if low is None or high is None:
+        what = "Two baselines differ by" if control else "Batch invariance changed trial time by"
+        return f"{what} {signed(change)} here: one launch an arm, no interval{floor}."
+    if control:
+        return f"Two baselines differ by {signed(change)} {band(low, high)}, {pairs}: that is the noise floor here."
+    match trial_time.verdict:
+        case Difference.SLOWER:
+            result = f"Batch invariance costs {unsigned(change)} trial time here [{unsigned(low)}, {unsigned(high)}]"
+        case Difference.FASTER:
+            result = f"Batch invariance saves {unsigned(change)} trial time here [{unsigned(high)}, {unsigned(low)}]"
+        case Difference.EQUIVALENT:
+            result = (
+                f"Batch invariance makes no difference to trial time here: {signed(change)} {band(low, high)} "
+                f"is within ±{equivalence_pct:g} %"
+            )
+        case Difference.INCONCLUSIVE:
+            result = (
+                f"What batch invariance costs here is undecided: {signed(change)} trial time {band(low, high)} "
+                "reaches from a saving to a cost"
+            )
+    return f"{result}, {pairs}{floor}."

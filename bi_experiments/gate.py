@@ -1,0 +1,37 @@
+"""Whether the trial time's overhead is over the limit that continuous integration sets."""
+
+from bi_experiments.errors import ExitCode
+from bi_experiments.records import Comparison
+from bi_experiments.wording import band, signed
+
+
+def decide(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
+    """Compare the interval of the trial time's overhead with the limit.
+
+    `OVER_GATE` when the whole interval is over the limit, `DONE` when none of it is, `GATE_UNDECIDED` when the limit
+    lies within it or there is no interval.
+    """
+    trial_time = comparison.metric("trial_time")
+    if trial_time is None or trial_time.low_pct is None or trial_time.high_pct is None:
+        return ExitCode.GATE_UNDECIDED
+    if trial_time.low_pct > max_overhead_pct:
+        return ExitCode.OVER_GATE
+    if trial_time.high_pct <= max_overhead_pct:
+        return ExitCode.DONE
+    return ExitCode.GATE_UNDECIDED
+
+
+def describe(comparison: Comparison, max_overhead_pct: float) -> str:
+    """The decision in one line, with what to do where there is none."""
+    limit = f"the gate of {max_overhead_pct:g} %"
+    trial_time = comparison.metric("trial_time")
+    if trial_time is None or trial_time.change_pct is None or trial_time.low_pct is None or trial_time.high_pct is None:
+        return f"Gate undecided: no interval to hold against {limit}; type protocol.pairs=3 or more."
+    overhead = f"{signed(trial_time.change_pct)} {band(trial_time.low_pct, trial_time.high_pct)} trial time"
+    match decide(comparison, max_overhead_pct):
+        case ExitCode.OVER_GATE:
+            return f"Over the gate: the whole interval of {overhead} is over {limit}."
+        case ExitCode.DONE:
+            return f"Within the gate: the whole interval of {overhead} is at or under {limit}."
+        case _:
+            return f"Gate undecided: {limit} lies within the interval of {overhead}; more pairs narrow it."

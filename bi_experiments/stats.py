@@ -1,0 +1,337 @@
+"""Paired ratios and their intervals: what the phases of an experiment say, in numbers.
+
+Trial k is the same prompts in every phase. With t its time, d = ln(t_batch_invariant / t_baseline) within one pair, and
+D_b is the mean of d over the trials of pair b. The change is exp(mean D) - 1 and its 95 % interval
+exp(mean D ± t(0.975, B-1) s_D / sqrt(B)) - 1 over the B pairs. The pair is the unit because the trials of one launch
+share its memory layout, clocks and neighbours: they are not independent, and an interval that counts them as if they
+were is too narrow. What a launch yields only once (its initialisation, a quantile over its requests) enters as a
+single value instead of a mean over trials; the estimator is the same.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, quantiles, stdev
+from typing import Literal, NamedTuple, TypeAlias
+
+from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+
+
+# --- One phase ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhaseSummary:
+    """One phase in the figures that benchmarks of inference engines usually print."""
+
+    init_time_s: float
+    avg_time_s: float
+    """Mean time of a trial."""
+    min_time_s: float
+    max_time_s: float
+    total_tokens: int
+    """Generated tokens of all trials."""
+    total_prompts: int
+    throughput: float
+    """Generated tokens per second of trial time."""
+    prompts_per_sec: float
+    trial_times_s: tuple[float, ...]
+
+
+def summarise(phase: PhaseResult) -> PhaseSummary:
+    """Sum up a phase that has at least one trial.
+
+    Raises:
+        ValueError: the phase has no trial, or its engine was never built.
+    """
+    if phase.init_time_s is None or not phase.trials:
+        raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
+    times = _trial_times(phase)
+    return PhaseSummary(
+        init_time_s=phase.init_time_s,
+        avg_time_s=fmean(times),
+        min_time_s=min(times),
+        max_time_s=max(times),
+        total_tokens=sum(output_tokens(phase)),
+        total_prompts=sum(trial.batch_size for trial in phase.trials),
+        throughput=_throughput(phase)[0],
+        prompts_per_sec=_prompts_per_sec(phase)[0],
+        trial_times_s=times,
+    )
+
+
+# --- Pairs ----------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """The two phases of a complete pair; `batch_invariant` is the second baseline in a control experiment."""
+
+    baseline: PhaseResult
+    batch_invariant: PhaseResult
+
+
+def complete_pairs(phases: Iterable[PhaseResult]) -> tuple[Pair, ...]:
+    """The pairs whose two phases both ended well with all trials, by pair number; every other phase is left out."""
+    done = [phase for phase in phases if phase.status is PhaseStatus.OK and phase.trials]
+    trials = max((len(phase.trials) for phase in done), default=0)
+    whole = [phase for phase in done if len(phase.trials) == trials]
+    baselines = {phase.pair: phase for phase in whole if phase.arm is Arm.BASELINE}
+    others = {phase.pair: phase for phase in whole if phase.arm is not Arm.BASELINE}
+    return tuple(Pair(baselines[pair], others[pair]) for pair in sorted(baselines.keys() & others.keys()))
+
+
+def log_ratio(batch_invariant: Sequence[float], baseline: Sequence[float]) -> float:
+    """D_b of one pair: the mean of ln(batch_invariant / baseline) over the values that belong together.
+
+    Raises:
+        ValueError: the arms have different numbers of values, or a value is not above 0.
+    """
+    return fmean(math.log(one / other) for one, other in zip(batch_invariant, baseline, strict=True))
+
+
+def trial_time_differences(pairs: Iterable[Pair]) -> tuple[float, ...]:
+    """D_b of the trial time, one value a pair."""
+    return tuple(log_ratio(_trial_times(pair.batch_invariant), _trial_times(pair.baseline)) for pair in pairs)
+
+
+def output_tokens(phase: PhaseResult) -> tuple[int, ...]:
+    """Generated tokens of each trial."""
+    return tuple(trial.output_tokens for trial in phase.trials)
+
+
+# --- Estimates ------------------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A change in per cent with its 95 % interval; the ends are None where the data have no spread to judge by."""
+
+    change_pct: float
+    low_pct: float | None
+    high_pct: float | None
+
+    @property
+    def half_width_pct(self) -> float | None:
+        """Half the width of the interval, in percentage points."""
+        return None if self.low_pct is None or self.high_pct is None else (self.high_pct - self.low_pct) / 2
+
+
+def paired_estimate(differences: Sequence[float]) -> Estimate:
+    """exp(mean D) - 1 with its t interval over the pairs, in per cent.
+
+    Args:
+        differences: D_b, one log ratio a pair; a single one gives an estimate without an interval.
+
+    Raises:
+        statistics.StatisticsError: there is no pair at all.
+    """
+    mean, pairs = fmean(differences), len(differences)
+    if pairs < 2:
+        return Estimate(_per_cent(mean), None, None)
+    return _with_interval(mean, stdev(differences) / math.sqrt(pairs), pairs - 1)
+
+
+def welch_estimate(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """exp(mean second - mean first) - 1 in per cent, with Welch's t interval for two independent samples.
+
+    B. L. Welch, "The generalization of Student's problem when several different population variances are involved",
+    Biometrika 34 (1947). Without an interval when either sample has a single value.
+    """
+    mean = fmean(second) - fmean(first)
+    if min(len(first), len(second)) < 2:
+        return Estimate(_per_cent(mean), None, None)
+    squares = [stdev(sample) ** 2 / len(sample) for sample in (first, second)]
+    error_squared = sum(squares)
+    if error_squared == 0:
+        return Estimate(_per_cent(mean), _per_cent(mean), _per_cent(mean))
+    spread = sum(square**2 / (len(sample) - 1) for square, sample in zip(squares, (first, second), strict=True))
+    return _with_interval(mean, math.sqrt(error_squared), error_squared**2 / spread)
+
+
+def _with_interval(mean: float, standard_error: float, degrees_of_freedom: float) -> Estimate:
+    from scipy.stats import t  # slow to import: only when something is estimated
+
+    margin = float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * standard_error
+    return Estimate(_per_cent(mean), _per_cent(mean - margin), _per_cent(mean + margin))
+
+
+def _per_cent(log_ratio: float) -> float:
+    return 100 * math.expm1(log_ratio)
+
+
+def verdict(
+    low_pct: float | None, high_pct: float | None, equivalence_pct: float, *, higher_is_better: bool = False
+) -> Difference:
+    """What an interval says about a change.
+
+    In this order: no interval is `inconclusive`; an interval within ± `equivalence_pct` is `equivalent`, even where it
+    excludes zero, because a change that small counts as none; one that excludes zero is `slower` or `faster`; the rest
+    is `inconclusive`. With `higher_is_better` a rise is `faster`. The 95 % interval makes `equivalent` stricter than
+    two one-sided tests at 5 %, which need the 90 % interval only.
+    """
+    if low_pct is None or high_pct is None:
+        return Difference.INCONCLUSIVE
+    if -equivalence_pct <= low_pct and high_pct <= equivalence_pct:
+        return Difference.EQUIVALENT
+    if low_pct > 0:
+        return Difference.FASTER if higher_is_better else Difference.SLOWER
+    if high_pct < 0:
+        return Difference.SLOWER if higher_is_better else Difference.FASTER
+    return Difference.INCONCLUSIVE
+
+
+def half_width_pct(phases: Iterable[PhaseResult]) -> float | None:
+    """Half the width of the trial time's interval, in percentage points; None with fewer than two complete pairs."""
+    differences = trial_time_differences(complete_pairs(phases))
+    return paired_estimate(differences).half_width_pct if differences else None
+
+
+# --- Metrics --------------------------------------------------------------------------------------------------------
+
+Values: TypeAlias = tuple[float, ...]
+"""What a phase yields for one quantity: a value a trial, a single value, or none where it was not measured."""
+
+LatencyField: TypeAlias = Literal["time_to_first_token_s", "time_per_output_token_s", "end_to_end_s"]
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """Something that is compared between the arms."""
+
+    name: str
+    unit: str
+    values: Callable[[PhaseResult], Values]
+    higher_is_better: bool = False
+    needs_equal_tokens: bool = False
+    """Whether the ratio means nothing when the arms generated different numbers of tokens."""
+    percentile: int | None = None
+    """Which percentile over the requests of a launch it is, if it is one."""
+
+
+def _trial_times(phase: PhaseResult) -> Values:
+    return tuple(trial.time_s for trial in phase.trials)
+
+
+def _cpu_times(phase: PhaseResult) -> Values:
+    return tuple(trial.cpu_time_s for trial in phase.trials)
+
+
+def _total_time(phase: PhaseResult) -> Values:
+    return (sum(_trial_times(phase)),)
+
+
+def _init_time_cold(phase: PhaseResult) -> Values:
+    return (phase.init_time_s,) if phase.launch == 0 and phase.init_time_s is not None else ()
+
+
+def _init_time_warm(phase: PhaseResult) -> Values:
+    return (phase.init_time_s,) if phase.launch > 0 and phase.init_time_s is not None else ()
+
+
+def _throughput(phase: PhaseResult) -> Values:
+    return (sum(output_tokens(phase)) / sum(_trial_times(phase)),)
+
+
+def _prompts_per_sec(phase: PhaseResult) -> Values:
+    return (sum(trial.batch_size for trial in phase.trials) / sum(_trial_times(phase)),)
+
+
+def _peak_memory(phase: PhaseResult) -> Values:
+    return () if phase.peak_memory_bytes is None else (phase.peak_memory_bytes / 2**30,)
+
+
+def _requests(phase: PhaseResult, field: LatencyField) -> Values:
+    """The timings of all requests of all trials; none unless every trial has them."""
+    latencies = [trial.latencies for trial in phase.trials if trial.latencies is not None]
+    if len(latencies) < len(phase.trials):
+        return ()
+    return tuple(value for latency in latencies for value in getattr(latency, field))
+
+
+def _percentile(phase: PhaseResult, field: LatencyField, percent: int) -> Values:
+    requests = _requests(phase, field)
+    return (quantiles(requests, n=100, method="inclusive")[percent - 1],) if len(requests) > 1 else ()
+
+
+_LATENCIES: tuple[tuple[str, LatencyField], ...] = (
+    ("time_to_first_token", "time_to_first_token_s"),
+    ("time_per_output_token", "time_per_output_token_s"),
+    ("end_to_end_latency", "end_to_end_s"),
+)
+
+_QUANTITIES = (
+    _Quantity("trial_time", "s", _trial_times),
+    _Quantity("total_time", "s", _total_time),
+    _Quantity("cpu_time", "s", _cpu_times),
+    _Quantity("init_time_cold", "s", _init_time_cold),
+    _Quantity("init_time_warm", "s", _init_time_warm),
+    _Quantity("throughput", "tokens/s", _throughput, higher_is_better=True, needs_equal_tokens=True),
+    _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, higher_is_better=True),
+    *(
+        _Quantity(f"{name}_p{percent}", "s", partial(_percentile, field=field, percent=percent), percentile=percent)
+        for name, field in _LATENCIES
+        for percent in (50, 90, 99)
+    ),
+    _Quantity("peak_memory", "GiB", _peak_memory),
+)
+
+
+def compare_phases(phases: Iterable[PhaseResult], equivalence_pct: float) -> tuple[Metric, ...]:
+    """Compare the arms in every quantity that was measured, over the complete pairs.
+
+    `trial_time` and `cpu_time` are per trial, the rest per launch; `init_time_cold` rests on launch 0 of each arm and
+    so never has an interval, `init_time_warm` on the later launches. `_p50`, `_p90`, `_p99` are percentiles over the
+    requests of all trials of a launch (linear between order statistics). A quantity that no complete pair has in both
+    arms is missing from the result; one whose ratio would mislead is there, withheld, with the reason.
+
+    Args:
+        phases: the phases of one experiment, complete pairs or not.
+        equivalence_pct: changes within plus or minus this many per cent count as none.
+    """
+    pairs = complete_pairs(phases)
+    metrics = (_metric(quantity, pairs, equivalence_pct) for quantity in _QUANTITIES)
+    return tuple(metric for metric in metrics if metric is not None)
+
+
+def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) -> Metric | None:
+    measured = [pair for pair in pairs if all(quantity.values(phase) for phase in pair)]
+    if not measured:
+        return None
+    baseline = [quantity.values(pair.baseline) for pair in measured]
+    batch_invariant = [quantity.values(pair.batch_invariant) for pair in measured]
+    withheld = _why_withheld(quantity, measured)
+    estimate = None
+    if withheld is None:
+        estimate = paired_estimate(
+            [log_ratio(one, other) for one, other in zip(batch_invariant, baseline, strict=True)]
+        )
+    change, low, high = estimate or (None, None, None)
+    return Metric(
+        name=quantity.name,
+        unit=quantity.unit,
+        baseline=fmean(map(fmean, baseline)),
+        batch_invariant=fmean(map(fmean, batch_invariant)),
+        change_pct=change,
+        low_pct=low,
+        high_pct=high,
+        pairs=len(measured),
+        verdict=verdict(low, high, equivalence_pct, higher_is_better=quantity.higher_is_better),
+        withheld=withheld,
+    )
+
+
+def _why_withheld(quantity: _Quantity, pairs: Sequence[Pair]) -> str | None:
+    if quantity.needs_equal_tokens and any(output_tokens(pair[0]) != output_tokens(pair[1]) for pair in pairs):
+        return "the arms generated different numbers of tokens"
+    if quantity.percentile is not None:
+        # With fewer requests not even one is expected beyond the percentile: it would be the maximum in disguise.
+        needed = math.ceil(100 / (100 - quantity.percentile))
+        requests = min(sum(trial.batch_size for trial in phase.trials) for pair in pairs for phase in pair)
+        if requests < needed:
+            return f"a launch has {requests} requests and this percentile needs {needed}"
+    if any(value <= 0 for pair in pairs for phase in pair for value in quantity.values(phase)):
+        return "a value of 0 has no ratio"
+    return None

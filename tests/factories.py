@@ -1,0 +1,240 @@
+"""Valid records for tests, from as little as a test wants to say. Everything can be overridden by field name."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.records import (
+    Arm,
+    Comparison,
+    Device,
+    Difference,
+    Environment,
+    ExperimentResult,
+    Latencies,
+    Metric,
+    NeedleCheck,
+    ObservedEngine,
+    PhaseResult,
+    PhaseStatus,
+    TokenCounts,
+    Trial,
+)
+
+TRIAL_TIMES_S = (2.0, 3.0, 2.5, 3.5)
+PHASE_S = 60.0
+START = 1_700_000_000.0
+
+
+def trial(index: int = 0, time_s: float = 2.0, **changes: object) -> Trial:
+    """A trial of eight prompts with 64 prompt and 16 output tokens each; its CPU time is that of two busy cores."""
+    record = Trial(
+        index=index,
+        time_s=time_s,
+        batch_size=8,
+        started_at=START + 20.0 + 5.0 * index,
+        cpu_time_s=2 * time_s,
+        prompt_tokens=8 * 64,
+        output_tokens=8 * 16,
+        needle=NeedleCheck(equal=True),
+    )
+    return replace(record, **changes)
+
+
+def latencies(time_s: float, requests: int = 8) -> Latencies:
+    """Request timings of a trial of that length: the first token after a tenth of it, the last at its end."""
+    return Latencies(
+        time_to_first_token_s=tuple(0.1 * time_s * (1 + 0.01 * request) for request in range(requests)),
+        time_per_output_token_s=(0.9 * time_s / 15,) * requests,
+        end_to_end_s=(time_s,) * requests,
+    )
+
+
+def observed(**changes: object) -> ObservedEngine:
+    """What a small engine on two CPU cores says of itself."""
+    record = ObservedEngine(
+        batch_invariant=False,
+        attention_backend="CPU_ATTN",
+        compilation_mode="NONE",
+        cudagraph_mode="NONE",
+        enforce_eager=True,
+        dtype="bfloat16",
+        device="cpu",
+        kv_cache_tokens=8192,
+        block_size=128,
+        max_num_batched_tokens=512,
+        max_num_seqs=16,
+        async_scheduling=False,
+        threads=2,
+    )
+    return replace(record, **changes)
+
+
+def phase(
+    arm: Arm = Arm.BASELINE,
+    pair: int = 0,
+    index: int | None = None,
+    times_s: Sequence[float] = TRIAL_TIMES_S,
+    **changes: object,
+) -> PhaseResult:
+    """A phase that ended well, one trial for each of the times; by default the baseline is the first of its pair."""
+    position = 2 * pair + (arm is not Arm.BASELINE) if index is None else index
+    started_at = START + PHASE_S * position
+    record = PhaseResult(
+        index=position,
+        pair=pair,
+        arm=arm,
+        launch=pair,
+        status=PhaseStatus.OK,
+        started_at=started_at,
+        wall_time_s=PHASE_S,
+        versions={"python": "3.11.9", "vllm": "0.32.0", "torch": "2.13.0"},
+        import_time_s=3.0,
+        init_time_s=12.0 if pair == 0 else 8.0,
+        warmup_time_s=4.0,
+        observed=observed(batch_invariant=arm.batch_invariant),
+        needle_token_ids=(11, 12, 13),
+        trials=tuple(
+            trial(k, time_s, started_at=started_at + 20.0 + 5.0 * k, latencies=latencies(time_s))
+            for k, time_s in enumerate(times_s)
+        ),
+        probe_time_s=0.0,
+        peak_memory_bytes=2 * 2**30,
+        load_average=0.2,
+    )
+    return replace(record, **changes)
+
+
+def phases(
+    costs_pct: Sequence[float] = (7.0, 7.5, 8.0),
+    times_s: Sequence[float] = TRIAL_TIMES_S,
+    second: Arm = Arm.BATCH_INVARIANT,
+) -> tuple[PhaseResult, ...]:
+    """The phases of an experiment with one pair for each cost, in which every trial costs exactly that much more.
+
+    The baseline is first in even pairs and second in odd ones.
+    """
+    result: list[PhaseResult] = []
+    for pair, cost_pct in enumerate(costs_pct):
+        slower_s = [time_s * (1 + cost_pct / 100) for time_s in times_s]
+        baseline = phase(Arm.BASELINE, pair, 2 * pair + pair % 2, times_s)
+        other = phase(second, pair, 2 * pair + 1 - pair % 2, slower_s)
+        result += sorted((baseline, other), key=lambda one: one.index)
+    return tuple(result)
+
+
+def with_trial(one: PhaseResult, index: int, **changes: object) -> PhaseResult:
+    """The phase with one of its trials changed."""
+    trials = list(one.trials)
+    trials[index] = replace(trials[index], **changes)
+    return replace(one, trials=tuple(trials))
+
+
+def protocol(**changes: object) -> ProtocolConfig:
+    """`protocol=standard`."""
+    config = ProtocolConfig(
+        pairs=3,
+        control=False,
+        order=Order.balanced,
+        seed=0,
+        warmup=1,
+        caches=Caches.private,
+        interleave=Interleave.launch,
+        equivalence_pct=1.0,
+        target_half_width_pct=None,
+        max_pairs=None,
+        time_budget_min=None,
+    )
+    for name, value in changes.items():
+        assert hasattr(config, name), name
+        setattr(config, name, value)
+    return config
+
+
+def environment(**changes: object) -> Environment:
+    """A machine with two CPU cores and no device."""
+    record = Environment(
+        project_version="0.1.0",
+        commit="0123456789abcdef0123456789abcdef01234567",
+        dirty=False,
+        versions={"python": "3.11.9", "mlflow": "3.17.2"},
+        driver=None,
+        cuda=None,
+        devices=(),
+        platform="Linux",
+        cpu="Some CPU at 2.0 GHz",
+        cpu_count=2,
+        memory_bytes=8 * 2**30,
+        limits={},
+        variables={},
+    )
+    return replace(record, **changes)
+
+
+def device(**changes: object) -> Device:
+    """One H100."""
+    record = Device(
+        index=0,
+        name="NVIDIA H100 80GB HBM3",
+        memory_bytes=80 * 2**30,
+        compute_capability=(9, 0),
+    )
+    return replace(record, **changes)
+
+
+def metric(
+    change_pct: float | None = 7.4, low_pct: float | None = 6.1, high_pct: float | None = 8.8, **changes: object
+) -> Metric:
+    """The trial time, slower by 7.4 % [6.1 %, 8.8 %] over three pairs."""
+    record = Metric(
+        change_pct=change_pct,
+        low_pct=low_pct,
+        high_pct=high_pct,
+        name="trial_time",
+        unit="s",
+        baseline=2.0,
+        batch_invariant=2.0 if change_pct is None else 2.0 * (1 + change_pct / 100),
+        pairs=3,
+        verdict=Difference.SLOWER,
+    )
+    return replace(record, **changes)
+
+
+def comparison(*metrics: Metric, **changes: object) -> Comparison:
+    """A comparison of these metrics, by default of `metric()` alone."""
+    record = Comparison(
+        metrics=metrics or (metric(),),
+        pairs=3,
+        findings=(),
+        sentence="Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs.",
+    )
+    return replace(record, **changes)
+
+
+def experiment_result(of: Sequence[PhaseResult] | None = None, **changes: object) -> ExperimentResult:
+    """The result of `phases()`, or of those given, on the machine of `environment()`."""
+    all_phases = phases() if of is None else tuple(of)
+    tokens = TokenCounts(
+        prompts=32, prompt_tokens=2048, output_tokens=512, prompt_tokens_min=512, prompt_tokens_max=512
+    )
+    record = ExperimentResult(
+        phases=all_phases,
+        name="demo CPU_ATTN tp1 needle",
+        command="python -m bi_experiments experiment=cpu_demo",
+        configuration={
+            "model": {"name": "demo", "dtype": "bfloat16"},
+            "protocol": {"pairs": len(all_phases) // 2, "equivalence_pct": 1.0},
+            "tp": 1,
+            "pp": 1,
+        },
+        environment=environment(),
+        started_at=START,
+        wall_time_s=PHASE_S * len(all_phases),
+        workload_kind="needle",
+        workload_digest="d" * 64,
+        tokens={one.arm: tokens for one in all_phases},
+        planned_phases=len(all_phases),
+        comparison=comparison(),
+    )
+    return replace(record, **changes)

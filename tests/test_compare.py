@@ -1,0 +1,206 @@
+"""Two experiments are compared by the change of their overhead, and only if they asked the same of the same machine."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments import compare
+from bi_experiments.errors import ConfigurationError, ExitCode
+from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.records import Arm, ExperimentResult, to_json
+from bi_experiments.stats import Estimate, welch_estimate
+from tests import factories
+
+BEFORE = (7.0, 7.5, 8.0)
+SLOWER = (12.0, 12.5, 13.0)
+
+
+def folder(path: Path, result: ExperimentResult) -> str:
+    write_atomically(OutputFolder(path).result, to_json(result))
+    return str(path)
+
+
+def experiment(costs_pct: Sequence[float], **changes: object) -> ExperimentResult:
+    return factories.experiment_result(factories.phases(costs_pct), **changes)
+
+
+# --- The rule -------------------------------------------------------------------------------------------------------
+
+
+def test_the_change_is_the_ratio_of_the_ratios() -> None:
+    change = compare.change_of_overhead(experiment(BEFORE), experiment(SLOWER))
+    logs = [[math.log1p(cost / 100) for cost in costs] for costs in (BEFORE, SLOWER)]
+    assert change == pytest.approx(tuple(welch_estimate(*logs)))
+    assert change.change_pct == pytest.approx(100 * (1.125 / 1.075 - 1), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "max_change_pct", "expected"),
+    [
+        (1.5, 4.0, 0.0, ExitCode.OVER_GATE),
+        (0.2, 4.0, 0.0, ExitCode.OVER_GATE),
+        (0.2, 0.9, 0.0, ExitCode.DONE),
+        (-0.5, 0.5, 0.0, ExitCode.DONE),
+        (-4.0, -2.0, 0.0, ExitCode.DONE),
+        (-0.5, 1.5, 0.0, ExitCode.GATE_UNDECIDED),
+        (-0.5, 1.5, 2.0, ExitCode.DONE),
+        (1.5, 4.0, 2.0, ExitCode.GATE_UNDECIDED),
+        (2.5, 4.0, 2.0, ExitCode.OVER_GATE),
+        (None, None, 2.0, ExitCode.GATE_UNDECIDED),
+    ],
+)
+def test_exit_code(low: float | None, high: float | None, max_change_pct: float, expected: ExitCode) -> None:
+    assert compare.decide(Estimate(1.0, low, high), max_change_pct, equivalence_pct=1.0) is expected
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [
+        (Estimate(2.1, 0.9, 3.4), 4, "Batch invariance costs 2.1 % more in B than in A [0.9 %, 3.4 %]."),
+        (Estimate(-2.1, -3.4, -0.9), 0, "Batch invariance costs 2.1 % less in B than in A [0.9 %, 3.4 %]."),
+        (
+            Estimate(0.1, -0.4, 0.6),
+            0,
+            "Batch invariance costs no more in B than in A, beyond what is accepted: +0.1 % [-0.4 %, +0.6 %].",
+        ),
+        (
+            Estimate(0.1, -4.0, 4.2),
+            5,
+            "Whether batch invariance costs more in B than in A is undecided, more pairs narrow it: "
+            "+0.1 % [-4.0 %, +4.2 %].",
+        ),
+        (
+            Estimate(2.1, None, None),
+            5,
+            "The overhead changed by +2.1 % from A to B: undecided, for one of them has one launch an arm only.",
+        ),
+    ],
+)
+def test_sentence(change: Estimate, code: int, sentence: str) -> None:
+    assert compare.describe(change, ExitCode(code)) == sentence
+
+
+# --- The refusal ----------------------------------------------------------------------------------------------------
+
+
+OTHER_MODEL = {
+    "model": {"name": "another", "dtype": "bfloat16"},
+    "protocol": {"equivalence_pct": 1.0},
+    "tp": 1,
+    "pp": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (experiment(SLOWER, workload_digest="e" * 64), "workload (dddddddddddd and eeeeeeeeeeee)"),
+        (experiment(SLOWER, configuration=OTHER_MODEL), "model (demo and another)"),
+        (experiment(SLOWER, environment=factories.environment(devices=(factories.device(),))), "H100"),
+        (experiment(SLOWER, environment=factories.environment(cpu="Another CPU")), "2 x Another CPU"),
+        (experiment(SLOWER, version=2), "record version (1 and 2)"),
+        (factories.experiment_result(factories.phases(SLOWER, second=Arm.CONTROL)), "batch_invariant and control"),
+    ],
+)
+def test_unlike_experiments_are_refused(other: ExperimentResult, words: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        compare.require_alike(experiment(BEFORE), other)
+    assert words in str(refusal.value)
+    assert "--anyway" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_another_commit_or_another_vllm_is_what_it_is_for() -> None:
+    newer = tuple(replace(phase, versions={"vllm": "0.33.0"}) for phase in factories.phases(SLOWER))
+    other = factories.experiment_result(newer, environment=factories.environment(commit="f" * 40, dirty=True))
+    compare.require_alike(experiment(BEFORE), other)
+
+
+def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = folder(tmp_path / "a", experiment(BEFORE))
+    second = folder(tmp_path / "b", experiment(SLOWER, workload_digest="e" * 64))
+    assert compare.main([first, second]) is ExitCode.CANNOT_RUN
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert compare.main([first, second, "--anyway"]) is ExitCode.OVER_GATE
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
+)
+def test_a_folder_without_a_result(
+    content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_bytes(content)
+    assert compare.main([str(tmp_path), str(tmp_path)]) is ExitCode.CANNOT_RUN
+    assert words in capsys.readouterr().err
+
+
+def test_what_is_neither_a_folder_nor_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([str(tmp_path / "nowhere"), str(tmp_path)]) is ExitCode.CANNOT_RUN
+    assert "is neither a folder nor an MLflow run id" in capsys.readouterr().err
+
+
+def test_a_run_id_without_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(["0" * 32, "1" * 32]) is ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err == "there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_experiment_without_a_complete_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = folder(tmp_path / "a", experiment(BEFORE))
+    lonely = factories.phases((7.0,))[:1]
+    second = folder(tmp_path / "b", factories.experiment_result(lonely, comparison=None))
+    assert compare.main([first, second, "--anyway"]) is ExitCode.CANNOT_RUN
+    assert "B (demo CPU_ATTN tp1 needle) has no complete pair" in capsys.readouterr().err
+
+
+# --- The program ----------------------------------------------------------------------------------------------------
+
+
+def test_the_program_shows_both_sides_and_ends_with_the_code(tmp_path: Path) -> None:
+    first, second = folder(tmp_path / "a", experiment(BEFORE)), folder(tmp_path / "b", experiment(SLOWER))
+    command = [sys.executable, "-m", "bi_experiments.compare", first, second]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (4, "")
+    lines = ended.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:7]] == ["A", "name", "machine", "vLLM", "commit", "pairs", "overhead"]
+    assert "+7.5 % [+6.3 %, +8.7 %]" in lines[6]
+    assert lines[-1].startswith("Batch invariance costs 4.7 % more in B than in A [")
+
+
+def test_a_limit_below_zero_is_refused() -> None:
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["a", "b", "--max-change-pct", "-1"])
+    assert ended.value.code == ExitCode.CANNOT_RUN
+
+
+def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment_id = client.create_experiment("overheads", artifact_location=(tmp_path / "artifacts").as_uri())
+    runs = []
+    for name, costs_pct in (("a", BEFORE), ("b", SLOWER)):
+        run_id = client.create_run(experiment_id).info.run_id
+        client.log_artifact(run_id, str(OutputFolder(Path(folder(tmp_path / name, experiment(costs_pct)))).result))
+        runs.append(run_id)
+    capsys.readouterr()
+    assert compare.main(runs) is ExitCode.OVER_GATE
+    shown = capsys.readouterr()
+    assert "Batch invariance costs 4.7 % more in B than in A" in shown.out
+    assert shown.err == ""
+    assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
+    assert f"result.json of run {'0' * 32} cannot be had from {uri}" in capsys.readouterr().err

@@ -1,0 +1,300 @@
+"""Each finding appears when its cause is there and not otherwise, and pure noise rarely looks like a cause."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.diagnosis import diagnose
+from bi_experiments.records import Arm, Finding, NeedleCheck, PhaseResult, PhaseStatus
+from tests import factories
+
+Phases = tuple[PhaseResult, ...]
+
+
+def findings(phases: Phases, protocol: ProtocolConfig | None = None, cpu_count: int = 2) -> tuple[Finding, ...]:
+    pairs = len({phase.pair for phase in phases})
+    return diagnose(phases, protocol or factories.protocol(), planned_pairs=pairs, cpu_count=cpu_count)
+
+
+def only(phases: Phases, protocol: ProtocolConfig | None = None) -> Finding:
+    """The finding, if it is the only one."""
+    (finding,) = findings(phases, protocol)
+    return finding
+
+
+def kinds(phases: Phases, protocol: ProtocolConfig | None = None, cpu_count: int = 2) -> set[str]:
+    return {finding.kind for finding in findings(phases, protocol, cpu_count)}
+
+
+def with_times(phases: Phases, factor: dict[Arm, list[float]]) -> Phases:
+    """The phases with the trial times of an arm multiplied, trial by trial."""
+    result = []
+    for phase in phases:
+        factors = factor.get(phase.arm, [1.0] * len(phase.trials))
+        trials = (replace(t, time_s=t.time_s * by) for t, by in zip(phase.trials, factors, strict=True))
+        result.append(replace(phase, trials=tuple(trials)))
+    return tuple(result)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_clean_experiment_has_no_finding() -> None:
+    assert findings(factories.phases()) == ()
+
+
+def test_nothing_is_said_without_a_complete_pair() -> None:
+    assert findings((factories.phase(Arm.BASELINE),)) == ()
+
+
+# --- Work and invariance --------------------------------------------------------------------------------------------
+
+
+def test_needle_that_differs_in_the_batch_invariant_arm() -> None:
+    *others, last = factories.phases()
+    phases = (*others, factories.with_trial(last, 1, needle=NeedleCheck(equal=False, first_difference=3)))
+    assert last.arm is Arm.BATCH_INVARIANT
+    finding = only(phases)
+    assert finding.kind == "needle"
+    assert "in 1 of 12 trials of the batch-invariant arm" in finding.message
+
+
+@pytest.mark.parametrize("second", [Arm.BATCH_INVARIANT, Arm.CONTROL])
+def test_a_baseline_may_differ(second: Arm) -> None:
+    differing = NeedleCheck(equal=False, first_difference=3)
+    phases = tuple(
+        phase if phase.arm is Arm.BATCH_INVARIANT else factories.with_trial(phase, 1, needle=differing)
+        for phase in factories.phases(second=second)
+    )
+    assert findings(phases) == ()
+
+
+def test_different_token_counts() -> None:
+    *others, last = factories.phases()
+    finding = only((*others, factories.with_trial(last, 2, output_tokens=127)))
+    assert finding.kind == "token_counts"
+    assert "trial 2 of pair 2 generated 128 tokens in the baseline and 127 in the other arm" in finding.message
+    assert "workload.ignore_eos=true" in finding.remedy
+
+
+# --- What the interval rests on -------------------------------------------------------------------------------------
+
+
+def test_a_pair_that_was_lost() -> None:
+    *others, last = factories.phases((7.0, 7.5, 8.0))
+    finding = only((*others, replace(last, status=PhaseStatus.TIMED_OUT)))
+    assert finding.kind == "incomplete"
+    assert finding.message == (
+        "The result rests on 2 complete pairs of the 3 planned: phase 5 (batch_invariant) timed out."
+    )
+
+
+def test_pairs_that_were_never_started() -> None:
+    (finding,) = diagnose(factories.phases((7.0, 7.5)), factories.protocol(), planned_pairs=3, cpu_count=2)
+    assert finding.message.endswith("the experiment ended early.")
+
+
+def test_one_launch_an_arm() -> None:
+    assert only(factories.phases((7.0,))).kind == "single_launch"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [(2.0, "met the target of 2 %"), (0.5, "is still 1.2 %, over the target of 0.5 %")],
+)
+def test_a_number_of_pairs_decided_on_the_way(target: float, words: str) -> None:
+    finding = only(factories.phases(), factories.protocol(target_half_width_pct=target, max_pairs=3))
+    assert finding.kind == "sequential"
+    assert words in finding.message
+    assert "protocol.pairs=3" in finding.remedy
+
+
+# --- What falls on one arm ------------------------------------------------------------------------------------------
+
+
+def test_baseline_first() -> None:
+    phases = tuple(factories.phase(arm, pair) for pair in range(3) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT))
+    finding = only(phases, factories.protocol(order=Order.baseline_first))
+    assert finding.kind == "order"
+    assert finding.message.startswith("The baseline ran first in every pair")
+    assert findings(phases, factories.protocol(interleave=Interleave.trial)) == ()
+
+
+def test_one_pair_has_some_order_and_only_a_fixed_rule_is_a_finding() -> None:
+    phases = factories.phases((7.0,))
+    assert kinds(phases, factories.protocol(order=Order.balanced)) == {"single_launch"}
+    assert kinds(phases, factories.protocol(order=Order.baseline_first)) == {"single_launch", "order"}
+
+
+def test_the_users_caches_with_a_cold_first_launch() -> None:
+    protocol = factories.protocol(caches=Caches.user)
+    finding = only(factories.phases(), protocol)
+    assert finding.kind == "caches"
+    assert "took 12.0 s against 8.0 s in its later launches" in finding.message
+    warm = tuple(replace(phase, init_time_s=8.0) for phase in factories.phases())
+    assert findings(warm, protocol) == ()
+
+
+# --- What moves -----------------------------------------------------------------------------------------------------
+
+
+def sized(phases: Phases) -> Phases:
+    """The phases with trials whose time is as their number of tokens, to within half a per cent."""
+    tokens = (900, 1500, 1100, 1300, 1000, 1400)
+    deviations = (1.0, 1.002, 0.996, 1.004, 0.999, 1.001)
+    return tuple(
+        replace(
+            phase,
+            trials=tuple(
+                replace(trial, prompt_tokens=count - 128, time_s=trial.time_s * count / 500 * deviation)
+                for trial, count, deviation in zip(phase.trials, tokens, deviations, strict=True)
+            ),
+        )
+        for phase in phases
+    )
+
+
+SIX = (1.0,) * 6
+
+
+@pytest.mark.parametrize("arm", [Arm.BASELINE, Arm.BATCH_INVARIANT])
+def test_a_first_trial_that_is_slower_than_its_size_explains(arm: Arm) -> None:
+    phases = with_times(sized(factories.phases((7.0, 7.0), SIX)), {arm: [1.2, 1.0, 1.0, 1.0, 1.0, 1.0]})
+    messages = [finding.message for finding in findings(phases) if finding.kind == "warm_up"]
+    assert len(messages) == 1
+    assert f"the arm {arm}: its first trial took 20." in messages[0]
+
+
+def test_a_first_trial_that_is_larger_is_no_finding() -> None:
+    tokens = (1800, 900, 1500, 1100, 1300, 1000)
+    phases = tuple(
+        replace(
+            phase,
+            trials=tuple(
+                replace(trial, prompt_tokens=count - 128, time_s=trial.time_s * count / 500)
+                for trial, count in zip(phase.trials, tokens, strict=True)
+            ),
+        )
+        for phase in factories.phases((7.0, 7.0), SIX)
+    )
+    assert findings(phases) == ()
+
+
+def test_drift_within_the_launches_of_one_arm() -> None:
+    rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    finding = only(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
+    assert finding.kind == "drift"
+    assert "from the first trial to the last, the other arm gets 5.0 % slower against the baseline" in finding.message
+
+
+def test_two_trials_cannot_show_a_drift_within_launches() -> None:
+    phases = factories.phases((7.0, 7.1, 7.0), (1.0, 1.0))
+    assert findings(with_times(phases, {Arm.BATCH_INVARIANT: [1.0, 1.05]})) == ()
+
+
+def test_four_trials_of_one_pair_rise_by_chance_too_often_to_show_a_drift() -> None:
+    phases = with_times(factories.phases((7.0,), SIX[:4]), {Arm.BATCH_INVARIANT: [1.0, 1.02, 1.04, 1.06]})
+    assert kinds(phases) == {"single_launch"}
+
+
+def test_drift_that_both_arms_share_cancels() -> None:
+    rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    both = {Arm.BASELINE: rising, Arm.BATCH_INVARIANT: rising}
+    assert "drift" not in kinds(with_times(factories.phases((7.0, 7.5), SIX), both))
+
+
+def drifting(per_launch: float, pairs: int = 4) -> Phases:
+    """Phases whose trials take that share longer from each launch to the next; the baseline is always first."""
+    return tuple(
+        factories.phase(arm, pair, times_s=[(1 + per_launch) ** (2 * pair + position)] * 4)
+        for pair in range(pairs)
+        for position, arm in enumerate((Arm.BASELINE, Arm.BATCH_INVARIANT))
+    )
+
+
+def drifts(phases: Phases, protocol: ProtocolConfig | None = None) -> list[Finding]:
+    return [finding for finding in findings(phases, protocol) if finding.kind == "drift"]
+
+
+def test_drift_over_the_launches() -> None:
+    (finding,) = drifts(drifting(-0.01))
+    # Seven steps of 1 %, without a spread: the arms' own levels and places in the schedule are taken out exactly.
+    assert finding.message.endswith("trials of both arms got 6.8 % faster [-6.8 %, -6.8 %].")
+
+
+def test_taking_turns_is_the_remedy_only_while_it_is_not_in_use() -> None:
+    (one,) = drifts(drifting(-0.01))
+    (other,) = drifts(drifting(-0.01), factories.protocol(interleave=Interleave.trial))
+    assert "protocol.interleave=trial" in one.remedy
+    assert "interleave" not in other.remedy
+
+
+def test_small_drift_is_not_reported_even_when_the_last_launches_jump() -> None:
+    assert drifts(drifting(0.001)) == []
+    *others, baseline, last = drifting(0.001, pairs=5)
+    jump = with_times((baseline, last), {Arm.BASELINE: [1.03] * 4, Arm.BATCH_INVARIANT: [1.03] * 4})
+    assert drifts((*others, *jump)) == []
+
+
+def test_two_pairs_cannot_show_a_drift_over_launches() -> None:
+    assert drifts(drifting(0.01, pairs=2)) == []
+
+
+# --- Neighbours -----------------------------------------------------------------------------------------------------
+
+
+def with_load(*loads: float) -> Phases:
+    return tuple(replace(phase, load_average=load) for phase, load in zip(factories.phases(), loads, strict=True))
+
+
+def test_load_before_the_first_phase_is_somebody_elses() -> None:
+    finding = only(with_load(1.8, 0.2, 0.2, 0.2, 0.2, 0.2))
+    assert finding.kind == "neighbour"
+    assert "before phase 0 (baseline) about 1.8 of 2 CPUs" in finding.message
+
+
+def test_the_load_that_the_last_phase_left_is_not() -> None:
+    assert findings(with_load(0.5, 2.1, 2.3, 2.2, 2.0, 2.4)) == ()
+    assert kinds(with_load(0.5, 2.1, 2.3, 3.6, 2.0, 2.4)) == {"neighbour"}
+
+
+def test_what_a_phase_left_is_forgotten_after_minutes() -> None:
+    first, *others = with_load(0.2, 0.2, 0.2, 0.2, 0.2, 1.9)
+    late = replace(others[-1], started_at=others[-1].started_at + 300.0)
+    assert kinds((first, *others[:-1], late)) == {"neighbour"}
+
+
+def test_many_cpus_carry_more_load() -> None:
+    assert kinds(with_load(6.0, 6.0, 6.0, 6.0, 6.0, 6.0), cpu_count=128) == set()
+    assert kinds(with_load(6.0, 6.0, 6.0, 6.0, 6.0, 6.0), cpu_count=16) == {"neighbour"}
+
+
+# --- Noise ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_tokens", [12_000, 60_000])
+def test_noise_alone_is_rarely_taken_for_a_cause(first_tokens: int) -> None:
+    """Also not when the first trial is of a size that the others tell little about."""
+    rng = np.random.default_rng(7)
+    experiments = 300
+    found: Counter[str] = Counter()
+    for _ in range(experiments):
+        tokens = np.array([first_tokens, *rng.integers(8000, 16000, 4)])
+        phases = tuple(
+            replace(
+                phase,
+                trials=tuple(
+                    replace(trial, prompt_tokens=int(count) - 128, time_s=float(count / 8000 * noise))
+                    for trial, count, noise in zip(
+                        phase.trials, tokens, np.exp(0.008 * rng.normal() + 0.01 * rng.normal(size=5)), strict=True
+                    )
+                ),
+            )
+            for phase in factories.phases((0.0, 0.0, 0.0), (1.0,) * 5)
+        )
+        found.update(kinds(phases))
+    # Two trends at 5 %, and the upper side of two 95 % intervals.
+    assert found["drift"] < 0.15 * experiments
+    assert found["warm_up"] < 0.10 * experiments
+    assert found.keys() <= {"drift", "warm_up"}

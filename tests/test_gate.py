@@ -1,0 +1,50 @@
+"""The gate holds the whole interval against the limit, and says when it cannot decide."""
+
+import pytest
+
+from bi_experiments import gate
+from bi_experiments.errors import ExitCode
+from tests import factories
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (10.1, 12.0, ExitCode.OVER_GATE),
+        (9.0, 12.0, ExitCode.GATE_UNDECIDED),
+        (10.0, 12.0, ExitCode.GATE_UNDECIDED),
+        (8.0, 10.0, ExitCode.DONE),
+        (-3.0, -1.0, ExitCode.DONE),
+        (None, None, ExitCode.GATE_UNDECIDED),
+    ],
+)
+def test_decision(low: float | None, high: float | None, expected: ExitCode) -> None:
+    comparison = factories.comparison(factories.metric(9.5, low, high))
+    assert gate.decide(comparison, max_overhead_pct=10.0) is expected
+
+
+def test_without_a_trial_time_nothing_is_decided() -> None:
+    comparison = factories.comparison(factories.metric(name="throughput"))
+    assert gate.decide(comparison, 10.0) is ExitCode.GATE_UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "line"),
+    [
+        (6.1, 8.8, "Over the gate: the whole interval of +7.4 % [+6.1 %, +8.8 %] trial time is over the gate of 5 %."),
+        (
+            1.0,
+            3.0,
+            "Within the gate: the whole interval of +7.4 % [+1.0 %, +3.0 %] trial time is at or under the gate of 5 %.",
+        ),
+        (
+            4.0,
+            9.0,
+            "Gate undecided: the gate of 5 % lies within the interval of +7.4 % [+4.0 %, +9.0 %] trial time; "
+            "more pairs narrow it.",
+        ),
+        (None, None, "Gate undecided: no interval to hold against the gate of 5 %; type protocol.pairs=3 or more."),
+    ],
+)
+def test_the_line_says_what_was_decided_and_by_what(low: float | None, high: float | None, line: str) -> None:
+    assert gate.describe(factories.comparison(factories.metric(7.4, low, high)), 5.0) == line

@@ -1,0 +1,257 @@
+"""The estimator against scipy's own tests, and every metric against numbers worked out by hand."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from scipy import stats as scipy_stats
+
+from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
+from bi_experiments.stats import (
+    compare_phases,
+    complete_pairs,
+    half_width_pct,
+    paired_estimate,
+    summarise,
+    verdict,
+    welch_estimate,
+)
+from tests import factories
+
+
+def metric(phases: tuple[PhaseResult, ...], name: str) -> Metric:
+    return next(metric for metric in compare_phases(phases, equivalence_pct=1.0) if metric.name == name)
+
+
+# --- Estimates ------------------------------------------------------------------------------------------------------
+
+
+def test_paired_interval_is_the_one_sample_t_interval_of_the_log_ratios() -> None:
+    differences = [0.071, 0.066, 0.083, 0.074]
+    interval = scipy_stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    estimate = paired_estimate(differences)
+    assert estimate.change_pct == pytest.approx(100 * (math.exp(sum(differences) / 4) - 1))
+    assert estimate.low_pct == pytest.approx(100 * (math.exp(interval.low) - 1))
+    assert estimate.high_pct == pytest.approx(100 * (math.exp(interval.high) - 1))
+
+
+def test_two_pairs_use_the_quantile_for_one_degree_of_freedom() -> None:
+    estimate = paired_estimate([0.01, 0.03])
+    assert estimate.high_pct == pytest.approx(100 * math.expm1(0.02 + 12.7062 * 0.01), rel=1e-5)
+
+
+def test_one_pair_has_an_estimate_and_no_interval() -> None:
+    estimate = paired_estimate([math.log(1.25)])
+    assert estimate.change_pct == pytest.approx(25.0)
+    assert estimate[1:] == (None, None)
+    assert estimate.half_width_pct is None
+
+
+def test_welch_interval_is_that_of_unequal_variances() -> None:
+    first, second = [0.07, 0.06, 0.08], [0.10, 0.16, 0.09, 0.14, 0.11]
+    interval = scipy_stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    estimate = welch_estimate(first, second)
+    assert estimate.low_pct == pytest.approx(100 * math.expm1(interval.low))
+    assert estimate.high_pct == pytest.approx(100 * math.expm1(interval.high))
+
+
+@pytest.mark.parametrize(("first", "second"), [([0.1], [0.1, 0.2]), ([0.1, 0.2], [0.1])])
+def test_welch_has_no_interval_when_one_side_has_one_pair(first: list[float], second: list[float]) -> None:
+    assert welch_estimate(first, second)[1:] == (None, None)
+
+
+def test_welch_of_samples_without_spread_is_a_point() -> None:
+    estimate = welch_estimate([0.0, 0.0], [0.1, 0.1])
+    assert estimate.low_pct == estimate.change_pct == estimate.high_pct == pytest.approx(100 * math.expm1(0.1))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (6.1, 8.8, Difference.SLOWER),
+        (0.2, 4.0, Difference.SLOWER),
+        (-9.0, -0.1, Difference.FASTER),
+        (-0.9, 1.0, Difference.EQUIVALENT),
+        (0.2, 0.8, Difference.EQUIVALENT),
+        (-0.1, 4.0, Difference.INCONCLUSIVE),
+        (-5.0, 5.0, Difference.INCONCLUSIVE),
+        (None, None, Difference.INCONCLUSIVE),
+    ],
+)
+def test_verdict(low: float | None, high: float | None, expected: Difference) -> None:
+    assert verdict(low, high, equivalence_pct=1.0) is expected
+
+
+def test_more_of_something_good_is_faster() -> None:
+    assert verdict(5.0, 6.0, 1.0, higher_is_better=True) is Difference.FASTER
+    assert verdict(-6.0, -5.0, 1.0, higher_is_better=True) is Difference.SLOWER
+
+
+# --- Pairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_with_a_phase_that_did_not_end_well_is_left_out() -> None:
+    phases = factories.phases((7.0, 8.0, 9.0))
+    interrupted = tuple(
+        replace(phase, status=PhaseStatus.INTERRUPTED) if phase.index == 3 else phase for phase in phases
+    )
+    assert [pair.baseline.pair for pair in complete_pairs(interrupted)] == [0, 2]
+    assert metric(interrupted, "trial_time").pairs == 2
+
+
+def test_a_pair_with_a_missing_trial_or_a_missing_phase_is_left_out() -> None:
+    first, second, third, *_, lonely = factories.phases((7.0, 8.0, 9.0, 10.0))
+    cut = replace(third, trials=third.trials[:-1])
+    fourth = factories.phases((7.0, 8.0))[3]
+    assert [pair.baseline.pair for pair in complete_pairs((lonely, fourth, cut, second, first))] == [0]
+
+
+def test_nothing_is_compared_without_a_complete_pair() -> None:
+    phases = (factories.phase(Arm.BASELINE),)
+    assert compare_phases(phases, 1.0) == ()
+    assert half_width_pct(phases) is None
+
+
+def test_the_control_arm_takes_the_place_of_the_other_arm() -> None:
+    phases = factories.phases((0.5, -0.5), second=Arm.CONTROL)
+    assert metric(phases, "trial_time").pairs == 2
+
+
+# --- Metrics --------------------------------------------------------------------------------------------------------
+
+
+def test_trial_time_is_the_mean_log_ratio_of_the_same_trials() -> None:
+    baseline = factories.phase(Arm.BASELINE, times_s=(1.0, 4.0))
+    other = factories.phase(Arm.BATCH_INVARIANT, times_s=(2.0, 4.0))
+    result = metric((baseline, other), "trial_time")
+    assert result.change_pct == pytest.approx(100 * (math.sqrt(2) - 1))
+    assert (result.baseline, result.batch_invariant, result.unit) == (2.5, 3.0, "s")
+    assert metric((baseline, other), "total_time").change_pct == pytest.approx(20.0)
+
+
+def test_trial_time_has_the_interval_of_its_pairs() -> None:
+    phases = factories.phases((7.0, 7.5, 8.0))
+    result = metric(phases, "trial_time")
+    expected = paired_estimate([math.log(1.07), math.log(1.075), math.log(1.08)])
+    assert (result.change_pct, result.low_pct, result.high_pct) == pytest.approx(tuple(expected))
+    assert result.verdict is Difference.SLOWER
+    assert half_width_pct(phases) == pytest.approx(expected.half_width_pct)
+
+
+def test_cpu_time_is_compared_trial_by_trial() -> None:
+    phases = factories.phases((10.0, 10.0))
+    assert metric(phases, "cpu_time").change_pct == pytest.approx(10.0)
+
+
+def test_cold_and_warm_initialisation_are_kept_apart() -> None:
+    times = {(Arm.BASELINE, 0): 20.0, (Arm.BATCH_INVARIANT, 0): 30.0}
+    warm = {Arm.BASELINE: 8.0, Arm.BATCH_INVARIANT: 10.0}
+    phases = tuple(
+        replace(phase, init_time_s=times.get((phase.arm, phase.launch), warm[phase.arm]))
+        for phase in factories.phases((7.0, 8.0, 9.0))
+    )
+    cold, later = metric(phases, "init_time_cold"), metric(phases, "init_time_warm")
+    assert cold.change_pct == pytest.approx(50.0)
+    assert (cold.low_pct, cold.high_pct, cold.pairs) == (None, None, 1)
+    assert cold.verdict is Difference.INCONCLUSIVE
+    assert (later.change_pct, later.low_pct) == pytest.approx((25.0, 25.0))
+    assert later.pairs == 2
+
+
+def test_slower_trials_lower_the_throughput() -> None:
+    result = metric(factories.phases((25.0, 25.0, 25.0)), "throughput")
+    assert result.change_pct == pytest.approx(-20.0)
+    assert result.verdict is Difference.SLOWER
+    assert result.baseline == pytest.approx(4 * 128 / sum(factories.TRIAL_TIMES_S))
+    assert metric(factories.phases((25.0, 25.0)), "prompts_per_sec").change_pct == pytest.approx(-20.0)
+
+
+def test_throughput_is_withheld_when_the_arms_generated_different_numbers_of_tokens() -> None:
+    first, second = factories.phases((7.0,))
+    phases = (first, factories.with_trial(second, 2, output_tokens=127))
+    result = metric(phases, "throughput")
+    assert (result.change_pct, result.verdict) == (None, Difference.INCONCLUSIVE)
+    assert result.withheld == "the arms generated different numbers of tokens"
+    assert result.baseline > 0
+    assert metric(phases, "trial_time").withheld is None
+
+
+def test_latency_percentiles_are_over_all_requests_of_a_launch() -> None:
+    phases = factories.phases((10.0, 10.0), times_s=(1.0, 3.0))
+    assert metric(phases, "end_to_end_latency_p50").baseline == pytest.approx(2.0)
+    assert metric(phases, "end_to_end_latency_p90").baseline == pytest.approx(3.0)
+    assert metric(phases, "time_to_first_token_p50").change_pct == pytest.approx(10.0)
+    assert metric(phases, "time_per_output_token_p90").low_pct == pytest.approx(10.0)
+
+
+def test_latency_percentiles_are_those_of_numpy() -> None:
+    values = tuple(float(value) for value in np.random.default_rng(1).lognormal(size=120))
+    first, second = factories.phases((0.0,), times_s=(1.0,))
+    spread = replace(factories.latencies(1.0), time_to_first_token_s=values)
+    phases = tuple(factories.with_trial(phase, 0, batch_size=120, latencies=spread) for phase in (first, second))
+    for percent in (50, 90, 99):
+        found = metric(phases, f"time_to_first_token_p{percent}")
+        assert found.baseline == pytest.approx(np.percentile(values, percent))
+
+
+def test_latencies_of_some_trials_only_are_not_compared() -> None:
+    first, second = factories.phases((7.0,))
+    names = {metric.name for metric in compare_phases((first, factories.with_trial(second, 1, latencies=None)), 1.0)}
+    assert not any(name.startswith(("time_", "end_to_end")) for name in names)
+
+
+def test_a_percentile_of_too_few_requests_is_withheld() -> None:
+    result = metric(factories.phases((10.0,)), "time_to_first_token_p99")
+    assert result.withheld == "a launch has 32 requests and this percentile needs 100"
+    enough = factories.phases((10.0,), times_s=(1.0,) * 13)
+    assert metric(enough, "time_to_first_token_p99").withheld is None
+
+
+def test_a_time_of_zero_has_no_ratio() -> None:
+    first, second = factories.phases((7.0,), times_s=(1.0,))
+    single = replace(factories.latencies(1.0), time_per_output_token_s=(0.0,) * 8)
+    phases = (factories.with_trial(first, 0, latencies=single), factories.with_trial(second, 0, latencies=single))
+    assert metric(phases, "time_per_output_token_p50").withheld == "a value of 0 has no ratio"
+
+
+def test_what_was_not_measured_is_missing() -> None:
+    phases = tuple(
+        replace(phase, peak_memory_bytes=None, trials=tuple(replace(trial, latencies=None) for trial in phase.trials))
+        for phase in factories.phases((7.0,))
+    )
+    names = {metric.name for metric in compare_phases(phases, 1.0)}
+    assert names == {"trial_time", "total_time", "cpu_time", "init_time_cold", "throughput", "prompts_per_sec"}
+
+
+def test_peak_memory_is_in_gibibytes() -> None:
+    first, second = factories.phases((7.0,))
+    result = metric((first, replace(second, peak_memory_bytes=3 * 2**30)), "peak_memory")
+    assert (result.unit, result.baseline, result.batch_invariant) == ("GiB", 2.0, 3.0)
+    assert result.change_pct == pytest.approx(50.0)
+
+
+# --- One phase ------------------------------------------------------------------------------------------------------
+
+
+def test_summary_of_a_phase() -> None:
+    summary = summarise(factories.phase(times_s=(2.0, 3.0, 2.5)))
+    assert (summary.init_time_s, summary.avg_time_s, summary.min_time_s, summary.max_time_s) == (12.0, 2.5, 2.0, 3.0)
+    assert (summary.total_tokens, summary.total_prompts) == (3 * 128, 24)
+    assert summary.throughput == pytest.approx(3 * 128 / 7.5)
+    assert summary.prompts_per_sec == pytest.approx(24 / 7.5)
+    assert summary.trial_times_s == (2.0, 3.0, 2.5)
+
+
+def test_a_phase_without_trials_has_no_summary() -> None:
+    failed = factories.phase(times_s=(), status=PhaseStatus.FAILED, error="out of memory")
+    with pytest.raises(ValueError, match=r"phase 0 \(baseline\) has no trial to sum up: out of memory"):
+        summarise(failed)
+
+
+def test_importing_it_does_not_import_scipy_or_numpy() -> None:
+    program = "import sys, bi_experiments.analysis; print({'scipy', 'numpy', 'mlflow', 'torch'} & sys.modules.keys())"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
