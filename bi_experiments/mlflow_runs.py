@@ -1,0 +1,273 @@
+"""What the MLflow run of an experiment, and that of a phase, say: plain values from the record, without MLflow."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, TypeAlias
+
+from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
+from bi_experiments.report.blocks import LABELS
+from bi_experiments.report.layout import change_text, figure
+from bi_experiments.report.machine import device, version
+from bi_experiments.report.settings import flatten
+from bi_experiments.stats import summarise
+
+PARAMETER_LIMIT = 500
+"""Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
+TAG_LIMIT = 5000
+"""Longest tag value, in characters."""
+
+IDENTITY = "identity"
+"""Tag by which an experiment that was logged before is recognised."""
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag that nests a run under another."""
+
+RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """All of one MLflow run but its artifacts."""
+
+    name: str
+    start_ms: int
+    end_ms: int
+    status: RunStatus
+    parameters: dict[str, str]
+    points: tuple[Point, ...]
+    tags: dict[str, str]
+
+
+def of_experiment(result: ExperimentResult) -> RunContent:
+    """The parent run."""
+    end_ms = _ms(result.started_at + result.wall_time_s)
+    values = _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
+    return RunContent(
+        name=result.name,
+        start_ms=_ms(result.started_at),
+        end_ms=end_ms,
+        status=_experiment_status(result),
+        parameters=_parameters(result),
+        points=tuple(Point(key, value, end_ms) for key, value in values.items()),
+        tags=_short(
+            {
+                **_common_tags(result),
+                IDENTITY: identity(result),
+                "status": _experiment_status(result).lower(),
+                "reason": result.stopped or _first_error(result.phases),
+                **_verdicts(result),
+                "mlflow.note.content": note(result),
+            }
+        ),
+    )
+
+
+def of_phase(result: ExperimentResult, phase: PhaseResult) -> RunContent:
+    """The child run of one phase; its parent's tag is added when the parent's run id is known."""
+    end_ms = _ms(phase.started_at + phase.wall_time_s)
+    trial_times = (
+        Point("trial_time", trial.time_s, _ms(trial.started_at + trial.time_s), trial.index) for trial in phase.trials
+    )
+    return RunContent(
+        name=f"phase {phase.index + 1} {LABELS[phase.arm]}, launch {phase.launch + 1}",
+        start_ms=_ms(phase.started_at),
+        end_ms=end_ms,
+        status=_phase_status(phase),
+        parameters=_parameters(result),
+        points=(*(Point(key, value, end_ms) for key, value in _phase_values(phase).items()), *trial_times),
+        tags=_short(
+            {
+                **_common_tags(result),
+                "arm": phase.arm,
+                "pair": str(phase.pair + 1),
+                "launch": str(phase.launch + 1),
+                "attention_backend": phase.observed.attention_backend if phase.observed else None,
+                "status": _phase_status(phase).lower(),
+                "reason": phase.error,
+            }
+        ),
+    )
+
+
+def identity(result: ExperimentResult) -> str:
+    """What tells this execution of an experiment from every other: the same after its record was analysed anew."""
+    text = "\n".join((result.name, result.command, result.workload_digest, repr(result.started_at)))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def note(result: ExperimentResult) -> str:
+    """The description on the parent run, in markdown: the sentences, the metrics, what to know before relying on it."""
+    paragraphs = []
+    if result.comparison is not None:
+        paragraphs.append(f"**{result.comparison.sentence}**")
+    if result.invariance is not None:
+        paragraphs.append(result.invariance.sentence)
+    if result.stopped is not None:
+        paragraphs.append(f"Ended early: {result.stopped}.")
+    if result.comparison is not None:
+        header = f"| metric | unit | baseline | {LABELS[_other_arm(result)]} | change % | 95 % interval | verdict |"
+        rows = [header, "|---|---|--:|--:|--:|--:|---|", *map(_note_row, result.comparison.metrics)]
+        paragraphs.append("\n".join(rows))
+        paragraphs += [f"- {finding.message} {finding.remedy}" for finding in result.comparison.findings]
+    paragraphs.append(f"`{result.command}`")
+    return "\n\n".join(paragraphs)
+
+
+def _note_row(metric: Metric) -> str:
+    if metric.low_pct is None or metric.high_pct is None:
+        interval, verdict = "", ""
+    else:
+        interval, verdict = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}", metric.verdict.value
+    change = "withheld" if metric.change_pct is None else change_text(metric.change_pct)
+    cells = (
+        metric.name,
+        metric.unit,
+        figure(metric.baseline),
+        figure(metric.batch_invariant),
+        change,
+        interval,
+        verdict,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+# --- Metrics --------------------------------------------------------------------------------------------------------
+
+
+def _phase_values(phase: PhaseResult) -> dict[str, float]:
+    values: dict[str, float | None] = {"init_time": phase.init_time_s, "peak_memory_bytes": phase.peak_memory_bytes}
+    if phase.trials:
+        summary = summarise(phase)
+        values |= {
+            "avg_time": summary.avg_time_s,
+            "min_time": summary.min_time_s,
+            "max_time": summary.max_time_s,
+            "total_tokens": summary.total_tokens,
+            "total_prompts": summary.total_prompts,
+            "throughput": summary.throughput,
+            "prompts_per_sec": summary.prompts_per_sec,
+            "prompt_tokens": sum(trial.prompt_tokens for trial in phase.trials),
+            "needle_differing": sum(not trial.needle.equal for trial in phase.trials),
+        }
+    if phase.probes:
+        values["probes_differing"] = sum(not probe.equal for probe in phase.probes)
+        values["probes_total"] = len(phase.probes)
+    return {key: float(value) for key, value in values.items() if value is not None}
+
+
+def _arm_values(result: ExperimentResult) -> dict[str, float]:
+    """Means over the launches of each arm; what the comparison rests on comes from the comparison."""
+    values: dict[str, float] = {}
+    for arm in sorted({phase.arm for phase in result.phases}):
+        launches = [
+            _phase_values(phase) for phase in result.phases if phase.arm is arm and phase.status is PhaseStatus.OK
+        ]
+        keys = dict.fromkeys(key for launch in launches for key in launch)
+        values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
+    if result.comparison is not None:
+        other = _other_arm(result)
+        for metric in result.comparison.metrics:
+            values[f"{Arm.BASELINE}/{metric.name}"] = metric.baseline
+            values[f"{other}/{metric.name}"] = metric.batch_invariant
+    return values
+
+
+def _overheads(result: ExperimentResult) -> dict[str, float]:
+    metrics = result.comparison.metrics if result.comparison else ()
+    ends = {
+        f"overhead/{metric.name}_pct{end}": value
+        for metric in metrics
+        for end, value in (("", metric.change_pct), ("_low", metric.low_pct), ("_high", metric.high_pct))
+    }
+    return {key: value for key, value in ends.items() if value is not None}
+
+
+def _invariance_values(report: InvarianceReport | None) -> dict[str, float]:
+    if report is None:
+        return {}
+    values: dict[str, float] = {}
+    for verdict in report.arms:
+        values[f"invariance/{verdict.arm}/differing"] = verdict.differing
+        values[f"invariance/{verdict.arm}/total"] = verdict.total
+        values[f"invariance/{verdict.arm}/launches_differing"] = verdict.launches_differing
+        differences = [count.largest_logprob_difference for count in report.compositions if count.arm is verdict.arm]
+        values[f"invariance/{verdict.arm}/largest_logprob_difference"] = max(differences, default=0.0)
+    for arm, total in report.needle_total.items():
+        values[f"invariance/{arm}/needle_differing"] = report.needle_differing.get(arm, 0)
+        values[f"invariance/{arm}/needle_total"] = total
+    return values
+
+
+# --- Parameters, tags, status ---------------------------------------------------------------------------------------
+
+
+def _parameters(result: ExperimentResult) -> dict[str, str]:
+    return {key: _shortened(value, PARAMETER_LIMIT) for key, value in flatten(result.configuration).items()}
+
+
+def _common_tags(result: ExperimentResult) -> dict[str, str | None]:
+    environment = result.environment
+    return {
+        "device": device(environment),
+        "vllm_version": version("vllm", environment, result.phases),
+        "git_commit": environment.commit,
+        "git_dirty": None if environment.dirty is None else str(environment.dirty).lower(),
+        "mlflow.source.git.commit": environment.commit,
+        "mlflow.source.name": "bi_experiments",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
+    tags: dict[str, str | None] = {}
+    if result.comparison is not None:
+        tags |= {f"verdict/{metric.name}": metric.verdict for metric in result.comparison.metrics}
+    if result.invariance is not None:
+        tags |= {f"invariance/{verdict.arm}": verdict.verdict for verdict in result.invariance.arms}
+    return tags
+
+
+def _phase_status(phase: PhaseResult) -> RunStatus:
+    match phase.status:
+        case PhaseStatus.OK:
+            return "FINISHED"
+        case PhaseStatus.INTERRUPTED:
+            return "KILLED"
+        case _:
+            return "FAILED"
+
+
+def _experiment_status(result: ExperimentResult) -> RunStatus:
+    statuses = {_phase_status(phase) for phase in result.phases}
+    return "FAILED" if "FAILED" in statuses else "KILLED" if "KILLED" in statuses else "FINISHED"
+
+
+def _first_error(phases: Iterable[PhaseResult]) -> str | None:
+    return next((phase.error for phase in phases if phase.error), None)
+
+
+def _other_arm(result: ExperimentResult) -> Arm:
+    return next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _short(tags: dict[str, str | None]) -> dict[str, str]:
+    return {key: _shortened(value, TAG_LIMIT) for key, value in tags.items() if value is not None}
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,63 @@
+"""Plain text: headings, wrapped paragraphs, tables, numbers with four significant digits."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+RULE = "=" * 75
+WIDTH = 79
+"""Of prose, in characters; tables may be wider, up to 100."""
+
+
+def heading(title: str) -> list[str]:
+    """A title between two rules."""
+    return [RULE, title, RULE]
+
+
+def paragraph(text: str, indent: str = "", first: str | None = None) -> list[str]:
+    """Prose wrapped to the report's width.
+
+    Args:
+        text: The prose.
+        indent: In front of every line.
+        first: In front of the first line instead.
+    """
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent if first is None else first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """Columns as wide as their widest cell, two spaces apart, right-aligned.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells, one for each title.
+        left: Indices of the columns that are left-aligned.
+    """
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    ruled = (header, ["-" * width for width in widths], *rows)
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in ruled
+    ]
+
+
+def figure(value: float) -> str:
+    """A number with four significant digits, or all digits before the point."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def change_text(per_cent: float) -> str:
+    """A change in per cent with its sign and two digits after the point; never `-0.00`."""
+    return f"{round(per_cent, 2) + 0.0:+.2f}"

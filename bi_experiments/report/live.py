@@ -1,0 +1,244 @@
+"""What the terminal shows while an experiment runs: the report's lines as they happen, and below them where it is.
+
+The lines are those of `blocks`, in schedule order, so that the terminal ends up with the first part of the text that
+`text.render` makes; `text.render_comparison` makes the rest.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bi_experiments.records import (
+    EngineReady,
+    Event,
+    ExperimentResult,
+    PhaseResult,
+    PhaseSpec,
+    ProbeDone,
+    Started,
+    TrialDone,
+    WarmedUp,
+)
+from bi_experiments.report import blocks
+
+
+@contextmanager
+def progress_for(console: Console, configuration: Mapping[str, Any]) -> Iterator["PlainProgress | LiveProgress"]:
+    """The display that fits the console: live on a terminal, plain lines elsewhere. Leaves the terminal as it was.
+
+    Args:
+        console: Where to write.
+        configuration: The composed configuration, as in the record: it heads the output.
+    """
+    plain = PlainProgress(console, configuration)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield plain
+        return
+    with LiveProgress(console, plain) as live:
+        yield live
+
+
+class PlainProgress:
+    """The report's lines as they happen.
+
+    Of two phases that are alive at once, the later one's lines are held back until the earlier one has ended.
+
+    Args:
+        console: Where to write.
+        configuration: The composed configuration, as in the record.
+    """
+
+    def __init__(self, console: Console, configuration: Mapping[str, Any]) -> None:
+        self._console = console
+        self._configuration = configuration
+        self._launches = 0
+        self._trials = 0
+        self._held: dict[int, list[str]] = {}
+        """Lines not written yet of each phase that is not fully written, in schedule order."""
+        self._ended: set[int] = set()
+
+    def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
+        """Write the head."""
+        self._launches = planned_phases // 2
+        self._trials = trials_per_phase
+        self._write(blocks.head(name, self._configuration))
+
+    def phase_started(self, spec: PhaseSpec) -> None:
+        """Write the title of the phase's block."""
+        self._held[spec.index] = blocks.phase_heading(spec.index, spec.arm, spec.launch, self._launches)
+        self._write_first()
+
+    def event(self, spec: PhaseSpec, event: Event) -> None:
+        """Write the line of the event, if it has one."""
+        match event:
+            case EngineReady():
+                self._held[spec.index].append(blocks.init_line(event.init_time_s))
+            case TrialDone():
+                self._held[spec.index].append(blocks.trial_line(event.trial, self._trials))
+            case _:
+                return
+        self._write_first()
+
+    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        """Write the phase's totals."""
+        self._held[spec.index] += blocks.phase_end(result)
+        self._ended.add(spec.index)
+        self._write_first()
+
+    def experiment_ended(self, result: ExperimentResult) -> None:
+        """Nothing: the comparison follows, from the record."""
+
+    def _write_first(self) -> None:
+        """Write what is held of the first phase; when it has ended, of the next one too."""
+        while self._held:
+            index = min(self._held)
+            self._write(self._held[index])
+            self._held[index] = []
+            if index not in self._ended:
+                return
+            del self._held[index]
+
+    def _write(self, lines: list[str]) -> None:
+        if lines:
+            self._console.out("\n".join(lines), highlight=False)
+            self._console.file.flush()
+
+
+@dataclass
+class _RunningPhase:
+    """Where a phase is."""
+
+    spec: PhaseSpec
+    started: float
+    steps: int
+    """Engine, warm-up, every trial, every composition of the probes."""
+    done: int = 0
+    doing: str = "starting"
+
+
+@dataclass
+class _Clock:
+    """When the experiment and its phases began, and how long the phases took, in seconds of `now`."""
+
+    now: Callable[[], float]
+    started: float = 0.0
+    phases: list[float] = field(default_factory=list)
+
+
+class LiveProgress:
+    """The lines of `PlainProgress`, and below them a display that is redrawn once a second.
+
+    A context manager: the display is there from the experiment's start to the manager's exit.
+
+    Args:
+        console: The terminal.
+        lines: Writes the lines to the same terminal.
+        now: Clock, in seconds.
+    """
+
+    def __init__(self, console: Console, lines: PlainProgress, now: Callable[[], float] = time.monotonic) -> None:
+        self._lines = lines
+        self._clock = _Clock(now)
+        self._name = ""
+        self._planned = 0
+        self._trials = 0
+        self._running: dict[int, _RunningPhase] = {}
+        self._live = Live(
+            console=console, get_renderable=self.render, refresh_per_second=1, transient=True, redirect_stdout=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
+        """Write the head and start the display."""
+        self._name, self._planned, self._trials = name, planned_phases, trials_per_phase
+        self._clock.started = self._clock.now()
+        self._lines.experiment_started(name, planned_phases, trials_per_phase)
+        self._live.start(refresh=True)
+
+    def phase_started(self, spec: PhaseSpec) -> None:
+        """Show the phase."""
+        probes = len(spec.probes.compositions) if spec.probes else 0
+        steps = 2 + self._trials + probes
+        self._running = {**self._running, spec.index: _RunningPhase(spec, self._clock.now(), steps)}
+        self._planned = max(self._planned, spec.index + 1)
+        self._lines.phase_started(spec)
+
+    def event(self, spec: PhaseSpec, event: Event) -> None:
+        """Show what the phase does next."""
+        phase = self._running[spec.index]
+        match event:
+            case Started():
+                phase.doing = "loading the engine"
+            case EngineReady():
+                phase.done, phase.doing = 1, "warming up"
+            case WarmedUp():
+                phase.done, phase.doing = 2, f"trial 1 of {self._trials}"
+            case TrialDone():
+                trials = event.trial.index + 1
+                phase.done = 2 + trials
+                after = "probing" if spec.probes else "ending"
+                phase.doing = f"trial {trials + 1} of {self._trials}" if trials < self._trials else after
+            case ProbeDone():
+                phase.done = min(phase.done + 1, phase.steps)
+                phase.doing = "probing"
+            case _:
+                phase.doing = "ending"
+        self._lines.event(spec, event)
+
+    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        """Show the phase's totals above the display."""
+        self._clock.phases.append(self._clock.now() - self._running[spec.index].started)
+        self._running = {index: phase for index, phase in self._running.items() if index != spec.index}
+        self._lines.phase_ended(spec, result)
+
+    def experiment_ended(self, result: ExperimentResult) -> None:
+        """Take the display away."""
+        self._live.stop()
+
+    def render(self) -> RenderableType:
+        """The display: experiment, phases, trials, elapsed and expected time. Called by rich's thread once a second."""
+        running = tuple(self._running.values())
+        grid = Table.grid(padding=(0, 2))
+        for phase in running:
+            which = f"phase {phase.spec.index + 1} of {self._planned}"
+            grid.add_row(Text(which, "bold"), blocks.LABELS[phase.spec.arm], phase.doing)
+        ended = len(self._clock.phases)
+        done = ended + sum(phase.done / phase.steps for phase in running)
+        footer = Table.grid(padding=(0, 2))
+        footer.add_row(
+            ProgressBar(total=self._planned or 1, completed=done, width=30),
+            f"elapsed {_duration(self._clock.now() - self._clock.started)}",
+            self._expected(running),
+        )
+        return Group(Text(self._name, "dim"), grid, footer)
+
+    def _expected(self, running: tuple[_RunningPhase, ...]) -> str:
+        """The time left, by how long the phases took so far."""
+        if not self._clock.phases:
+            return "time left: after phase 1"
+        now, typical = self._clock.now(), fmean(self._clock.phases)
+        ages = sum(min((now - phase.started) / typical, 0.95) for phase in running)
+        equivalent = len(self._clock.phases) + ages
+        left = (self._planned - equivalent) * (now - self._clock.started) / equivalent
+        return f"about {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds: `1:02:03`, `2:03`."""
+    minutes, second = divmod(round(max(seconds, 0)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

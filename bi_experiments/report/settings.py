@@ -1,0 +1,36 @@
+"""The composed configuration as flat text: what the report prints and MLflow gets as parameters."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def flatten(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """One entry for each key of the schema: `tp`, `model.name`, ...
+
+    What is deeper than group and key (environment variables, a seeded checkpoint's shape) stays one value, so that
+    every configuration has the same keys.
+
+    Args:
+        configuration: The composed configuration, as in the record.
+
+    Returns:
+        Dotted key to value, in the order of the configuration; values are written as in YAML.
+    """
+    flat: dict[str, str] = {}
+    for key, value in configuration.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": as_text(entry) for name, entry in value.items()}
+        else:
+            flat[key] = as_text(value)
+    return flat
+
+
+def as_text(value: object) -> str:
+    """One value as in YAML's flow style: `null`, `true`, `0.4`, `FLASH_ATTN`, `{"A": "1"}`.
+
+    Only text that is empty or has spaces at its ends is quoted.
+    """
+    if isinstance(value, str) and value and value == value.strip():
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,238 @@
+"""The report as plain text: what the terminal shows and `report.txt` keeps, from the record alone."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+
+from bi_experiments import gate
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import (
+    Arm,
+    CompositionCount,
+    Difference,
+    Environment,
+    ExperimentResult,
+    Finding,
+    InvarianceReport,
+    Metric,
+    PhaseResult,
+    PhaseStatus,
+    ProbeResult,
+    TokenCounts,
+)
+from bi_experiments.report.blocks import LABELS, head, phase_block
+from bi_experiments.report.layout import RULE, change_text, figure, heading, paragraph, table
+from bi_experiments.report.machine import device, version
+from bi_experiments.stats import Pair, complete_pairs, log_ratio, paired_estimate, summarise
+
+
+def render(result: ExperimentResult, folder: Path | None = None) -> str:
+    """The whole report.
+
+    Args:
+        result: The record; of an experiment that ended early, what there is of it.
+        folder: Where the results are, to be named at the end.
+
+    Returns:
+        Lines of at most 100 characters, without control sequences, ending with a line break.
+    """
+    launches = result.planned_phases // 2
+    trials = int(result.configuration["workload"]["num_trials"])
+    lines = head(result.name, result.configuration)
+    for phase in result.phases:
+        lines += phase_block(phase, launches, trials)
+    return "\n".join(lines) + "\n" + render_comparison(result, folder)
+
+
+def render_comparison(result: ExperimentResult, folder: Path | None = None) -> str:
+    """The report from the comparison on: what is not known before all phases are over.
+
+    Args:
+        result: The record.
+        folder: Where the results are, to be named at the end.
+    """
+    sections = [_comparison(result), _answer(result)]
+    if result.comparison is not None:
+        sections.append(_metrics(result.comparison.metrics, _other_arm(result)))
+    if result.invariance is not None:
+        sections.append(_invariance(result.invariance))
+    sections.append(_tokens(result.tokens))
+    if result.comparison is not None and result.comparison.findings:
+        sections.append(_findings(result.comparison.findings))
+    sections.append(_ran_on(result.environment, result.phases))
+    if folder is not None:
+        sections.append([f"Results: {folder}"])
+    # The comparison and the answer have rules of their own; paragraphs are set apart by an empty line.
+    lines = sections[0] + sections[1]
+    for section in sections[2:]:
+        lines += ["", *section]
+    return "\n".join([*lines, RULE]) + "\n"
+
+
+def _other_arm(result: ExperimentResult) -> Arm:
+    return next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
+
+
+# --- The comparison that vLLM's script prints -------------------------------------------------------------------------
+
+
+def _comparison(result: ExperimentResult) -> list[str]:
+    other = _other_arm(result)
+    name = LABELS[other].title()
+    title = "Batch Invariance" if other is Arm.BATCH_INVARIANT else name
+    lines = heading(f"COMPARISON: {title} vs Baseline")
+    pairs = complete_pairs(result.phases)
+    if result.comparison is None or not pairs:
+        return [*lines, "No comparison: no pair is complete."]
+    trial_time = result.comparison.metric("trial_time")
+    throughput = result.comparison.metric("throughput")
+    return [
+        *lines,
+        "Initialization Time:",
+        *_three_lines(name, _init_time(pairs), "s", "Overhead"),
+        "Average Trial Time:",
+        *(_three_lines(name, trial_time, "s", "Overhead") if trial_time else []),
+        "Throughput (tokens/s):",
+        *(_three_lines(name, throughput, "", "Change") if throughput else []),
+    ]
+
+
+def _init_time(pairs: tuple[Pair, ...]) -> Metric:
+    """Initialisation over all pairs, cold and warm alike; apart from each other they are in the table of metrics."""
+    times = [tuple(summarise(phase).init_time_s for phase in pair) for pair in pairs]
+    return Metric(
+        name="init_time",
+        unit="s",
+        baseline=fmean(baseline for baseline, _ in times),
+        batch_invariant=fmean(other for _, other in times),
+        change_pct=paired_estimate([log_ratio((other,), (baseline,)) for baseline, other in times]).change_pct,
+        pairs=len(pairs),
+    )
+
+
+def _three_lines(name: str, metric: Metric, unit: str, change: str) -> list[str]:
+    changed = f"withheld: {metric.withheld}" if metric.change_pct is None else f"{change_text(metric.change_pct)}%"
+    rows = (
+        ("Baseline", f"{metric.baseline:.2f}{unit}"),
+        (name, f"{metric.batch_invariant:.2f}{unit}"),
+        (change, changed),
+    )
+    return [f"  {label + ':':<18}{value}" for label, value in rows]
+
+
+# --- What this project adds -------------------------------------------------------------------------------------------
+
+
+def _answer(result: ExperimentResult) -> list[str]:
+    lines = heading("RESULT")
+    if result.comparison is not None:
+        lines += paragraph(result.comparison.sentence)
+    if result.invariance is not None:
+        lines += paragraph(result.invariance.sentence)
+    limit = result.configuration.get("gate", {}).get("max_overhead_pct")
+    if result.comparison is not None and limit is not None:
+        lines += paragraph(gate.describe(result.comparison, float(limit)))
+    if result.stopped is not None:
+        ran = f"{len(result.phases)} of {result.planned_phases} phases"
+        lines += paragraph(f"It ended early, after {ran}: {result.stopped}.")
+    for phase in result.phases:
+        if phase.status is not PhaseStatus.OK:
+            log = OutputFolder(Path()).phase(phase.index, phase.arm).log
+            lines.append(
+                f"Phase {phase.index + 1} ({LABELS[phase.arm]}) {phase.status.replace('_', ' ')}; its log: {log}"
+            )
+    return lines
+
+
+def _metrics(metrics: Iterable[Metric], other: Arm) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
+    for metric in metrics:
+        name = metric.name.replace("_", " ")
+        if metric.withheld is not None:
+            notes += paragraph(f"Change of {name} withheld: {metric.withheld}.", "  ", "")
+        if metric.low_pct is None or metric.high_pct is None:
+            interval, verdict = "-", "-"
+        else:
+            interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
+            verdict = _MEMORY_WORDS.get(metric.verdict, metric.verdict) if metric.unit == "GiB" else metric.verdict
+        change = "withheld" if metric.change_pct is None else change_text(metric.change_pct)
+        values = figure(metric.baseline), figure(metric.batch_invariant)
+        rows.append((f"{name} [{metric.unit}]", *values, change, interval, str(metric.pairs), verdict))
+    short = "invariant" if other is Arm.BATCH_INVARIANT else LABELS[other]
+    header = ("Metric", "baseline", short, "change %", "95 % interval", "n", "verdict")
+    method = "n: pairs of launches. change: exp(mean log ratio over the pairs) - 1, with its t interval over the pairs."
+    return [*table(header, rows, left=(0, 6)), *paragraph(method), *notes]
+
+
+_MEMORY_WORDS = {Difference.SLOWER: "more", Difference.FASTER: "less"}
+
+
+def _invariance(report: InvarianceReport) -> list[str]:
+    arms = [verdict.arm for verdict in report.arms] or list(report.needle_total)
+    counts = {(count.composition, count.arm): count for count in report.compositions}
+    rows = [
+        (composition, *(cell for arm in arms for cell in _cells(counts.get((composition, arm)))))
+        for composition in dict.fromkeys(count.composition for count in report.compositions)
+    ]
+    needles = (f"{report.needle_differing.get(arm, 0)}/{report.needle_total.get(arm, 0)}" for arm in arms)
+    rows.append(("needle in the trials", *(cell for needle in needles for cell in (needle, "", ""))))
+    launches = max((verdict.launches_compared for verdict in report.arms), default=0)
+    if launches > 1:
+        between = (cell for verdict in report.arms for cell in (str(verdict.launches_differing), "", ""))
+        rows.append((f"between {launches} launches", *between))
+    header = ("Outputs that differ", *(cell for arm in arms for cell in (LABELS[arm], "tokens", "|d logprob|")))
+    lines = table(header, rows)
+    if report.compositions:
+        lines += paragraph("tokens: those of them that differ in a token id; the others differ in logprob bits alone.")
+    for verdict in report.arms:
+        if verdict.first is not None and verdict.arm is not Arm.BASELINE:
+            lines += _first_difference(verdict.first)
+    return lines
+
+
+def _cells(count: CompositionCount | None) -> tuple[str, str, str]:
+    if count is None:
+        return "-", "", ""
+    return f"{count.differing}/{count.total}", str(count.tokens_differing), figure(count.largest_logprob_difference)
+
+
+def _first_difference(probe: ProbeResult) -> list[str]:
+    return paragraph(
+        f"First difference with batch invariance: probe {probe.probe} at position {probe.position} of batch "
+        f"{probe.batch} of {probe.composition}, from output token {probe.first_difference}.",
+        "  ",
+        "",
+    )
+
+
+def _tokens(tokens: dict[Arm, TokenCounts]) -> list[str]:
+    rows = [
+        (
+            LABELS[arm],
+            f"{counts.prompts:,}",
+            f"{counts.prompt_tokens:,}",
+            f"{counts.prompt_tokens_min:,} .. {counts.prompt_tokens_max:,}",
+            f"{counts.output_tokens:,}",
+        )
+        for arm, counts in tokens.items()
+    ]
+    return table(("Measured, one launch", "prompts", "prompt tokens", "in a trial", "generated tokens"), rows)
+
+
+def _findings(findings: Iterable[Finding]) -> list[str]:
+    lines = ["Before you rely on it:"]
+    for finding in findings:
+        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding.kind.replace('_', ' ')}: ")
+    return lines
+
+
+def _ran_on(environment: Environment, phases: tuple[PhaseResult, ...]) -> list[str]:
+    packages = [(name, version(name, environment, phases)) for name in ("vllm", "torch", "python")]
+    known = ", ".join(f"{name} {number}" for name, number in packages if number is not None)
+    memory = f"{environment.memory_bytes / 2**30:.0f} GiB memory"
+    return paragraph(
+        f"Ran on {device(environment)}; {environment.cpu_count} CPUs, {memory}, {environment.platform}; {known}.",
+        "  ",
+        "",
+    )

@@ -1,0 +1,60 @@
+"""`python -m bi_experiments.track FOLDER...`: log the output folders that MLflow missed, without duplicating runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bi_experiments.config import TrackingConfig
+from bi_experiments.errors import ExitCode
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.tracking import log_experiment, without_credentials
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Log every folder named on the command line and return the process's exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bi_experiments.track", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
+    parser.add_argument("--uri", help="MLflow tracking URI; without it, the one that the experiment was run with")
+    given = parser.parse_args(arguments)
+    logged = [_track(folder, given.uri) for folder in given.folders]
+    return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
+
+
+def _track(folder: Path, uri: str | None) -> bool:
+    path = OutputFolder(folder).result
+    try:
+        result = from_json(path.read_bytes(), ExperimentResult, path)
+    except FileNotFoundError:
+        return _complain(f"{folder} holds no result.json: name the output folder of an experiment")
+    except (OSError, RecordError) as error:
+        return _complain(str(error))
+    tracking = tracking_of(result, uri)
+    run_id = log_experiment(result, folder, tracking)
+    if run_id is None:
+        return False
+    sys.stdout.write(f"{folder}: run {run_id} at {without_credentials(tracking.uri)}\n")
+    return True
+
+
+def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:
+    """Where to log an experiment: as it was run, or to another URI.
+
+    The record has no credentials; MLFLOW_TRACKING_URI brings them back where it names the same server.
+    """
+    recorded = result.configuration["tracking"]
+    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri is None and without_credentials(from_environment) == recorded["uri"]:
+        uri = from_environment
+    return TrackingConfig(enabled=True, uri=uri or recorded["uri"], experiment=recorded["experiment"])
+
+
+def _complain(message: str) -> bool:
+    sys.stderr.write(f"error: {message}\n")
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

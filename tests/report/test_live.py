@@ -1,0 +1,182 @@
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from bi_experiments.config import compose
+from bi_experiments.phase_spec import engine_spec, probe_plan
+from bi_experiments.progress import Progress
+from bi_experiments.records import (
+    Done,
+    EngineReady,
+    Event,
+    ExperimentResult,
+    PhaseResult,
+    PhaseSpec,
+    PhaseStatus,
+    Started,
+    TrialDone,
+    WarmedUp,
+)
+from bi_experiments.report.live import LiveProgress, PlainProgress, progress_for
+from bi_experiments.report.text import render, render_comparison
+from tests import factories
+
+CONFIG = compose(["experiment=cpu_demo", "workload.num_trials=4", "verify=standard"])
+CONFIGURATION: dict[str, Any] = msgspec.to_builtins(CONFIG)
+
+
+def result_of(phases: Sequence[PhaseResult]) -> ExperimentResult:
+    return factories.experiment_result(phases, configuration=CONFIGURATION)
+
+
+def spec_of(phase: PhaseResult) -> PhaseSpec:
+    return PhaseSpec(
+        project_version="0",
+        index=phase.index,
+        pair=phase.pair,
+        arm=phase.arm,
+        launch=phase.launch,
+        engine=engine_spec(CONFIG, "demo"),
+        workload_path="workload.json",
+        workload_digest="d" * 64,
+        warmup_batches=1,
+        wait_for_turn=False,
+        probes=probe_plan(CONFIG),
+    )
+
+
+def events_of(phase: PhaseResult) -> Iterator[Event]:
+    """What the phase reported, as far as it came."""
+    yield Started(pid=1, project_version="0", versions={})
+    if phase.init_time_s is not None and phase.observed is not None:
+        yield EngineReady(init_time_s=phase.init_time_s, import_time_s=1.0, observed=phase.observed)
+        yield WarmedUp(time_s=1.0, needle_token_ids=())
+    for trial in phase.trials:
+        yield TrialDone(trial=trial)
+    if phase.status is PhaseStatus.OK:
+        yield Done(peak_memory_bytes=1, probe_time_s=0.0)
+
+
+def one_after_the_other(progress: Progress, result: ExperimentResult) -> None:
+    progress.experiment_started(result.name, result.planned_phases, 4)
+    for phase in result.phases:
+        spec = spec_of(phase)
+        progress.phase_started(spec)
+        for event in events_of(phase):
+            progress.event(spec, event)
+        progress.phase_ended(spec, phase)
+    progress.experiment_ended(result)
+
+
+def by_turns(progress: Progress, result: ExperimentResult) -> None:
+    """Both phases of a pair alive, the later one ending first."""
+    progress.experiment_started(result.name, result.planned_phases, 4)
+    for first, second in zip(result.phases[::2], result.phases[1::2], strict=True):
+        progress.phase_started(spec_of(first))
+        progress.phase_started(spec_of(second))
+        for one, other in zip(events_of(first), events_of(second), strict=True):
+            progress.event(spec_of(first), one)
+            progress.event(spec_of(second), other)
+        progress.phase_ended(spec_of(second), second)
+        progress.phase_ended(spec_of(first), first)
+    progress.experiment_ended(result)
+
+
+FAILED = factories.phase(init_time_s=None, trials=(), status=PhaseStatus.FAILED, error="it broke")
+
+
+@pytest.mark.parametrize(
+    ("play", "phases"),
+    [
+        (one_after_the_other, factories.phases([7.0])),
+        (one_after_the_other, factories.phases([7.0, 8.0, 9.0])),
+        (by_turns, factories.phases([7.0, 8.0])),
+        (one_after_the_other, (FAILED,)),
+    ],
+    ids=["one pair", "three pairs", "by turns", "failed"],
+)
+def test_plain_lines_and_the_comparison_are_the_report(
+    play: Callable[[Progress, ExperimentResult], None], phases: Sequence[PhaseResult]
+) -> None:
+    result = result_of(phases)
+    output = io.StringIO()
+    play(PlainProgress(Console(file=output), CONFIGURATION), result)
+    assert output.getvalue() + render_comparison(result) == render(result)
+
+
+def test_plain_lines_come_as_they_happen() -> None:
+    output = io.StringIO()
+    progress = PlainProgress(Console(file=output), CONFIGURATION)
+    phase = factories.phase()
+    progress.experiment_started("demo", 2, 4)
+    progress.phase_started(spec_of(phase))
+    progress.event(spec_of(phase), TrialDone(trial=phase.trials[0]))
+    assert output.getvalue().endswith("Trial 1/4: batch_size=8, time=2.00s\n")
+
+
+def test_a_terminal_gets_the_live_display_and_anything_else_plain_lines() -> None:
+    with progress_for(Console(file=io.StringIO(), force_terminal=True), CONFIGURATION) as progress:
+        assert isinstance(progress, LiveProgress)
+    with progress_for(Console(file=io.StringIO()), CONFIGURATION) as progress:
+        assert isinstance(progress, PlainProgress)
+
+
+def test_the_live_display_leaves_the_report_and_the_cursor_behind() -> None:
+    result = result_of(factories.phases([7.0]))
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, color_system=None, width=100)
+    with progress_for(console, CONFIGURATION) as progress:
+        one_after_the_other(progress, result)
+    written = iter(output.getvalue().replace("\r", "\n").splitlines())
+    for line in render(result).removesuffix(render_comparison(result)).splitlines():
+        assert any(shown.endswith(line) for shown in written), line
+    assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")
+
+
+def test_an_interruption_gives_the_cursor_back() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True)
+
+    def interrupted() -> None:
+        with progress_for(console, CONFIGURATION) as progress:
+            progress.experiment_started("demo", 2, 4)
+            assert "\x1b[?25h" not in output.getvalue()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert "\x1b[?25h" in output.getvalue()
+
+
+def test_the_display_says_where_it_is_and_how_long_it_takes() -> None:
+    seconds = [0.0]
+    console = Console(file=io.StringIO(), width=100)
+    progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), now=lambda: seconds[0])
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(progress.render())
+        return capture.get()
+
+    first, second = factories.phases([7.0])
+    with progress:
+        progress.experiment_started("demo CPU_ATTN", 4, 4)
+        progress.phase_started(spec_of(first))
+        for event in list(events_of(first))[:4]:  # as far as its first trial
+            progress.event(spec_of(first), event)
+        seconds[0] = 40.0
+        assert "demo CPU_ATTN" in shown()
+        assert "phase 1 of 4  baseline  trial 2 of 4" in shown()
+        assert "elapsed 0:40  time left: after phase 1" in shown()
+
+        seconds[0] = 60.0
+        progress.phase_ended(spec_of(first), first)
+        progress.phase_started(spec_of(second))
+        seconds[0] = 90.0
+        assert "phase 2 of 4  batch invariant  starting" in shown()
+        # One and a half of four phases in 90 s: two and a half more take 150 s.
+        assert "elapsed 1:30  about 2:30 left" in shown()

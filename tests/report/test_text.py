@@ -1,0 +1,269 @@
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.config import compose
+from bi_experiments.records import (
+    Arm,
+    ArmVerdict,
+    CompositionCount,
+    Device,
+    ExperimentResult,
+    Finding,
+    Invariance,
+    InvarianceReport,
+    NeedleCheck,
+    PhaseResult,
+    PhaseStatus,
+    ProbeResult,
+)
+from bi_experiments.report.text import render, render_comparison
+from bi_experiments.stats import compare_phases
+from tests import factories
+
+RULE = "=" * 75
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(compose(["experiment=cpu_demo", "workload.num_trials=4", *overrides]))
+    return plain
+
+
+def result_of(phases: Sequence[PhaseResult]) -> ExperimentResult:
+    """A result whose comparison is computed from its phases, as in the program."""
+    metrics = compare_phases(phases, 1.0)
+    comparison = factories.comparison(*metrics) if metrics else None
+    return factories.experiment_result(phases, configuration=configuration(), comparison=comparison)
+
+
+def invariance() -> InvarianceReport:
+    first = ProbeResult(
+        probe=3,
+        composition="ragged",
+        batch=1,
+        position=2,
+        equal=False,
+        first_difference=17,
+        tokens_equal=False,
+        largest_logprob_difference=0.0156,
+        digest="f" * 64,
+    )
+    counts = {Arm.BASELINE: 20, Arm.BATCH_INVARIANT: 1}
+    return InvarianceReport(
+        level="standard",
+        arms=tuple(
+            ArmVerdict(
+                arm=arm,
+                verdict=Invariance.VIOLATED,
+                differing=differing,
+                total=24,
+                first=first,
+                launches_compared=3,
+                launches_differing=0,
+            )
+            for arm, differing in counts.items()
+        ),
+        compositions=tuple(
+            CompositionCount(
+                composition="ragged",
+                arm=arm,
+                differing=differing,
+                total=24,
+                tokens_differing=differing // 2,
+                largest_logprob_difference=0.0156,
+            )
+            for arm, differing in counts.items()
+        ),
+        needle_differing={Arm.BASELINE: 2, Arm.BATCH_INVARIANT: 0},
+        needle_total={Arm.BASELINE: 12, Arm.BATCH_INVARIANT: 12},
+        sentence="Invariance is violated: 1 of 24 probes differed.",
+    )
+
+
+def section(text: str, title: str) -> str:
+    """What stands under the heading of that title, up to the next one."""
+    _, _, rest = text.partition(f"{RULE}\n{title}\n{RULE}\n")
+    return rest.partition(RULE)[0]
+
+
+def unwrapped(text: str) -> str:
+    """The text with every line break and every run of spaces as one space."""
+    return " ".join(text.split())
+
+
+def test_one_launch_an_arm_has_the_structure_of_vllms_script() -> None:
+    text = render(result_of(factories.phases([20.0], times_s=(2.0, 3.0, 2.5, 3.5))))
+    expected = [
+        RULE,
+        "VLLM BATCH INVARIANCE BENCHMARK",
+        RULE,
+        "Configuration: demo CPU_ATTN tp1 needle",
+        RULE,
+        "PHASE 1: Running WITHOUT batch invariance (baseline)",
+        RULE,
+        "Engine initialization time: 12.00s",
+        "Trial 1/4: batch_size=8, time=2.00s",
+        "Trial 4/4: batch_size=8, time=3.50s",
+        "Average time per trial: 2.75s",
+        "Throughput: 46.55 tokens/s",
+        "Min time: 2.00s",
+        "Max time: 3.50s",
+        "Total tokens: 512 generated, 2048 in the prompts",
+        "Total prompts: 32",
+        "Prompts per second: 2.91",
+        RULE,
+        "PHASE 2: Running WITH batch invariance",
+        RULE,
+        RULE,
+        "COMPARISON: Batch Invariance vs Baseline",
+        RULE,
+        "Initialization Time:",
+        "  Baseline:         12.00s",
+        "  Batch Invariant:  12.00s",
+        "  Overhead:         +0.00%",
+        "Average Trial Time:",
+        "  Baseline:         2.75s",
+        "  Batch Invariant:  3.30s",
+        "  Overhead:         +20.00%",
+        "Throughput (tokens/s):",
+        "  Baseline:         46.55",
+        "  Batch Invariant:  38.79",
+        "  Change:           -16.67%",
+    ]
+    lines = iter(text.splitlines())
+    missing = [line for line in expected if line not in lines]  # `in` consumes: the order counts
+    assert missing == []
+
+
+def test_several_launches_say_which_one_in_schedule_order() -> None:
+    text = render(result_of(factories.phases([7.0, 7.5, 8.0])))
+    assert re.findall(r"^PHASE .*$", text, re.MULTILINE) == [
+        "PHASE 1: Running WITHOUT batch invariance (baseline), launch 1 of 3",
+        "PHASE 2: Running WITH batch invariance, launch 1 of 3",
+        "PHASE 3: Running WITH batch invariance, launch 2 of 3",
+        "PHASE 4: Running WITHOUT batch invariance (baseline), launch 2 of 3",
+        "PHASE 5: Running WITHOUT batch invariance (baseline), launch 3 of 3",
+        "PHASE 6: Running WITH batch invariance, launch 3 of 3",
+    ]
+
+
+def test_the_comparison_agrees_with_the_record() -> None:
+    result = result_of(factories.phases([7.0, 7.5, 8.0]))
+    assert result.comparison is not None
+    block = section(render(result), "COMPARISON: Batch Invariance vs Baseline")
+    trial_time = result.comparison.metric("trial_time")
+    assert trial_time is not None
+    assert f"  Overhead:         {trial_time.change_pct:+.2f}%" in block
+    # 12 s cold and 8 s warm twice.
+    assert "  Baseline:         9.33s" in block
+
+
+def test_every_setting_is_shown() -> None:
+    text = render(result_of(factories.phases([7.0])))
+    head = text.partition("PHASE 1")[0]
+    for group, settings in configuration().items():
+        names = [f"{name}=" for name in settings] if isinstance(settings, dict) else [f"{group}="]
+        for name in names:
+            assert re.search(rf"(^|\s){re.escape(name)}", head), name
+    assert 'needle="There once was a "' in head
+
+
+def test_a_control_experiment_does_not_speak_of_batch_invariance() -> None:
+    text = render(result_of(factories.phases([0.5], second=Arm.CONTROL)))
+    assert "PHASE 2: Running WITHOUT batch invariance (control)" in text
+    assert "COMPARISON: Control vs Baseline" in text
+    assert "  Control:          " in text
+    assert "Batch Invariant:" not in text
+
+
+def test_a_failed_phase_says_why_and_where_its_log_is() -> None:
+    baseline, other = factories.phases([7.0])
+    failed = replace(other, status=PhaseStatus.FAILED, error="OutOfMemoryError: out of memory", trials=other.trials[:1])
+    result = replace(result_of([baseline, failed]), stopped="the batch_invariant phase of pair 1 failed")
+    text = render(result)
+    block = section(text, "PHASE 2: Running WITH batch invariance")
+    assert "Trial 1/4: batch_size=8" in block
+    assert "FAILED after 60.0s: OutOfMemoryError: out of memory" in block
+    assert "No comparison: no pair is complete." in text
+    assert "phases/01-batch_invariant/engine.log" in section(text, "RESULT")
+    assert "It ended early, after 2 of 2 phases: the batch_invariant phase of pair 1 failed." in unwrapped(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(PhaseStatus.TIMED_OUT, "FAILED"), (PhaseStatus.INTERRUPTED, "INTERRUPTED")]
+)
+def test_a_phase_that_ended_before_its_engine_was_built_is_readable(status: PhaseStatus, word: str) -> None:
+    phase = factories.phase(status=status, error="it had to end", init_time_s=None, trials=())
+    block = section(render(result_of([phase])), "PHASE 1: Running WITHOUT batch invariance (baseline)")
+    assert block == f"{word} after 60.0s: it had to end\n"
+
+
+def test_a_needle_that_differs_is_seen_at_its_trial() -> None:
+    baseline, other = factories.phases([7.0])
+    differing = factories.with_trial(baseline, 2, needle=NeedleCheck(equal=False, first_difference=5))
+    text = render(result_of([differing, other]))
+    assert "Trial 3/4: batch_size=8, time=2.50s, needle differs from token 5\n" in text
+    assert "Needle: same output as alone in 3 of 4 trials" in text
+
+
+def test_metrics_have_intervals_and_verdicts_where_there_are_pairs() -> None:
+    lines = render_comparison(result_of(factories.phases([7.0, 7.5, 8.0]))).splitlines()
+    trial_time = next(line for line in lines if line.startswith("trial time "))
+    assert re.search(r"\+7\.50  \+6\.26 \.\. \+8\.75  3  slower$", trial_time)
+    cold = next(line for line in lines if line.startswith("init time cold "))
+    assert cold.split()[-3:] == ["-", "1", "-"]
+
+
+def test_a_withheld_change_says_why() -> None:
+    metric = factories.metric(None, None, None, name="throughput", withheld="the arms generated different numbers")
+    text = render_comparison(replace(result_of(factories.phases([7.0])), comparison=factories.comparison(metric)))
+    assert "Change:           withheld: the arms generated different numbers" in text
+    assert "Change of throughput withheld: the arms generated different numbers." in unwrapped(text)
+
+
+def test_invariance_is_told_for_both_arms() -> None:
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=invariance()))
+    assert "Invariance is violated: 1 of 24 probes differed." in section(text, "RESULT")
+    ragged = next(line for line in text.splitlines() if line.startswith("ragged"))
+    assert ragged.split() == ["ragged", "20/24", "10", "0.01560", "1/24", "0", "0.01560"]
+    needle = next(line for line in text.splitlines() if line.startswith("needle in the trials"))
+    assert needle.split()[-2:] == ["2/12", "0/12"]
+    assert (
+        unwrapped(text).count("First difference with batch invariance: probe 3 at position 2 of batch 1 of ragged") == 1
+    )
+
+
+def test_needles_alone_make_a_table_too() -> None:
+    report = replace(invariance(), arms=(), compositions=())
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=report))
+    needle = next(line for line in text.splitlines() if line.startswith("needle in the trials"))
+    assert needle.split()[-2:] == ["2/12", "0/12"]
+
+
+def test_findings_come_with_their_remedy() -> None:
+    finding = Finding(kind="warm_up", message="The first trial is slow.", remedy="Set protocol.warmup=2.")
+    comparison = factories.comparison(findings=(finding,))
+    text = render_comparison(replace(result_of(factories.phases([7.0])), comparison=comparison))
+    assert "warm up: The first trial is slow. Set protocol.warmup=2." in unwrapped(text)
+
+
+def test_it_says_what_was_measured_and_on_what(tmp_path: Path) -> None:
+    h100 = Device(index=0, name="NVIDIA H100", memory_bytes=80 * 2**30, compute_capability=(9, 0))
+    environment = factories.environment(devices=(h100, h100))
+    text = render_comparison(replace(result_of(factories.phases([7.0])), environment=environment), tmp_path)
+    measured = next(line for line in text.splitlines() if line.startswith("baseline "))
+    assert measured.split() == ["baseline", "32", "2,048", "512", "..", "512", "512"]
+    assert "Ran on 2 x NVIDIA H100; 2 CPUs, 8 GiB memory, Linux; vllm 0.32.0" in unwrapped(text)
+    assert f"Results: {tmp_path}\n" in text
+
+
+def test_it_is_plain_text_of_at_most_100_columns() -> None:
+    phases = factories.phases([107.0, 207.5, 108.0])
+    text = render(replace(result_of(phases), invariance=invariance()), Path("outputs/2025-01-01/12-00-00"))
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.replace("\n", "").isprintable()

@@ -1,0 +1,167 @@
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.config import compose
+from bi_experiments.mlflow_runs import Point, identity, of_experiment, of_phase
+from bi_experiments.records import (
+    Arm,
+    ArmVerdict,
+    CompositionCount,
+    ExperimentResult,
+    Invariance,
+    InvarianceReport,
+    NeedleCheck,
+    PhaseStatus,
+)
+from bi_experiments.stats import compare_phases
+from tests import factories
+
+
+def configuration(*overrides: str) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(compose(overrides))
+    return plain
+
+
+def result(*overrides: str) -> ExperimentResult:
+    phases = factories.phases([7.0, 7.5, 8.0])
+    comparison = factories.comparison(*compare_phases(phases, 1.0))
+    return factories.experiment_result(phases, configuration=configuration(*overrides), comparison=comparison)
+
+
+def values(points: tuple[Point, ...]) -> dict[str, float]:
+    return {point.key: point.value for point in points}
+
+
+def test_a_phase_has_the_metrics_that_people_know() -> None:
+    record = result()
+    phase = record.phases[0]
+    run = of_phase(record, phase)
+    metrics = values(run.points)
+    assert metrics["init_time"] == 12.0
+    assert (metrics["avg_time"], metrics["min_time"], metrics["max_time"]) == (2.75, 2.0, 3.5)
+    assert (metrics["total_tokens"], metrics["total_prompts"]) == (512, 32)
+    assert metrics["throughput"] == pytest.approx(512 / 11)
+    assert metrics["prompts_per_sec"] == pytest.approx(32 / 11)
+    series = [(point.step, point.value) for point in run.points if point.key == "trial_time"]
+    assert series == [(0, 2.0), (1, 3.0), (2, 2.5), (3, 3.5)]
+    assert run.start_ms == round(1000 * phase.started_at)
+    assert run.end_ms == round(1000 * (phase.started_at + phase.wall_time_s))
+
+
+def test_the_experiment_has_both_arms_and_the_overheads_with_their_intervals() -> None:
+    record = result()
+    assert record.comparison is not None
+    metrics = values(of_experiment(record).points)
+    assert metrics["baseline/init_time"] == pytest.approx((12 + 8 + 8) / 3)
+    assert metrics["batch_invariant/avg_time"] == pytest.approx(2.75 * 1.075)
+    trial_time = record.comparison.metric("trial_time")
+    assert trial_time is not None
+    assert metrics["baseline/trial_time"] == trial_time.baseline
+    assert metrics["overhead/trial_time_pct"] == trial_time.change_pct
+    assert metrics["overhead/trial_time_pct_low"] == trial_time.low_pct
+    assert metrics["overhead/trial_time_pct_high"] == trial_time.high_pct
+    # One pair is cold: there is no interval, and none is made up.
+    assert "overhead/init_time_cold_pct" in metrics
+    assert "overhead/init_time_cold_pct_low" not in metrics
+
+
+def test_a_control_experiment_is_not_logged_as_batch_invariant() -> None:
+    record = factories.experiment_result(factories.phases([0.1], second=Arm.CONTROL))
+    keys = values(of_experiment(record).points)
+    assert "control/trial_time" in keys
+    assert not [key for key in keys if key.startswith("batch_invariant/")]
+
+
+def test_invariance_is_logged_by_arm() -> None:
+    arms = {Arm.BASELINE: (20, Invariance.VIOLATED), Arm.BATCH_INVARIANT: (0, Invariance.HOLDS)}
+    report = InvarianceReport(
+        level="standard",
+        arms=tuple(
+            ArmVerdict(
+                arm=arm, verdict=verdict, differing=differing, total=24, launches_compared=3, launches_differing=1
+            )
+            for arm, (differing, verdict) in arms.items()
+        ),
+        compositions=(
+            CompositionCount(
+                composition="ragged",
+                arm=Arm.BASELINE,
+                differing=20,
+                total=24,
+                tokens_differing=3,
+                largest_logprob_difference=0.0156,
+            ),
+        ),
+        needle_differing={Arm.BASELINE: 2},
+        needle_total={Arm.BASELINE: 12, Arm.BATCH_INVARIANT: 12},
+        sentence="It holds.",
+    )
+    run = of_experiment(replace(result(), invariance=report))
+    metrics = values(run.points)
+    assert metrics["invariance/baseline/differing"] == 20
+    assert metrics["invariance/batch_invariant/differing"] == 0
+    assert metrics["invariance/batch_invariant/total"] == 24
+    assert metrics["invariance/baseline/largest_logprob_difference"] == 0.0156
+    assert metrics["invariance/baseline/needle_differing"] == 2
+    assert metrics["invariance/batch_invariant/needle_differing"] == 0
+    assert run.tags["invariance/batch_invariant"] == "holds"
+    assert "It holds." in run.tags["mlflow.note.content"]
+
+
+def test_a_needle_that_differs_is_counted_in_its_phase() -> None:
+    phase = factories.with_trial(factories.phase(), 1, needle=NeedleCheck(equal=False, first_difference=3))
+    assert values(of_phase(result(), phase).points)["needle_differing"] == 1
+
+
+def test_tags_say_where_it_ran_and_what_came_out() -> None:
+    tags = of_experiment(result()).tags
+    assert tags["verdict/trial_time"] == "slower"
+    assert tags["device"] == "Some CPU at 2.0 GHz"
+    assert tags["vllm_version"] == "0.32.0"
+    assert tags["git_commit"] == "0123456789abcdef0123456789abcdef01234567"
+    assert tags["status"] == "finished"
+
+
+def test_the_note_has_the_sentence_and_a_table() -> None:
+    lines = of_experiment(result()).tags["mlflow.note.content"].splitlines()
+    assert lines[0] == "**Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs.**"
+    assert "| trial_time | s | 2.750 | 2.956 | +7.50 | +6.26 .. +8.75 | slower |" in lines
+
+
+@pytest.mark.parametrize(
+    ("status", "run_status"),
+    [(PhaseStatus.FAILED, "FAILED"), (PhaseStatus.TIMED_OUT, "FAILED"), (PhaseStatus.INTERRUPTED, "KILLED")],
+)
+def test_a_phase_that_did_not_end_well_marks_both_runs(status: PhaseStatus, run_status: str) -> None:
+    phase = factories.phase(status=status, error="it broke", init_time_s=None, trials=())
+    record = factories.experiment_result([phase], comparison=None)
+    for run in (of_experiment(record), of_phase(record, phase)):
+        assert run.status == run_status
+        assert run.tags["reason"] == "it broke"
+
+
+def test_every_configuration_has_the_same_parameters() -> None:
+    # A seeded checkpoint's shape and the environment variables are deeper in one than in the other.
+    demo, default = of_experiment(result("experiment=cpu_demo")), of_experiment(result())
+    assert demo.parameters.keys() == default.parameters.keys()
+    assert default.parameters["model.name"] == "Qwen/Qwen3-1.7B"
+    assert default.parameters["tp"] == "1"
+    phase = of_phase(result(), result().phases[0])
+    assert phase.parameters == default.parameters
+
+
+def test_long_values_are_shortened() -> None:
+    record = result()
+    long = replace(record, configuration={**record.configuration, "model": {"name": "x" * 9000}}, stopped="y" * 9000)
+    run = of_experiment(long)
+    assert run.parameters["model.name"] == "x" * 499 + "…"
+    assert len(run.tags["reason"]) == 5000
+
+
+def test_the_identity_is_of_the_execution_and_not_of_its_analysis() -> None:
+    record = result()
+    assert identity(record) == identity(replace(record, comparison=None))
+    assert identity(record) != identity(replace(record, started_at=record.started_at + 0.001))

@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mlflow import MlflowClient
+
+from bi_experiments.config import compose
+from bi_experiments.errors import ExitCode
+from bi_experiments.records import ExperimentResult, to_json
+from bi_experiments.track import main, tracking_of
+from tests import factories
+
+
+def result(uri: str = "sqlite:///mlflow.db") -> ExperimentResult:
+    configuration: dict[str, Any] = msgspec.to_builtins(compose(["experiment=cpu_demo", "tracking=off"]))
+    configuration["tracking"]["uri"] = uri
+    return factories.experiment_result(configuration=configuration)
+
+
+def test_folders_that_mlflow_missed_are_logged_once(tmp_path: Path) -> None:
+    """From a working folder without a store: two folders, one of them named twice."""
+    for name, seconds in (("one", 0), ("two", 60)):
+        record = msgspec.structs.replace(result(), started_at=factories.START + seconds)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_bytes(to_json(record))
+    done = subprocess.run(
+        [sys.executable, "-m", "bi_experiments.track", "one", "two", "one"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["one", "two", "one"]
+    assert lines[0] == lines[2] != lines[1]
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("bi_experiments")
+    assert len(client.search_runs([experiment.experiment_id])) == 2 * (1 + 6)
+    assert len(list((tmp_path / "mlruns").glob("*/*/artifacts/result.json"))) == 2
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "holds no result.json"), (b"{}", "not a ExperimentResult")])
+def test_a_folder_without_a_record_is_an_error_of_one_line(
+    content: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "result.json").write_bytes(content)
+    assert main([str(tmp_path)]) == ExitCode.CANNOT_RUN
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_the_record_says_where_to_and_the_environment_brings_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = result("postgresql://host/db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_of(record, None).uri == "postgresql://host/db"
+    assert tracking_of(record, "http://other").uri == "http://other"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@host/db")
+    assert tracking_of(record, None).uri == "postgresql://someone:hush@host/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@elsewhere/db")
+    assert tracking_of(record, None).uri == "postgresql://host/db"

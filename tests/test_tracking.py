@@ -1,0 +1,252 @@
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mlflow import MlflowClient
+from msgspec.structs import replace
+
+from bi_experiments.config import TrackingConfig, compose
+from bi_experiments.errors import ConfigurationError
+from bi_experiments.mlflow_runs import IDENTITY, PARENT, identity
+from bi_experiments.records import ExperimentResult, PhaseStatus, to_json
+from bi_experiments.tracking import log_experiment, refuse_credentials, without_credentials
+from tests import factories
+
+CONFIGURATION: dict[str, Any] = msgspec.to_builtins(compose(["experiment=cpu_demo"]))
+
+
+class Store:
+    """A SQLite store that the tests of this module share, since making one is slow; each has its own experiment."""
+
+    def __init__(self, root: Path, experiment: str) -> None:
+        self.root = root
+        self.tracking = TrackingConfig(enabled=True, uri=f"sqlite:///{root}/mlflow.db", experiment=experiment)
+        self.client = MlflowClient(tracking_uri=self.tracking.uri)
+
+    def runs(self) -> list[Any]:
+        experiment = self.client.get_experiment_by_name(self.tracking.experiment)
+        runs: list[Any] = self.client.search_runs([experiment.experiment_id])
+        return runs
+
+    def parents(self) -> list[Any]:
+        return [run for run in self.runs() if PARENT not in run.data.tags]
+
+    def children(self, parent_id: str) -> list[Any]:
+        children = [run for run in self.runs() if run.data.tags.get(PARENT) == parent_id]
+        return sorted(children, key=lambda run: run.info.start_time)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def store(root: Path, request: pytest.FixtureRequest) -> Store:
+    return Store(root, request.node.name)
+
+
+@pytest.fixture
+def result() -> ExperimentResult:
+    return factories.experiment_result(configuration=CONFIGURATION)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, result: ExperimentResult) -> Path:
+    """An output folder."""
+    folder = tmp_path / "out"
+    (folder / "phases" / "00-baseline").mkdir(parents=True)
+    (folder / "phases" / "00-baseline" / "engine.log").write_text("INFO engine\n")
+    (folder / "result.json").write_bytes(to_json(result))
+    return folder
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """The port of a server that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_an_experiment_is_a_run_with_one_child_a_phase(store: Store, result: ExperimentResult, folder: Path) -> None:
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id is not None
+    parent = store.client.get_run(run_id)
+    assert parent.info.run_name == "demo CPU_ATTN tp1 needle"
+    assert parent.info.status == "FINISHED"
+    assert parent.info.start_time == round(1000 * result.started_at)
+    assert parent.info.end_time == round(1000 * (result.started_at + result.wall_time_s))
+    assert parent.data.metrics["overhead/trial_time_pct"] == 7.4
+    assert parent.data.params["model.dtype"] == "bfloat16"
+    assert "7.4 %" in parent.data.tags["mlflow.note.content"]
+    children = store.children(run_id)
+    assert [child.data.tags["arm"] for child in children] == [phase.arm for phase in result.phases]
+    assert all(child.info.status == "FINISHED" for child in children)
+    assert all(child.data.params == parent.data.params for child in children)
+    series = store.client.get_metric_history(children[0].info.run_id, "trial_time")
+    assert [(point.step, point.value) for point in series] == [(0, 2.0), (1, 3.0), (2, 2.5), (3, 3.5)]
+
+
+def test_everything_in_the_folder_is_an_artifact_beside_the_store(
+    store: Store, result: ExperimentResult, folder: Path
+) -> None:
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id is not None
+    assert {file.path for file in store.client.list_artifacts(run_id)} == {"phases", "result.json"}
+    log = store.client.list_artifacts(run_id, "phases/00-baseline")
+    assert [file.path for file in log] == ["phases/00-baseline/engine.log"]
+    kept = list((store.root / "mlruns").glob(f"*/{run_id}/artifacts/result.json"))
+    assert [path.read_bytes() for path in kept] == [to_json(result)]
+
+
+def test_a_failed_phase_is_failed_in_mlflow_with_its_reason(store: Store, folder: Path) -> None:
+    baseline, other = factories.phases([7.0])
+    failed = replace(other, status=PhaseStatus.FAILED, error="it broke", trials=())
+    record = factories.experiment_result([baseline, failed], configuration=CONFIGURATION, comparison=None)
+    run_id = log_experiment(record, folder, store.tracking)
+    assert run_id is not None
+    runs = [store.client.get_run(run_id), *store.children(run_id)]
+    assert [run.info.status for run in runs] == ["FAILED", "FINISHED", "FAILED"]
+    assert [run.data.tags.get("reason") for run in runs] == ["it broke", None, "it broke"]
+
+
+def test_logging_twice_makes_no_second_run(store: Store, result: ExperimentResult, folder: Path) -> None:
+    first = log_experiment(result, folder, store.tracking)
+    assert log_experiment(result, folder, store.tracking) == first
+    assert len(store.parents()) == 1
+    log_experiment(replace(result, started_at=result.started_at + 60), folder, store.tracking)
+    assert len(store.parents()) == 2
+
+
+def test_a_run_that_was_cut_off_is_logged_anew(store: Store, result: ExperimentResult, folder: Path) -> None:
+    experiment_id = store.client.create_experiment(store.tracking.experiment, (store.root / "cut_off").as_uri())
+    cut_off = store.client.create_run(experiment_id, tags={IDENTITY: identity(result)}).info.run_id
+    store.client.create_run(experiment_id, tags={PARENT: cut_off})
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id not in {None, cut_off}
+    assert [run.info.run_id for run in store.parents()] == [run_id]
+    assert len(store.runs()) == 1 + len(result.phases)
+
+
+def test_nothing_is_logged_when_tracking_is_off(result: ExperimentResult, folder: Path) -> None:
+    tracking = TrackingConfig(enabled=False, uri="http://127.0.0.1:1", experiment="x")
+    warnings: list[str] = []
+    assert log_experiment(result, folder, tracking, warnings.append) is None
+    assert warnings == []
+
+
+def test_a_server_that_is_down_costs_one_line(
+    closed_port: int, result: ExperimentResult, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracking = TrackingConfig(enabled=True, uri=f"http://127.0.0.1:{closed_port}", experiment="x")
+    assert log_experiment(result, folder, tracking) is None
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"warning: not logged to MLflow at http://127.0.0.1:{closed_port}: [Errno 111] Connection refused; "
+        f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}\n"
+    )
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    silent_server: int, result: ExperimentResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # the user's own value wins
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracking = TrackingConfig(enabled=True, uri=f"http://127.0.0.1:{silent_server}", experiment="x")
+    warnings: list[str] = []
+    assert log_experiment(result, folder, tracking, warnings.append) is None
+    assert ["timed out" in warning for warning in warnings] == [True]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////proc/nowhere/mlflow.db", "nonsense://x"])
+def test_a_store_that_cannot_be_costs_one_line(uri: str, result: ExperimentResult, folder: Path) -> None:
+    warnings: list[str] = []
+    tracking = TrackingConfig(enabled=True, uri=uri, experiment="x")
+    assert log_experiment(result, folder, tracking, warnings.append) is None
+    assert len(warnings) == 1
+    assert "\n" not in warnings[0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_password_in_the_uri_is_in_no_warning_and_no_log(
+    scheme: str, closed_port: int, result: ExperimentResult, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warnings: list[str] = []
+    uri = f"{scheme}://someone:hush-%2Fhush@127.0.0.1:{closed_port}/db"
+    with caplog.at_level("DEBUG"):
+        assert (
+            log_experiment(result, folder, TrackingConfig(enabled=True, uri=uri, experiment="x"), warnings.append)
+            is None
+        )
+    assert len(warnings) == 1
+    assert caplog.text
+    assert "hush" not in warnings[0] + caplog.text
+
+
+def test_a_password_in_the_uri_is_in_no_run(store: Store, result: ExperimentResult, folder: Path) -> None:
+    # SQLite ignores what it does not know in the query, so that a real store can be asked.
+    store.tracking.uri += "?password=hush"
+    store.client = MlflowClient(tracking_uri=store.tracking.uri)
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id is not None
+    assert "hush" not in "".join(str(run.to_dictionary()) for run in store.runs())
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://someone:hush@host:5000/path", "https://host:5000/path"),
+        ("https://token@host", "https://host"),
+        ("postgresql://someone:hu/s@h@host/db", "postgresql://host/db"),
+        ("postgresql+psycopg2://host/db?user=someone&password=hush", "postgresql+psycopg2://host/db"),
+        ("postgresql://host/db?password=hush&sslmode=require", "postgresql://host/db?sslmode=require"),
+    ],
+)
+def test_a_uri_is_shown_without_credentials(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+
+
+def test_typed_credentials_are_refused_and_those_of_the_environment_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "https://someone:hush@host:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    refuse_credentials("https://host:5000")
+    with pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        refuse_credentials(uri)
+    assert "hush" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    refuse_credentials(uri)
+
+
+def test_nothing_global_is_left_behind(store: Store, result: ExperimentResult, folder: Path) -> None:
+    import mlflow
+
+    environment, uri = dict(os.environ), mlflow.get_tracking_uri()
+    log_experiment(result, folder, store.tracking)
+    assert dict(os.environ) == environment
+    assert mlflow.get_tracking_uri() == uri
+    assert mlflow.active_run() is None
+
+
+def test_importing_it_does_not_import_mlflow() -> None:
+    code = "import sys, bi_experiments.tracking, bi_experiments.track; print('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
