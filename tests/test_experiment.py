@@ -1,0 +1,178 @@
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.config import compose
+from bi_experiments.errors import PhaseError
+from bi_experiments.experiment import experiment_name, recorded_configuration, run_experiment, run_single_phase
+from bi_experiments.paths import OutputFolder
+from bi_experiments.progress import NoProgress
+from bi_experiments.records import Arm, Event, ExperimentResult, PhaseSpec, PhaseStatus, TrialDone, from_json
+
+
+@pytest.fixture
+def run(tmp_path: Path, fake_python: Path, monkeypatch: pytest.MonkeyPatch) -> "Run":
+    return Run(tmp_path, fake_python, monkeypatch)
+
+
+class Run:
+    """Runs an experiment on phases without an engine."""
+
+    def __init__(self, tmp_path: Path, fake_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = OutputFolder(tmp_path / "out")
+        self._python = fake_python
+        self._monkeypatch = monkeypatch
+
+    def overrides(self, *more: str) -> list[str]:
+        return [
+            "experiment=cpu_demo",
+            f"runtime.python={self._python}",
+            "workload.num_trials=2",
+            "workload.max_batch_size=2",
+            "verify=off",
+            *more,
+        ]
+
+    def __call__(
+        self, *more: str, behaviour: dict[Arm, str] | None = None, progress: NoProgress | None = None
+    ) -> ExperimentResult:
+        self._monkeypatch.setenv("FAKE_PHASE", json.dumps(behaviour or {}))
+        config = compose(self.overrides(*more))
+        return run_experiment(config, self.folder, "python -m bi_experiments", progress or NoProgress())
+
+
+def test_an_experiment_runs_its_pairs_and_compares_them(run: Run) -> None:
+    result = run("protocol.pairs=2")
+    assert result.stopped is None
+    assert [phase.status for phase in result.phases] == [PhaseStatus.OK] * 4
+    assert result.comparison is not None
+    assert result.comparison.pairs == 2
+    trial_time = result.comparison.metric("trial_time")
+    assert trial_time is not None
+    assert trial_time.change_pct == pytest.approx(10.05, abs=0.01)
+
+
+def test_what_is_on_disk_is_what_was_found(run: Run) -> None:
+    result = run("protocol.pairs=1")
+    assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
+    assert "COMPARISON" in run.folder.report_text.read_text()
+    for phase in result.phases:
+        files = {path.name for path in run.folder.phase(phase.index, phase.arm).root.iterdir()}
+        assert files == {"spec.json", "events.jsonl", "engine.log", "result.json"}
+    assert not run.folder.caches.exists()
+
+
+def test_every_phase_reads_the_same_workload(run: Run) -> None:
+    result = run("protocol.pairs=2")
+    specs = [run.folder.phase(phase.index, phase.arm).spec for phase in result.phases]
+    digests = {from_json(path.read_bytes(), PhaseSpec, path).workload_digest for path in specs}
+    assert digests == {result.workload_digest}
+
+
+def test_a_failed_phase_leaves_the_others_result_and_ends_the_experiment(run: Run) -> None:
+    result = run("protocol.pairs=3", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    assert [phase.status for phase in result.phases] == [PhaseStatus.OK, PhaseStatus.FAILED]
+    assert result.stopped is not None
+    assert "RuntimeError: it broke" in result.stopped
+    assert result.comparison is None
+    assert len(result.phases[0].trials) == 2
+
+
+def test_a_failure_of_the_first_phase_still_lets_the_second_run(run: Run) -> None:
+    result = run("protocol.order=baseline_first", behaviour={Arm.BASELINE: "dies"})
+    assert [phase.status for phase in result.phases] == [PhaseStatus.FAILED, PhaseStatus.OK]
+
+
+def test_an_interruption_reports_the_complete_pairs(run: Run) -> None:
+    result = run("protocol.pairs=3", progress=InterruptInPair(1))
+    assert result.stopped == "it was interrupted"
+    assert result.comparison is not None
+    assert result.comparison.pairs == 1
+    assert result.phases[-1].status is PhaseStatus.INTERRUPTED
+    assert result.planned_phases == 6
+
+
+class InterruptInPair(NoProgress):
+    """Presses Ctrl-C in the first trial of a pair."""
+
+    def __init__(self, pair: int) -> None:
+        self._pair = pair
+
+    def event(self, spec: PhaseSpec, event: Event) -> None:
+        if spec.pair == self._pair and isinstance(event, TrialDone):
+            raise KeyboardInterrupt
+
+
+def test_the_time_budget_ends_the_experiment_after_whole_pairs(run: Run) -> None:
+    result = run("protocol.pairs=50", "protocol.time_budget_min=0.01")
+    assert result.stopped is not None
+    assert "time budget of 0.01 min" in result.stopped
+    assert result.comparison is not None
+    assert len(result.phases) == 2 * result.comparison.pairs
+    assert len(result.phases) < 100
+
+
+def test_pairs_are_added_until_the_interval_is_narrow_enough(run: Run) -> None:
+    result = run("protocol.pairs=2", "protocol.target_half_width_pct=1", "protocol.max_pairs=5")
+    assert result.comparison is not None
+    assert result.comparison.sequential
+    assert result.comparison.pairs == 2
+
+
+def test_pairs_are_added_up_to_the_cap_and_no_further(run: Run) -> None:
+    result = run("protocol.pairs=2", "protocol.target_half_width_pct=1e-12", "protocol.max_pairs=4")
+    assert result.comparison is not None
+    assert result.comparison.pairs == 4
+
+
+def test_taking_turns_gives_the_same_record_and_never_times_two_at_once(run: Run) -> None:
+    result = run("protocol.pairs=2", "protocol.interleave=trial", "workload.num_trials=4")
+    assert [phase.status for phase in result.phases] == [PhaseStatus.OK] * 4
+    for pair in range(2):
+        spans = sorted(
+            (trial.started_at, trial.started_at + trial.time_s)
+            for phase in result.phases
+            if phase.pair == pair
+            for trial in phase.trials
+        )
+        assert len(spans) == 8
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_taking_turns_goes_on_with_one_phase_when_the_other_fails(run: Run) -> None:
+    result = run("protocol.interleave=trial", "workload.num_trials=3", behaviour={Arm.BASELINE: "fails"})
+    by_arm = {phase.arm: phase for phase in result.phases}
+    assert by_arm[Arm.BASELINE].status is PhaseStatus.FAILED
+    assert by_arm[Arm.BATCH_INVARIANT].status is PhaseStatus.OK
+    assert len(by_arm[Arm.BATCH_INVARIANT].trials) == 3
+
+
+def test_control_compares_two_baselines(run: Run) -> None:
+    result = run("protocol=control", "protocol.pairs=2")
+    assert {phase.arm for phase in result.phases} == {Arm.BASELINE, Arm.CONTROL}
+    assert result.comparison is not None
+    assert "noise floor" in result.comparison.sentence
+
+
+def test_a_single_phase_returns_its_result(run: Run) -> None:
+    phase = run_single_phase(compose(run.overrides()), Arm.BATCH_INVARIANT)
+    assert phase.arm is Arm.BATCH_INVARIANT
+    assert len(phase.trials) == 2
+
+
+def test_a_single_phase_that_fails_shows_its_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_PHASE", json.dumps({Arm.BASELINE: "fails"}))
+    with pytest.raises(PhaseError, match="it broke\nline that explains the failure"):
+        run_single_phase(compose(run.overrides()), Arm.BASELINE)
+
+
+def test_the_name_says_model_backend_parallelism_and_workload() -> None:
+    assert experiment_name(compose([])) == "qwen3-1.7b FLASH_ATTN tp1 needle"
+    assert experiment_name(compose(["backend=auto", "tp=2"])) == "qwen3-1.7b auto tp2 needle"
+
+
+def test_the_record_has_no_password(run: Run) -> None:
+    config = compose(run.overrides("tracking=server", "tracking.uri=http://ada:secret@host:5000"))
+    assert "secret" not in json.dumps(recorded_configuration(config))
