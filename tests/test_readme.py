@@ -1,0 +1,65 @@
+"""The README's commands, as they stand there."""
+
+import re
+import shlex
+
+import pytest
+
+from bi_experiments.checks import check
+from bi_experiments.config import compose
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"python -m bi_experiments((?: +[\w@.+/-]+=[\w@.,/-]+| +-m)*)", README)))
+
+
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_every_command_composes_and_passes_the_checks(arguments: str) -> None:
+    overrides = [word for word in shlex.split(arguments) if word != "-m"]
+    for override in one_job(overrides):
+        check(compose(override))
+
+
+def one_job(overrides: list[str]) -> list[list[str]]:
+    """The jobs of a sweep over at most one key; one job without a sweep."""
+    swept = [override for override in overrides if "," in override]
+    if not swept:
+        return [overrides]
+    key, _, values = swept[0].partition("=")
+    fixed = [override for override in overrides if override not in swept]
+    return [[*fixed, f"{key}={value}"] for value in values.split(",")]
+
+
+def test_there_are_commands_to_test() -> None:
+    assert len(COMMANDS) > 8
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([\w.-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([\w.-]+)`", README)) | set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.engine
+def test_the_python_example_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)
+    result = names["result"]
+    assert isinstance(result, dict)
+    assert set(result) == {
+        "init_time",
+        "avg_time",
+        "min_time",
+        "max_time",
+        "total_tokens",
+        "total_prompts",
+        "throughput",
+        "prompts_per_sec",
+        "trial_times",
+    }
+    assert len(result["trial_times"]) == 2
+    assert result["total_tokens"] == 8 * result["total_prompts"]
+    assert result["throughput"] == pytest.approx(result["total_tokens"] / sum(result["trial_times"]))
+    assert result["min_time"] <= result["avg_time"] <= result["max_time"]
