@@ -3,8 +3,7 @@
     python benchmarks/plugin_kernels.py [--rows 1 16 32 ...] [--dtype bfloat16] [--threads 2] [--seconds 0.3]
 
 For each dense layer of the demo model, and each number of rows, vLLM's own matrix multiplication and the plugin's take
-turns; a row of the table has both medians, the ratio, and
-the tiles (b: by the kernel that blocks the rows itself). Needs the `cpu` extra.
+turns; a row of the table has both medians, the ratio, and the tiles (b: by the kernel that blocks the rows itself).
 """
 
 import argparse

@@ -6,6 +6,7 @@ from bi_experiments import attention
 from bi_experiments.attention import Platform
 from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
+from bi_experiments.phase.compositions import composition
 
 
 def check(config: ExperimentConfig) -> None:
@@ -18,6 +19,7 @@ def check(config: ExperimentConfig) -> None:
     _check_lengths(config)
     _check_backend(config)
     _check_protocol(config)
+    _check_probes(config)
 
 
 def _require(condition: bool, key: str, found: object, instead: str) -> None:
@@ -124,3 +126,18 @@ def _check_protocol(config: ExperimentConfig) -> None:
             f"two engines would take {both:.2f} of the device's memory; "
             "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
         )
+
+
+def _check_probes(config: ExperimentConfig) -> None:
+    verify = config.verify
+    for name in verify.compositions:
+        try:
+            composition(name)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+    _require(
+        verify.max_tokens < config.model.max_model_len,
+        "verify.max_tokens",
+        verify.max_tokens,
+        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; type fewer",
+    )

@@ -25,6 +25,8 @@ from bi_experiments.errors import ConfigurationError
         (["model=deepseek", "backend=flash_attn"], "FLASH_ATTN does not run deepseek.*type one of FLASH_ATTN_MLA"),
         (["model=qwen3", "backend=triton_mla"], "TRITON_MLA does not run Qwen"),
         (["model.name=deepseek-ai/DeepSeek-R1"], "model.name=deepseek-ai/DeepSeek-R1 has multi-head latent"),
+        (["verify.compositions=[batch_2,sideways]"], "verify.compositions has 'sideways'.*type one of"),
+        (["verify.max_tokens=6000"], "verify.max_tokens=6000 .*model.max_model_len=5120"),
         (["backend=cpu", "backend.attention=FLASH_ATTN"], "FLASH_ATTN runs on cuda.*type one of CPU_ATTN"),
     ],
 )

@@ -15,9 +15,9 @@ from dataclasses import replace
 from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request
 from bi_experiments.records import ProbePlan, Workload
 
-LONGEST_PROBE = 400
+LONGEST_PROBE = 300
 """Prompt tokens of the longest probe, where the model takes as many."""
-LONGEST_NEIGHBOUR = 64
+LONGEST_NEIGHBOUR = 16
 """Prompt tokens of the longest ordinary neighbour: neighbours are many, and only their presence matters."""
 TEMPERATURE = 0.6
 SEEDS_APART = 1000
@@ -192,14 +192,13 @@ def prompt_tokens(requests: Iterable[Request]) -> int:
 
 
 def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
-    """The two longest probes, each behind neighbours that leave room for half of its prompt in the first step."""
-    probes = greedy(material)
-    splittable = [request for request in probes if len(request.prompt) >= 2]
-    for request in sorted(splittable, key=lambda request: len(request.prompt))[-2:]:
-        room = min(len(request.prompt) // 2, material.limits.max_num_batched_tokens - 1)
-        batch = [*material.neighbours_of(material.limits.max_num_batched_tokens - room), request]
-        if len(batch) <= material.limits.max_num_seqs:
-            yield numbered(batch, probes)
+    """The longest probe behind neighbours that leave room for half of its prompt in the first step."""
+    request = material.request(material.prompts[-1])
+    step = material.limits.max_num_batched_tokens
+    room = min(len(request.prompt) // 2, step - 1)
+    batch = [*material.neighbours_of(step - room), request]
+    if room and len(batch) <= material.limits.max_num_seqs:
+        yield numbered(batch, {request: len(material.prompts) - 1})
 
 
 def long_prompt(material: Material, _: int) -> Iterator[Batch]:

@@ -1,15 +1,17 @@
 """The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from bi_experiments.phase.batches import Output, Request, Sample
 from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, RequestOutput, SamplingParams
 
 
 def build_engine(spec: EngineSpec) -> "LLM":
@@ -89,6 +91,62 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
         seed=sampling.seed,
         max_tokens=sampling.max_tokens,
         ignore_eos=sampling.ignore_eos,
+    )
+
+
+def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) -> list[Output]:
+    """Run requests that are all queued before the engine's first step.
+
+    `LLM.generate` alone does not promise that: an engine core in another process starts on the first request while the
+    others are on their way. Pausing the scheduler is what vLLM's documentation gives for it (`LLM.enqueue_chat`).
+    """
+    from vllm import SamplingParams
+
+    prompts: list[Any] = []
+    params: list[SamplingParams] = []
+    for request in requests:
+        text = isinstance(request.prompt, str)
+        prompts.append(request.prompt if text else {"prompt_token_ids": list(request.prompt)})
+        params.append(
+            SamplingParams(
+                n=request.samples,
+                temperature=request.temperature,
+                seed=request.seed,
+                max_tokens=request.max_tokens,
+                ignore_eos=True,
+                detokenize=False,
+                logprobs=logprobs,
+                prompt_logprobs=None if request.scored_from is None else logprobs,
+            )
+        )
+    llm.sleep(level=0)
+    llm.enqueue(prompts, params, use_tqdm=False)
+    llm.wake_up(tags=["scheduling"])
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+
+def to_output(request: Request, output: "RequestOutput") -> Output:
+    """What vLLM returns for a request."""
+    if request.scored_from is None:
+        samples = [to_sample(completion.token_ids, completion.logprobs) for completion in output.outputs]
+    else:
+        scored = slice(request.scored_from, None)
+        samples = [to_sample(output.prompt_token_ids[scored], output.prompt_logprobs[scored])]
+    return Output(samples=tuple(samples), cached_tokens=output.num_cached_tokens or 0)
+
+
+def to_sample(token_ids: Sequence[int], logprobs: Sequence[dict[int, Any]]) -> Sample:
+    """Tokens and vLLM's logprobs, a dictionary a position from token id to logprob and rank."""
+    return Sample(
+        token_ids=tuple(token_ids),
+        logprobs=tuple(
+            tuple(
+                (token, entry.logprob)
+                for token, entry in sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
+            )
+            for entries in logprobs
+        ),
     )
 
 

@@ -10,16 +10,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from bi_experiments.phase import engine
 from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request, Sample
 from bi_experiments.phase.compositions import Material, compose, composition
 from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, Workload
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput
+    from vllm import LLM
 
 RAW_LOGPROBS = "logprobs.jsonl"
 
@@ -68,7 +69,7 @@ def run_probes(
     def generate(requests: Sequence[Request], empty_cache: bool) -> list[Output]:
         if limits.prefix_caching and empty_cache and not llm.reset_prefix_cache():
             raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
-        return generate_together(llm, requests, plan.logprobs)
+        return engine.generate_together(llm, requests, plan.logprobs)
 
     run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder)
 
@@ -195,59 +196,3 @@ def keep(raw: IO[bytes], name: str, batch: int, probed: Probed, reference: Outpu
         "in_batch": output.samples,
     }
     raw.write(msgspec.json.encode(line) + b"\n")
-
-
-def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) -> list[Output]:
-    """Run requests that are all queued before the engine's first step.
-
-    `LLM.generate` alone does not promise that: an engine core in another process starts on the first request while the
-    others are on their way. Pausing the scheduler is what vLLM's documentation gives for it (`LLM.enqueue_chat`).
-    """
-    from vllm import SamplingParams
-
-    prompts: list[Any] = []
-    params: list[SamplingParams] = []
-    for request in requests:
-        text = isinstance(request.prompt, str)
-        prompts.append(request.prompt if text else {"prompt_token_ids": list(request.prompt)})
-        params.append(
-            SamplingParams(
-                n=request.samples,
-                temperature=request.temperature,
-                seed=request.seed,
-                max_tokens=request.max_tokens,
-                ignore_eos=True,
-                detokenize=False,
-                logprobs=logprobs,
-                prompt_logprobs=None if request.scored_from is None else logprobs,
-            )
-        )
-    llm.sleep(level=0)
-    llm.enqueue(prompts, params, use_tqdm=False)
-    llm.wake_up(tags=["scheduling"])
-    outputs = llm.wait_for_completion(use_tqdm=False)
-    return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
-
-
-def to_output(request: Request, output: "RequestOutput") -> Output:
-    """What vLLM returns for a request."""
-    if request.scored_from is None:
-        samples = [to_sample(completion.token_ids, completion.logprobs) for completion in output.outputs]
-    else:
-        scored = slice(request.scored_from, None)
-        samples = [to_sample(output.prompt_token_ids[scored], output.prompt_logprobs[scored])]
-    return Output(samples=tuple(samples), cached_tokens=output.num_cached_tokens or 0)
-
-
-def to_sample(token_ids: Sequence[int], logprobs: Sequence[dict[int, Any]]) -> Sample:
-    """Tokens and vLLM's logprobs, a dictionary a position from token id to logprob and rank."""
-    return Sample(
-        token_ids=tuple(token_ids),
-        logprobs=tuple(
-            tuple(
-                (token, entry.logprob)
-                for token, entry in sorted(entries.items(), key=lambda item: (item[1].rank, item[0]))
-            )
-            for entries in logprobs
-        ),
-    )

@@ -10,7 +10,7 @@ TILE_ROWS = (
     *(48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
 )
 # Largest share of a tile beyond the base that may be padding; above that, smaller tiles are used.
-MAX_PADDING = 1 / 8
+MAX_PADDING = 1 / 16
 
 
 class RowTile(NamedTuple):
@@ -41,7 +41,8 @@ def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
     Args:
         num_rows: Rows of the input.
         mask: Which of TILE_ROWS there are kernels for.
-        blocked: Whether there is also a kernel that blocks the rows itself; it takes what the others have no tile for.
+        blocked: Whether there is also a kernel that blocks the rows itself; it takes what the others have no tile for,
+            above BASE_ROWS rows.
     """
     tile_rows = [rows for bit, rows in enumerate(TILE_ROWS) if mask >> bit & 1]
     tiles: list[RowTile] = []
@@ -52,7 +53,7 @@ def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
         padded = [rows for rows in tile_rows if rows >= remaining and padding_is_cheap(rows, remaining)]
         if padded:
             tiles.append(RowTile(start, num_rows, padded[0], blocked=False))
-        elif blocked and not (fitting and fitting[-1] > BASE_ROWS):
+        elif blocked and remaining > BASE_ROWS and not (fitting and fitting[-1] > BASE_ROWS):
             tiles.append(RowTile(start, num_rows, remaining, blocked=True))
         elif fitting:
             tiles.append(RowTile(start, start + fitting[-1], fitting[-1], blocked=False))
