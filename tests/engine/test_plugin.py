@@ -36,6 +36,8 @@ DEMO: dict[str, Any] = {}
 # The longest is prefilled in chunks, and attention takes it in several blocks of keys.
 PROBE_LENGTHS = (1, 40, 255, 700, 1500)
 TOKENS_A_STEP = 512
+# Begins the line of a case's output that has its outcome.
+OUTCOME = "outcome: "
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def run(case: Case, checkpoints: Path) -> "subprocess.CompletedProcess[str]":
 def outcome(case: Case, checkpoints: Path) -> Outcome:
     done = run(case, checkpoints)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return Outcome(**json.loads(done.stdout.splitlines()[-1]))
+    found = next(line for line in done.stdout.splitlines() if line.startswith(OUTCOME))
+    return Outcome(**json.loads(found.removeprefix(OUTCOME)))
 
 
 @pytest.mark.parametrize("name", HOLDS)
@@ -226,7 +229,8 @@ def main() -> None:
         probes.compare([0], [3] * 70, [])
         found.append(probes)
     deltas = [delta for probes in found for delta in probes.deltas]
-    print(json.dumps(asdict(Outcome(len(deltas), sum(probes.differing for probes in found), max(deltas)))))
+    result = Outcome(len(deltas), sum(probes.differing for probes in found), max(deltas))
+    print(f"{OUTCOME}{json.dumps(asdict(result))}", flush=True)
 
 
 if __name__ == "__main__":
