@@ -98,9 +98,11 @@ def tiled_linear(
     tile_mask: int,
 ) -> torch.Tensor:
     """The custom op: opaque to Dynamo, so that nothing compiled depends on the number of rows of `x` [..., K]."""
-    if x.dim() == 2 and x.is_contiguous():
+    in_features = x.shape[-1]
+    # The kernels also depend on the distance of the rows, which of one row alone may be any.
+    if x.stride() == (in_features, 1):
         return compute_rows(x, bias, onednn, sgl, out_features, tile_mask)
-    out = compute_rows(x.reshape(-1, x.shape[-1]).contiguous(), bias, onednn, sgl, out_features, tile_mask)
+    out = compute_rows(x.reshape(-1).view(-1, in_features), bias, onednn, sgl, out_features, tile_mask)
     return out.view(*x.shape[:-1], out_features)
 
 

@@ -60,10 +60,20 @@ def test_the_result_is_that_of_the_layer(dtype: torch.dtype, has_bias: bool) -> 
         torch.testing.assert_close(compute(layer, x).double(), exact, rtol=tolerance, atol=tolerance)
 
 
-def test_rows_that_are_not_contiguous_have_the_same_bits() -> None:
+@pytest.mark.parametrize("rows", [1, 50])
+def test_the_distance_of_the_rows_does_not_matter(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = make_layer(256, 512, torch.bfloat16, has_bias=False)
-    x = torch.randn(50, 512).bfloat16()[:, :256]
-    assert torch.equal(compute(layer, x), compute(layer, x.contiguous()))
+    strides = []
+    native = linear.compute_tile
+
+    def watched(out: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, onednn: torch.Tensor) -> None:
+        strides.append(x.stride())
+        native(out, x, bias, onednn)
+
+    monkeypatch.setattr(linear, "compute_tile", watched)
+    x = torch.randn(rows, 512).bfloat16()[:, :256]
+    assert torch.equal(compute(layer, x), compute(layer, x.clone()))
+    assert set(strides) == {(256, 1)}
 
 
 def test_the_bias_may_be_left_out() -> None:
