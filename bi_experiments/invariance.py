@@ -130,8 +130,6 @@ def _decide(evidence: _Evidence, baseline: _Evidence | None) -> Invariance:
         return Invariance.VIOLATED
     if not evidence.arm.batch_invariant:
         return Invariance.NOT_SHOWN
-    if evidence.launches_differing:
-        return Invariance.VIOLATED
     if evidence.results and baseline is not None and baseline.changed:
         return Invariance.HOLDS
     return Invariance.NOT_SHOWN
@@ -147,11 +145,12 @@ def _sentence(evidence: dict[Arm, _Evidence], level: str) -> str:
     if not other.results:
         return "Not shown: no probe of the batch-invariant arm was run."
     unchanged = f"none of {count(len(other.results), 'probe output')} changed with the batch"
-    if len(other.launches) > 1:
+    if len(other.launches) > 1 and not other.launches_differing:
         unchanged += f" or between {len(other.launches)} launches"
     if verdict is Invariance.HOLDS:
         assert baseline is not None
-        return f"Batch invariance holds: {unchanged}, while {_changed(baseline)} did without the mode."
+        holds = f"Batch invariance holds: {unchanged}, while {_changed(baseline)} did without the mode."
+        return f"{holds} {_between_launches(other)}" if other.launches_differing else holds
     if baseline is None or not baseline.results:
         return f"Not shown: {unchanged}, but no baseline was probed that shows whether these probes see a difference."
     return f"Not shown: {unchanged}, but without the mode none did either: {_insensitive(level)}."
@@ -169,10 +168,13 @@ def _violated(evidence: _Evidence) -> str:
         )
     if evidence.needle_differing:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
-    if evidence.launches_differing:
-        outputs = count(evidence.launches_differing, "probe output")
-        clauses.append(f"{outputs} not the same in all {len(evidence.launches)} launches")
-    return f"VIOLATED: {'; '.join(clauses)}."
+    violated = f"VIOLATED: {'; '.join(clauses)}."
+    return f"{violated} {_between_launches(evidence)}" if evidence.launches_differing else violated
+
+
+def _between_launches(evidence: _Evidence) -> str:
+    outputs = count(evidence.launches_differing, "probe output")
+    return f"But not from launch to launch: {outputs} not the same in all {len(evidence.launches)} launches."
 
 
 def _without_the_mode(arms: Sequence[_Evidence], level: str) -> str:

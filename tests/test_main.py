@@ -122,6 +122,8 @@ def test_a_gate_without_an_interval_is_undecided(program: Program) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_with_130_and_a_report(program: Program, number: signal.Signals) -> None:
     child = program.folder / "child"
+    # A suite that was itself started in the background ignores SIGINT, and would hand that on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         program.command(*program.fake),
         cwd=program.folder,

@@ -48,13 +48,13 @@ def above_256_tokens() -> None:
 
 
 def position_in_batch() -> None:
-    """Linear layers that give other results behind the first row of a small step: in decoding, not in the prefill.
+    """Linear layers that give other results behind the first row where eight prompts decode together.
 
-    The LM head is left alone, since it has few rows in the prefill too.
+    The LM head is left alone, since it has eight rows in the prefill of eight prompts too.
     """
 
     def change(out: torch.Tensor) -> None:
-        if out.shape[0] <= 8 and out.shape[1] != VOCABULARY:
+        if out.shape[0] == 8 and out.shape[1] != VOCABULARY:
             out[1:].mul_(1.01)
 
     change_rows(change)
