@@ -107,8 +107,6 @@ def test_the_proof_holds_with_the_plugin_and_fails_without_the_mode(finished: Fi
     assert report is not None
     assert report.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
     assert report.verdict(Arm.BASELINE) is Invariance.VIOLATED
-    changed = {entry.composition for entry in report.compositions if entry.arm is Arm.BASELINE and entry.differing}
-    assert {"batch_8", "step_257"} <= changed
 
 
 def test_the_timed_trials_of_the_two_phases_never_overlap(finished: Finished) -> None:

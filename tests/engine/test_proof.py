@@ -81,7 +81,6 @@ def test_a_kernel_that_depends_on_the_position_is_seen_from_the_first_decoded_to
 
 
 def test_a_model_that_rounds_too_seldom_shows_nothing() -> None:
-    """In steps of about 256 tokens, in which the demo model's baseline differs (tests/engine/test_experiment.py)."""
     narrow = (
         "verify.compositions=[step_255,step_256,step_257]",
         "model.seeded.hidden_size=256",
