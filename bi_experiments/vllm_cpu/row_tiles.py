@@ -9,7 +9,7 @@ TILE_ROWS = (
     *(1, 2, 4, 8, 12, 16, 20, 24, 28, BASE_ROWS),
     *(48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
 )
-# Largest share of a tile beyond the base that may be padding; above that, smaller tiles are used.
+# Share of the rows by which a tile beyond the base may be larger, where no kernel takes any number of rows.
 MAX_PADDING = 1 / 16
 
 
@@ -50,7 +50,8 @@ def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
     while start < num_rows:
         remaining = num_rows - start
         fitting = [rows for rows in tile_rows if rows <= remaining]
-        padded = [rows for rows in tile_rows if rows >= remaining and padding_is_cheap(rows, remaining)]
+        most_rows = max(BASE_ROWS, remaining if blocked else remaining * (1 + MAX_PADDING))
+        padded = [rows for rows in tile_rows if remaining <= rows <= most_rows]
         if padded:
             tiles.append(RowTile(start, num_rows, padded[0], blocked=False))
         elif blocked and remaining > BASE_ROWS and not (fitting and fitting[-1] > BASE_ROWS):
@@ -61,8 +62,3 @@ def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
             tiles.append(RowTile(start, num_rows, tile_rows[0], blocked=False))
         start = tiles[-1].stop
     return tuple(tiles)
-
-
-def padding_is_cheap(rows: int, used: int) -> bool:
-    """Whether a tile of `rows` rows may compute `used` ones."""
-    return used <= BASE_ROWS or rows - used <= MAX_PADDING * rows
