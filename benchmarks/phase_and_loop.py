@@ -63,6 +63,7 @@ def run_by_hand(config: ExperimentConfig, folder: Path) -> Times:
             "model": model_path(config),
             "dtype": config.model.dtype,
             "max_num_seqs": config.workload.max_batch_size,
+            "max_num_batched_tokens": config.backend.max_num_batched_tokens,
             "max_model_len": config.model.max_model_len,
             "enable_prefix_caching": False,
             "async_scheduling": False,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bi_experiments.config import ProtocolConfig
 from bi_experiments.diagnosis import diagnose
 from bi_experiments.records import Arm, Comparison, Difference, Metric, PhaseResult
-from bi_experiments.stats import compare_phases, complete_pairs
+from bi_experiments.stats import compare_phases, complete_pairs, noise_floor_pct
 from bi_experiments.wording import band, count, signed, unsigned
 
 
@@ -26,16 +26,19 @@ def compare_experiment(
     if trial_time is None:
         return None
     sequential = protocol.target_half_width_pct is not None
+    floor = noise_floor_pct(pairs)
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
         findings=diagnose(phases, protocol, planned_pairs, cpu_count),
         sequential=sequential,
+        noise_floor_pct=floor,
         sentence=sentence(
             trial_time,
             protocol.equivalence_pct,
             control=pairs[0].batch_invariant.arm is Arm.CONTROL,
             sequential=sequential,
+            noise_floor_pct=floor,
         ),
     )
 
@@ -55,8 +58,7 @@ def sentence(
         equivalence_pct: changes within plus or minus this many per cent count as none.
         control: whether both arms were baselines.
         sequential: whether pairs were added until the interval was narrow enough.
-        noise_floor_pct: largest change that two baselines showed on this machine, where that was measured; else the
-            sentence says nothing about it.
+        noise_floor_pct: what two like arms may differ by here; None with one pair.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:

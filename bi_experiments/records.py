@@ -54,6 +54,9 @@ class Difference(StrEnum):
 
     SLOWER = "slower"
     FASTER = "faster"
+    MORE = "more"
+    """Of what is no time: memory."""
+    LESS = "less"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
 
@@ -435,6 +438,8 @@ class Comparison(Record, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     sequential: bool = False
     """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
+    noise_floor_pct: float | None = None
+    """By how much the trial time of two like arms may differ here, in per cent; None with one pair."""
     sentence: str
     """The result in one sentence."""
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean, quantiles, stdev
+from statistics import fmean, quantiles, stdev, variance
 from typing import Literal, NamedTuple, TypeAlias
 
 from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
@@ -162,25 +162,54 @@ def _per_cent(log_ratio: float) -> float:
     return 100 * math.expm1(log_ratio)
 
 
+class Direction(NamedTuple):
+    """What a change is called."""
+
+    rise: Difference
+    fall: Difference
+
+
+LOWER_IS_QUICKER = Direction(Difference.SLOWER, Difference.FASTER)
+HIGHER_IS_QUICKER = Direction(Difference.FASTER, Difference.SLOWER)
+AMOUNT = Direction(Difference.MORE, Difference.LESS)
+
+
 def verdict(
-    low_pct: float | None, high_pct: float | None, equivalence_pct: float, *, higher_is_better: bool = False
+    low_pct: float | None, high_pct: float | None, equivalence_pct: float, direction: Direction = LOWER_IS_QUICKER
 ) -> Difference:
     """What an interval says about a change.
 
     In this order: no interval is `inconclusive`; an interval within ± `equivalence_pct` is `equivalent`, even where it
-    excludes zero, because a change that small counts as none; one that excludes zero is `slower` or `faster`; the rest
-    is `inconclusive`. With `higher_is_better` a rise is `faster`. The 95 % interval makes `equivalent` stricter than
-    two one-sided tests at 5 %, which need the 90 % interval only.
+    excludes zero, because a change that small counts as none; one that excludes zero is `direction.rise` or
+    `direction.fall`; the rest is `inconclusive`. The 95 % interval makes `equivalent` stricter than two one-sided tests
+    at 5 %, which need the 90 % interval only.
     """
     if low_pct is None or high_pct is None:
         return Difference.INCONCLUSIVE
     if -equivalence_pct <= low_pct and high_pct <= equivalence_pct:
         return Difference.EQUIVALENT
     if low_pct > 0:
-        return Difference.FASTER if higher_is_better else Difference.SLOWER
+        return direction.rise
     if high_pct < 0:
-        return Difference.SLOWER if higher_is_better else Difference.FASTER
+        return direction.fall
     return Difference.INCONCLUSIVE
+
+
+def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
+    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
+
+    From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
+    mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes
+    from a pair what both its launches share, so that its interval may be narrower than this. None with one pair.
+    """
+    if len(pairs) < 2:
+        return None
+    from scipy.stats import t  # slow to import: only when something is estimated
+
+    arms = [pair.baseline for pair in pairs], [pair.batch_invariant for pair in pairs]
+    variances = [variance(fmean(map(math.log, _trial_times(phase))) for phase in arm) for arm in arms]
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, 2 * (len(pairs) - 1)))
+    return _per_cent(quantile * math.sqrt(fmean(variances) * 2 / len(pairs)))
 
 
 def half_width_pct(phases: Iterable[PhaseResult]) -> float | None:
@@ -204,7 +233,7 @@ class _Quantity:
     name: str
     unit: str
     values: Callable[[PhaseResult], Values]
-    higher_is_better: bool = False
+    direction: Direction = LOWER_IS_QUICKER
     needs_equal_tokens: bool = False
     """Whether the ratio means nothing when the arms generated different numbers of tokens."""
     percentile: int | None = None
@@ -268,14 +297,14 @@ _QUANTITIES = (
     _Quantity("cpu_time", "s", _cpu_times),
     _Quantity("init_time_cold", "s", _init_time_cold),
     _Quantity("init_time_warm", "s", _init_time_warm),
-    _Quantity("throughput", "tokens/s", _throughput, higher_is_better=True, needs_equal_tokens=True),
-    _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, higher_is_better=True),
+    _Quantity("throughput", "tokens/s", _throughput, HIGHER_IS_QUICKER, needs_equal_tokens=True),
+    _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, HIGHER_IS_QUICKER),
     *(
         _Quantity(f"{name}_p{percent}", "s", partial(_percentile, field=field, percent=percent), percentile=percent)
         for name, field in _LATENCIES
         for percent in (50, 90, 99)
     ),
-    _Quantity("peak_memory", "GiB", _peak_memory),
+    _Quantity("peak_memory", "GiB", _peak_memory, AMOUNT),
 )
 
 
@@ -318,7 +347,7 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) 
         low_pct=low,
         high_pct=high,
         pairs=len(measured),
-        verdict=verdict(low, high, equivalence_pct, higher_is_better=quantity.higher_is_better),
+        verdict=verdict(low, high, equivalence_pct, quantity.direction),
         withheld=withheld,
     )
 

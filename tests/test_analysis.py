@@ -12,7 +12,9 @@ def test_comparison_of_a_whole_experiment() -> None:
     comparison = compare_experiment(factories.phases(), factories.protocol(), planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.pairs == 3
-    assert comparison.sentence == "Batch invariance costs 7.5 % trial time here [6.3 %, 8.7 %], 3 pairs."
+    assert comparison.sentence == (
+        "Batch invariance costs 7.5 % trial time here [6.3 %, 8.7 %], 3 pairs; noise floor ±0.7 %."
+    )
     assert comparison.findings == ()
     assert not comparison.sequential
     assert [metric.name for metric in comparison.metrics][:3] == ["trial_time", "total_time", "cpu_time"]
@@ -38,7 +40,7 @@ def test_pairs_added_on_the_way_are_labelled() -> None:
     comparison = compare_experiment(factories.phases(), protocol, planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.sequential
-    assert comparison.sentence.endswith("3 pairs, sequential.")
+    assert comparison.sentence.endswith("3 pairs, sequential; noise floor ±0.7 %.")
 
 
 def test_two_baselines_are_called_that() -> None:

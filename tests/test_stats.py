@@ -11,9 +11,11 @@ from scipy import stats as scipy_stats
 
 from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
 from bi_experiments.stats import (
+    HIGHER_IS_QUICKER,
     compare_phases,
     complete_pairs,
     half_width_pct,
+    noise_floor_pct,
     paired_estimate,
     summarise,
     verdict,
@@ -41,6 +43,20 @@ def test_paired_interval_is_the_one_sample_t_interval_of_the_log_ratios() -> Non
 def test_two_pairs_use_the_quantile_for_one_degree_of_freedom() -> None:
     estimate = paired_estimate([0.01, 0.03])
     assert estimate.high_pct == pytest.approx(100 * math.expm1(0.02 + 12.7062 * 0.01), rel=1e-5)
+
+
+def test_the_noise_floor_is_the_margin_of_students_two_sample_t_test() -> None:
+    times_s = [(1.0, 2.0), (1.1, 2.1), (0.9, 2.2)], [(1.3, 2.4), (1.2, 2.9), (1.5, 2.5)]
+    phases = [
+        factories.phase(arm, pair, times_s=times)
+        for arm, launches in zip((Arm.BASELINE, Arm.BATCH_INVARIANT), times_s, strict=True)
+        for pair, times in enumerate(launches)
+    ]
+    levels = [[np.log(times).mean() for times in launches] for launches in times_s]
+    interval = scipy_stats.ttest_ind(levels[1], levels[0], equal_var=True).confidence_interval(0.95)
+    margin = (interval.high - interval.low) / 2
+    assert noise_floor_pct(complete_pairs(phases)) == pytest.approx(100 * math.expm1(margin))
+    assert noise_floor_pct(complete_pairs(phases[::3])) is None
 
 
 def test_one_pair_has_an_estimate_and_no_interval() -> None:
@@ -86,8 +102,8 @@ def test_verdict(low: float | None, high: float | None, expected: Difference) ->
 
 
 def test_more_of_something_good_is_faster() -> None:
-    assert verdict(5.0, 6.0, 1.0, higher_is_better=True) is Difference.FASTER
-    assert verdict(-6.0, -5.0, 1.0, higher_is_better=True) is Difference.SLOWER
+    assert verdict(5.0, 6.0, 1.0, HIGHER_IS_QUICKER) is Difference.FASTER
+    assert verdict(-6.0, -5.0, 1.0, HIGHER_IS_QUICKER) is Difference.SLOWER
 
 
 # --- Pairs ----------------------------------------------------------------------------------------------------------
@@ -231,6 +247,14 @@ def test_peak_memory_is_in_gibibytes() -> None:
     result = metric((first, replace(second, peak_memory_bytes=3 * 2**30)), "peak_memory")
     assert (result.unit, result.baseline, result.batch_invariant) == ("GiB", 2.0, 3.0)
     assert result.change_pct == pytest.approx(50.0)
+
+
+def test_more_memory_is_not_called_slower() -> None:
+    phases = (
+        replace(phase, peak_memory_bytes=3 * 2**30 + phase.index) if phase.arm is Arm.BATCH_INVARIANT else phase
+        for phase in factories.phases()
+    )
+    assert metric(tuple(phases), "peak_memory").verdict is Difference.MORE
 
 
 # --- One phase ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
     CompositionCount,
-    Difference,
     Environment,
     ExperimentResult,
     Finding,
@@ -155,7 +154,7 @@ def _metrics(metrics: Iterable[Metric], other: Arm) -> list[str]:
             interval, verdict = "-", "-"
         else:
             interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
-            verdict = _MEMORY_WORDS.get(metric.verdict, metric.verdict) if metric.unit == "GiB" else metric.verdict
+            verdict = metric.verdict
         change = "withheld" if metric.change_pct is None else change_text(metric.change_pct)
         values = figure(metric.baseline), figure(metric.batch_invariant)
         rows.append((f"{name} [{metric.unit}]", *values, change, interval, str(metric.pairs), verdict))
@@ -163,9 +162,6 @@ def _metrics(metrics: Iterable[Metric], other: Arm) -> list[str]:
     header = ("Metric", "baseline", short, "change %", "95 % interval", "n", "verdict")
     method = "n: pairs of launches. change: exp(mean log ratio over the pairs) - 1, with its t interval over the pairs."
     return [*table(header, rows, left=(0, 6)), *paragraph(method), *notes]
-
-
-_MEMORY_WORDS = {Difference.SLOWER: "more", Difference.FASTER: "less"}
 
 
 def _invariance(report: InvarianceReport) -> list[str]:
