@@ -34,6 +34,8 @@ class Job:
     batch_invariant: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Further variables of its process."""
     dtype: str = "bfloat16"
     batch_size: int = 32
     """Prompts a trial."""
@@ -57,6 +59,7 @@ class Engine:
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_CACHE_ROOT": str(caches / "vllm"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            **job.environment,
         }
         self._log = (Path(job.cache_dir) / f"{job.name}.log").open("w")
         self.process = subprocess.Popen(

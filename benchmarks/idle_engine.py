@@ -3,8 +3,8 @@
     python benchmarks/idle_engine.py [--rounds 4] [--trials 8]
 
 One engine runs the same trials over and over. In every round a second engine is started and warmed up, waits while
-the first one runs them, and is ended; then the first one runs them alone. The CPU time that the waiting engine used
-meanwhile is printed beside the change.
+the first one runs them, and is ended; before and after, the first one runs them alone, and the mean of both is what it
+is compared with. The CPU time that the waiting engine used meanwhile is printed beside the change.
 """
 
 import argparse
@@ -26,21 +26,24 @@ def main() -> None:
         effects = []
         with Engine(Job(cache_dir, "running", engine={"enforce_eager": True})) as running:
             run(running, range(-WARM_UP_TRIALS, options.trials))
+            before_s = run(running, range(options.trials))
             for number in range(options.rounds):
                 with Engine(Job(cache_dir, "waiting", engine={"enforce_eager": True})) as waiting:
                     run(waiting, range(-WARM_UP_TRIALS, 0))
                     process = psutil.Process(waiting.process.pid)
-                    before = process.cpu_times()
+                    idle = process.cpu_times()
                     beside_s = run(running, range(options.trials))
-                    after = process.cpu_times()
-                alone_s = run(running, range(options.trials))
-                effects.append(fmean(map(math.log, beside_s)) - fmean(map(math.log, alone_s)))
-                used = (after.user + after.system - before.user - before.system) / sum(beside_s)
+                    used = process.cpu_times()
+                after_s = run(running, range(options.trials))
+                effects.append(fmean(map(math.log, beside_s)) - fmean(map(math.log, before_s + after_s)))
+                share = (used.user + used.system - idle.user - idle.system) / sum(beside_s)
                 print(
-                    f"round {number}: beside {sum(beside_s):.3f} s, alone {sum(alone_s):.3f} s, ratio of trials "
-                    f"{math.exp(effects[-1]):.3f}, the waiting engine used {used:.2%} of a core",
+                    f"round {number}: alone {sum(before_s):.3f} s, beside {sum(beside_s):.3f} s, alone "
+                    f"{sum(after_s):.3f} s, ratio of trials {math.exp(effects[-1]):.3f}, the waiting engine used "
+                    f"{share:.2%} of a core",
                     flush=True,
                 )
+                before_s = after_s
         print(interval_line("beside a waiting engine against alone", effects, "rounds"))
 
 
