@@ -12,6 +12,7 @@ from statistics import fmean
 from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult, PhaseStatus
 from bi_experiments.stats import CONFIDENCE, Pair, complete_pairs, half_width_pct, output_tokens
+from bi_experiments.throttling import clock_findings
 from bi_experiments.wording import band, count, unsigned
 
 FEWEST_POINTS = 5
@@ -49,6 +50,7 @@ def diagnose(
         _warm_up(pairs, protocol),
         _drift_within_launches(pairs, protocol),
         _drift_over_launches(pairs, protocol),
+        clock_findings(pairs, protocol),
         _neighbour(phases, protocol, cpu_count),
     )
     return tuple(finding for check in checks for finding in check)

@@ -12,7 +12,9 @@ import msgspec
 
 from bi_experiments import __version__, invariance, schedule
 from bi_experiments.analysis import compare_experiment
+from bi_experiments.attention import Platform
 from bi_experiments.checks import check
+from bi_experiments.clocks import ClockReader
 from bi_experiments.config import ExperimentConfig, Interleave
 from bi_experiments.environment import describe
 from bi_experiments.errors import PhaseError
@@ -70,7 +72,8 @@ def run_experiment(
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
     try:
-        stopped = _run_pairs(config, launches, started)
+        with launches.clocks:
+            stopped = _run_pairs(config, launches, started)
     finally:
         shutil.rmtree(folder.caches, ignore_errors=True)
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
@@ -111,7 +114,7 @@ def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:
         folder = OutputFolder(Path(name))
         launches = _Launches(config, folder, NoProgress())
         phase = launches.phase(schedule.Slot(index=0, pair=0, arm=arm, launch=0), wait_for_turn=False)
-        with phase:
+        with launches.clocks, phase:
             follow(phase)
         if phase.result.status is not PhaseStatus.OK:
             log = "\n".join(last_lines(folder.phase(0, arm).log))
@@ -154,6 +157,7 @@ class _Launches:
         self._folder = folder
         self._progress = progress
         self._phases: list[PhaseProcess] = []
+        self.clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
         workload = build_workload(config.workload, config.seed)
         self.workload_digest = write_workload(workload, folder.workload)
         self._engine = engine_spec(config, model_path(config))
@@ -193,7 +197,8 @@ class _Launches:
             environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
         )
-        process = PhaseProcess(spec, self._folder.phase(slot.index, slot.arm), settings, self._progress)
+        folder = self._folder.phase(slot.index, slot.arm)
+        process = PhaseProcess(spec, folder, settings, self._progress, self.clocks)
         self._phases.append(process)
         return process
 

@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 import psutil
 
+from bi_experiments.clocks import ClockReader, Counters
 from bi_experiments.paths import PhaseFolder, write_atomically
 from bi_experiments.phase.pipes import TURN
 from bi_experiments.progress import Progress
@@ -67,13 +68,18 @@ class PhaseProcess:
         folder: Its folder.
         settings: How its process is started.
         progress: Told of the start, of every event once it is on disk, and of the end.
+        clocks: Asked about the devices before and after every trial.
     """
 
-    def __init__(self, spec: PhaseSpec, folder: PhaseFolder, settings: LaunchSettings, progress: Progress) -> None:
+    def __init__(
+        self, spec: PhaseSpec, folder: PhaseFolder, settings: LaunchSettings, progress: Progress, clocks: ClockReader
+    ) -> None:
         self.spec = spec
         self._folder = folder
         self._settings = settings
         self._progress = progress
+        self._clocks = clocks
+        self._before_trial: dict[int, Counters] = {}
         self._pending = b""
         self.started = False
         self.alive = False
@@ -142,6 +148,7 @@ class PhaseProcess:
 
     def give_turn(self) -> None:
         """Let a phase that waits for its turn go on."""
+        self._before_trial = self._clocks.counters()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: its events say so
             os.write(self._turns_fd, TURN)
 
@@ -170,6 +177,7 @@ class PhaseProcess:
         except RecordError as error:
             self.stop(PhaseStatus.FAILED, str(error))
             return
+        self._read_clocks(event)
         self._events_file.write(event_to_line(event))
         self._events_file.flush()
         self._last = event
@@ -177,6 +185,14 @@ class PhaseProcess:
         self._progress.event(self.spec, event)
         if problem is not None:
             self.stop(PhaseStatus.FAILED, problem)
+
+    def _read_clocks(self, event: Event) -> None:
+        """Before the first trial and after every one; a phase collects garbage between its word and the next trial."""
+        if isinstance(event, TrialDone):
+            readings = self._clocks.readings(event.trial.index, self._before_trial)
+            self.result = msgspec.structs.replace(self.result, clocks=(*self.result.clocks, *readings))
+        if isinstance(event, WarmedUp | TrialDone):
+            self._before_trial = self._clocks.counters()
 
     def _conclude(self) -> None:
         """The pipe is closed: the phase is over, or about to be."""

@@ -6,7 +6,7 @@ another virtual environment can use it.
 
 History of the file format (`RECORD_VERSION`):
 
-* 1: first format.
+* 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
 """
 
 from enum import StrEnum
@@ -240,6 +240,24 @@ class Trial(Record, frozen=True, kw_only=True):
     """None when this vLLM does not report request metrics."""
 
 
+class ClockReading(Record, frozen=True, kw_only=True):
+    """What NVML says of one device about one trial of a phase; the parent asks before and after it, never within."""
+
+    trial: int
+    device: int
+    """NVML's index."""
+    sm_clock_mhz: int | None
+    """Clock of the multiprocessors right after the trial, in MHz; None, here and below: NVML does not say."""
+    temperature_c: int | None
+    """Right after the trial, in degrees Celsius."""
+    power_w: float | None
+    """Mean over the trial, in watts, from the device's energy counter."""
+    reasons: tuple[str, ...] = ()
+    """What held the device below its highest clock right after the trial: `power limit`, `temperature`, ..."""
+    held_back_s: dict[str, float] = {}
+    """Time in the trial that each of these reasons held it back, in seconds; only those that the device counts."""
+
+
 class ProbeResult(Record, frozen=True, kw_only=True):
     """One probe at one place of one batch composition, compared with the same probe alone in the same phase.
 
@@ -345,6 +363,8 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     observed: ObservedEngine | None = None
     needle_token_ids: tuple[int, ...] = ()
     trials: tuple[Trial, ...] = ()
+    clocks: tuple[ClockReading, ...] = ()
+    """One for each trial and device; none without NVML, or in a record from before they were read."""
     probes: tuple[ProbeResult, ...] = ()
     probe_time_s: float | None = None
     peak_memory_bytes: int | None = None

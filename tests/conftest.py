@@ -2,9 +2,12 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.fake_nvml import FakeDevice, FakeNvml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +20,16 @@ def fake_python(tmp_path: Path) -> Path:
     script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(REPOSITORY))} exec {command} "$@"\n')
     script.chmod(0o755)
     return script
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
+    """Makes NVML see these devices and no others."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def make(*devices: FakeDevice) -> FakeNvml:
+        fake = FakeNvml(devices)
+        fake.install(monkeypatch)
+        return fake
+
+    return make

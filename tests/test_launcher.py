@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments import __version__
+from bi_experiments.clocks import ClockReader
 from bi_experiments.config import compose
 from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
 from bi_experiments.paths import PhaseFolder
@@ -13,6 +14,7 @@ from bi_experiments.phase_spec import engine_spec
 from bi_experiments.progress import NoProgress
 from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, event_from_line, from_json
 from bi_experiments.workload import build_workload, write_workload
+from tests.fake_nvml import FakeDevice, FakeNvml
 from tests.processes import gone, wait_for
 
 MakePhase = Callable[..., PhaseProcess]
@@ -25,7 +27,11 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
     digest = write_workload(build_workload(config.workload, config.seed), path)
 
     def make(
-        behaviour: str = "", arm: Arm = Arm.BASELINE, timeout_s: float = 30, mode: str | None = None
+        behaviour: str = "",
+        arm: Arm = Arm.BASELINE,
+        timeout_s: float = 30,
+        mode: str | None = None,
+        clocks: ClockReader | None = None,
     ) -> PhaseProcess:
         spec = PhaseSpec(
             project_version=__version__,
@@ -46,7 +52,8 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
             "CHILD_PID": str(tmp_path / "child"),
         }
         settings = LaunchSettings(python=str(fake_python), environment=environment, timeout_s=timeout_s)
-        return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress())
+        clocks = clocks or ClockReader(enabled=False)
+        return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress(), clocks)
 
     return make
 
@@ -55,6 +62,21 @@ def run(phase: PhaseProcess) -> PhaseResult:
     with phase:
         follow(phase)
     return phase.result
+
+
+def test_clocks_are_read_around_every_trial(
+    make_phase: MakePhase, tmp_path: Path, nvml: Callable[..., FakeNvml]
+) -> None:
+    nvml(FakeDevice(sm_clock_mhz=1500))
+    with ClockReader(enabled=True) as clocks:
+        result = run(make_phase(clocks=clocks))
+    assert [(reading.trial, reading.device, reading.sm_clock_mhz) for reading in result.clocks] == [
+        (0, 0, 1500),
+        (1, 0, 1500),
+        (2, 0, 1500),
+    ]
+    stored = tmp_path / "phase" / "result.json"
+    assert from_json(stored.read_bytes(), PhaseResult, stored) == result
 
 
 def test_a_phase_that_does_its_work_is_recorded_whole(make_phase: MakePhase, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Whether the devices ran alike in both arms: clocks, and what held them back, from the readings around the trials."""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from bi_experiments.clocks import REASONS
+from bi_experiments.config import ProtocolConfig
+from bi_experiments.records import ClockReading, Finding, PhaseResult
+from bi_experiments.stats import Pair
+from bi_experiments.wording import count, unsigned
+
+HELD_BACK_SHARE = 0.1
+"""Difference between the arms, in shares of the trial time, from which being held back is reported."""
+
+LOCK_CLOCKS = (
+    "If it is the kernels' own cost that matters, hold the clock at one value that both arms keep "
+    "(nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root; --reset-gpu-clocks undoes it) and run again."
+)
+
+
+def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
+    """Clocks and reasons of slowing that differ between the arms, in every pair alike so that chance is unlikely.
+
+    Args:
+        pairs: complete pairs, at least one.
+        protocol: the rules that they were run by; `equivalence_pct` says what counts as a difference of clocks.
+    """
+    if not all(phase.clocks for pair in pairs for phase in pair):
+        return
+    for reason in REASONS:
+        yield from _held_back(pairs, reason)
+    yield from _clock(pairs, protocol.equivalence_pct)
+
+
+def held_back_share(phase: PhaseResult, reason: str) -> float:
+    """Share of a phase's trial time, 0 to 1, in which its most affected device was held back for that reason.
+
+    From the devices' counters of that time; where they do not count it, the share of trials at whose end the reason
+    was there.
+    """
+    shares = []
+    for trial in phase.trials:
+        readings = [reading for reading in phase.clocks if reading.trial == trial.index]
+        shares.append(max((_share(reading, reason, trial.time_s) for reading in readings), default=0.0))
+    weights = [trial.time_s for trial in phase.trials]
+    return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
+
+
+def sm_clock_mhz(phase: PhaseResult) -> float | None:
+    """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None when none was told."""
+    clocks = [reading.sm_clock_mhz for reading in phase.clocks if reading.sm_clock_mhz is not None]
+    return fmean(clocks) if clocks else None
+
+
+def _share(reading: ClockReading, reason: str, time_s: float) -> float:
+    if reason in reading.held_back_s:
+        return min(1.0, reading.held_back_s[reason] / time_s)
+    return float(reason in reading.reasons)
+
+
+def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
+    shares = [(held_back_share(pair.baseline, reason), held_back_share(pair.batch_invariant, reason)) for pair in pairs]
+    differences = [other - baseline for baseline, other in shares]
+    if _one_sign(differences) and abs(fmean(differences)) > HELD_BACK_SHARE:
+        baseline, other = (fmean(column) for column in zip(*shares, strict=True))
+        yield Finding(
+            kind="clocks",
+            message=f"The arms did not run at the same clocks: the {reason} held the device back for "
+            f"{100 * baseline:.0f} % of the trial time in the baseline and {100 * other:.0f} % in the other arm, in "
+            f"{count(len(pairs), 'pair')}. Part of the difference is the clock's.",
+            remedy=LOCK_CLOCKS,
+        )
+
+
+def _clock(pairs: Sequence[Pair], equivalence_pct: float) -> Iterator[Finding]:
+    clocks = [(sm_clock_mhz(pair.baseline), sm_clock_mhz(pair.batch_invariant)) for pair in pairs]
+    known = [(baseline, other) for baseline, other in clocks if baseline and other]
+    ratios = [math.log(other / baseline) for baseline, other in known]
+    if not ratios or not _one_sign(ratios):
+        return
+    change_pct = 100 * math.expm1(fmean(ratios))
+    if abs(change_pct) > equivalence_pct:
+        baseline, other = (fmean(column) for column in zip(*known, strict=True))
+        yield Finding(
+            kind="clocks",
+            message=f"The arms did not run at the same clocks: at the ends of the trials the multiprocessors ran at "
+            f"{baseline:.0f} MHz in the baseline and at {other:.0f} MHz in the other arm, "
+            f"{unsigned(change_pct)} {'higher' if change_pct > 0 else 'lower'}.",
+            remedy=LOCK_CLOCKS,
+        )
+
+
+def _one_sign(values: Sequence[float]) -> bool:
+    return all(value > 0 for value in values) or all(value < 0 for value in values)

@@ -1,0 +1,95 @@
+"""A stand-in for NVML: devices whose counters go up by a fixed amount whenever they are read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+COUNTED = {
+    pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP: "power limit",
+    pynvml.NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN: "temperature",
+}
+
+
+@dataclass
+class FakeDevice:
+    """One device; None stands for what it does not support."""
+
+    sm_clock_mhz: int | None = 1980
+    temperature_c: int | None = 40
+    energy_step_mj: int | None = 1000
+    """Energy used between two readings."""
+    held_step_ns: dict[str, int] = field(default_factory=dict)
+    """Time held back between two readings, by reason; a reason that is missing is not counted."""
+    bits: int = 0
+    readings: int = 0
+
+
+class FakeNvml:
+    """Takes the place of the functions that are used of `pynvml`."""
+
+    def __init__(self, devices: tuple[FakeDevice, ...]) -> None:
+        self.devices = devices
+        self.open = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        functions: dict[str, Callable[..., object]] = {
+            "nvmlInit": self.init,
+            "nvmlShutdown": self.shutdown,
+            "nvmlDeviceGetCount": self.count,
+            "nvmlDeviceGetHandleByIndex": self.handle,
+            "nvmlDeviceGetUUID": self.uuid,
+            "nvmlDeviceGetClockInfo": self.clock,
+            "nvmlDeviceGetTemperature": self.temperature,
+            "nvmlDeviceGetCurrentClocksEventReasons": self.event_reasons,
+            "nvmlDeviceGetTotalEnergyConsumption": self.energy,
+            "nvmlDeviceGetFieldValues": self.fields,
+        }
+        for name, function in functions.items():
+            monkeypatch.setattr(pynvml, name, function)
+
+    def init(self) -> None:
+        self.open += 1
+
+    def shutdown(self) -> None:
+        self.open -= 1
+
+    def count(self) -> int:
+        return len(self.devices)
+
+    def handle(self, index: int) -> FakeDevice:
+        return self.devices[index]
+
+    def uuid(self, device: FakeDevice) -> str:
+        return f"GPU-{self.devices.index(device)}"
+
+    def clock(self, device: FakeDevice, kind: int) -> int:
+        assert kind == pynvml.NVML_CLOCK_SM
+        return _supported(device.sm_clock_mhz)
+
+    def temperature(self, device: FakeDevice, sensor: int) -> int:
+        return _supported(device.temperature_c)
+
+    def event_reasons(self, device: FakeDevice) -> int:
+        return device.bits
+
+    def energy(self, device: FakeDevice) -> int:
+        return _supported(device.energy_step_mj) * device.readings
+
+    def fields(self, device: FakeDevice, wanted: list[int]) -> list[SimpleNamespace]:
+        device.readings += 1
+        return [self._field(device, COUNTED.get(number, "")) for number in wanted]
+
+    def _field(self, device: FakeDevice, reason: str) -> SimpleNamespace:
+        if reason not in device.held_step_ns:
+            return SimpleNamespace(nvmlReturn=pynvml.NVML_ERROR_NOT_SUPPORTED)
+        held_ns = device.held_step_ns[reason] * device.readings
+        return SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(ullVal=held_ns))
+
+
+def _supported(value: int | None) -> int:
+    if value is None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    return value

@@ -1,0 +1,84 @@
+import json
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.diagnosis import diagnose
+from bi_experiments.records import ClockReading, Finding, PhaseResult, from_json, to_json
+from bi_experiments.throttling import held_back_share
+from tests import factories
+
+
+def read(
+    phase: PhaseResult, sm_clock_mhz: int = 1980, held_share: float = 0.0, reason: str = "power limit"
+) -> PhaseResult:
+    """The phase with readings: that clock, held back for that share of every trial."""
+    return replace(
+        phase,
+        clocks=tuple(
+            ClockReading(
+                trial=trial.index,
+                device=0,
+                sm_clock_mhz=sm_clock_mhz,
+                temperature_c=60,
+                power_w=400.0,
+                held_back_s={reason: held_share * trial.time_s},
+            )
+            for trial in phase.trials
+        ),
+    )
+
+
+def findings(phases: Sequence[PhaseResult]) -> list[Finding]:
+    protocol = factories.protocol()
+    return [finding for finding in diagnose(phases, protocol, 3, cpu_count=2) if finding.kind == "clocks"]
+
+
+def test_arms_at_the_same_clocks_are_no_finding() -> None:
+    assert findings([read(phase, 1740, 0.4) for phase in factories.phases()]) == []
+
+
+def test_records_without_readings_are_no_finding() -> None:
+    assert findings(factories.phases()) == []
+
+
+@pytest.mark.parametrize("reason", ["power limit", "temperature"])
+def test_an_arm_that_was_held_back_more_is_named_with_both_shares(reason: str) -> None:
+    phases = [read(phase, 1740, 0.05 if phase.arm.batch_invariant else 0.62, reason) for phase in factories.phases()]
+    (finding,) = findings(phases)
+    assert f"the {reason} held the device back for 62 % of the trial time in the baseline and 5 %" in finding.message
+    assert "--lock-gpu-clocks" in finding.remedy
+
+
+def test_clocks_that_differ_are_named_with_both() -> None:
+    (finding,) = findings([read(phase, 1980 if phase.arm.batch_invariant else 1800) for phase in factories.phases()])
+    assert "1800 MHz in the baseline and at 1980 MHz in the other arm, 10.0 % higher" in finding.message
+
+
+def test_clocks_that_differ_in_one_pair_only_are_chance() -> None:
+    phases = [read(phase, 1500 if phase.index == 0 else 1980) for phase in factories.phases()]
+    assert findings(phases) == []
+
+
+def test_a_device_without_counters_is_judged_by_the_reasons_of_the_moment() -> None:
+    phase = read(factories.phase())
+    readings = [
+        replace(reading, held_back_s={}, reasons=("power limit",) if reading.trial == 0 else ())
+        for reading in phase.clocks
+    ]
+    times = factories.TRIAL_TIMES_S
+    share = held_back_share(replace(phase, clocks=tuple(readings)), "power limit")
+    assert share == pytest.approx(times[0] / sum(times))
+
+
+def test_several_devices_are_as_slow_as_the_slowest() -> None:
+    phase = read(factories.phase(), held_share=0.2)
+    second = [replace(reading, device=1, held_back_s={"power limit": 0.0}) for reading in phase.clocks]
+    assert held_back_share(replace(phase, clocks=(*second, *phase.clocks)), "power limit") == pytest.approx(0.2)
+
+
+def test_a_record_from_before_clocks_were_read_is_still_read() -> None:
+    stored = json.loads(to_json(read(factories.phase())))
+    del stored["clocks"]
+    assert from_json(json.dumps(stored), PhaseResult, "result.json") == factories.phase()
