@@ -98,6 +98,7 @@ class PhaseProcess:
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
+        self.result = msgspec.structs.replace(self.result, started_at=time.time(), load_average=os.getloadavg()[0])
         write_atomically(self._folder.spec, to_json(self.spec))
         events_read, events_write = os.pipe()
         turns_read, turns_write = os.pipe()

@@ -91,6 +91,12 @@ def test_a_phase_that_does_its_work_is_recorded_whole(make_phase: MakePhase, tmp
     assert from_json(stored.read_bytes(), PhaseResult, stored) == result
 
 
+def test_a_phase_begins_when_its_process_does(make_phase: MakePhase) -> None:
+    planned = make_phase()
+    before = run(make_phase())
+    assert before.started_at + before.wall_time_s <= run(planned).started_at
+
+
 def test_every_event_is_on_disk_in_order(make_phase: MakePhase, tmp_path: Path) -> None:
     run(make_phase())
     lines = (tmp_path / "phase" / "events.jsonl").read_bytes().splitlines()
