@@ -19,13 +19,13 @@ rule one out.
 """
 
 import argparse
-import os
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments import mlflow_store
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
@@ -104,17 +104,14 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     database = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would make an empty one
         raise ConfigurationError(f"there is no MLflow database {database}: type --tracking-uri or a folder")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # MLflow has no other way to say so
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
-    from bi_experiments.tracking import without_credentials
+    from bi_experiments.tracking import without_credentials, without_secrets
 
     name = OutputFolder(Path()).result.name
     try:
-        return Path(download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=tracking_uri))
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0].replace(tracking_uri, without_credentials(tracking_uri))
+        with mlflow_store.connection(tracking_uri) as client:
+            return Path(client.download_artifacts(run_id, name, folder))
+    except Exception as error:  # whatever MLflow, a driver or the network raise
+        reason = without_secrets(tracking_uri, mlflow_store.reason(error))
         raise ConfigurationError(
             f"{name} of run {run_id} cannot be had from {without_credentials(tracking_uri)}: {reason}; "
             "type --tracking-uri or a folder"

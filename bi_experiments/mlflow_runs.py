@@ -1,7 +1,7 @@
-"""What the MLflow run of an experiment, and that of a phase, say: plain values from the record, without MLflow."""
+"""What the MLflow runs of a sweep, an experiment and a phase say: plain values from the record, without MLflow."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -10,7 +10,7 @@ from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metr
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
-from bi_experiments.report.settings import flatten
+from bi_experiments.report.settings import as_text, flatten
 from bi_experiments.stats import summarise
 
 PARAMETER_LIMIT = 500
@@ -19,9 +19,14 @@ TAG_LIMIT = 5000
 """Longest tag value, in characters."""
 
 IDENTITY = "identity"
-"""Tag by which an experiment that was logged before is recognised."""
+"""Tag by which an experiment or a sweep that was logged before is recognised."""
+KIND = "kind"
+"""Tag that tells the runs of a sweep, an experiment and a phase apart."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that nests a run under another."""
+
+_SOURCE = {"mlflow.source.name": "bi_experiments", "mlflow.source.type": "LOCAL"}
+"""What MLflow's table of runs shows as their source."""
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -49,8 +54,62 @@ class RunContent:
     tags: dict[str, str]
 
 
+@dataclass(frozen=True)
+class SweepContent:
+    """All of the MLflow run of a sweep but its artifacts."""
+
+    name: str
+    identity: str
+    """The same in all processes of the sweep and when it is resumed; of no other sweep."""
+    start_ms: int
+    step: int
+    """Experiments that are done: the step at which the metrics are logged."""
+    status: RunStatus | None
+    """None: it is going on."""
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def of_sweep(
+    name: str,
+    identity: str,
+    started_at: float,
+    *,
+    done: int,
+    status: RunStatus | None,
+    parameters: Mapping[str, object],
+    metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    note: str,
+) -> SweepContent:
+    """The run of a sweep.
+
+    Args:
+        name: Readable name.
+        identity: The same in all processes of the sweep and when it is resumed; of no other sweep.
+        started_at: Unix time in seconds.
+        done: Experiments that are done.
+        status: How it ended; None while it is going on.
+        parameters: What does not change while it is going on, the swept keys for example.
+        metrics: What is known so far.
+        tags: Verdicts, counts, whatever is looked for.
+        note: The description, in markdown.
+    """
+    return SweepContent(
+        name=name,
+        identity=identity,
+        start_ms=_ms(started_at),
+        step=done,
+        status=status,
+        parameters={key: _shortened(as_text(value), PARAMETER_LIMIT) for key, value in parameters.items()},
+        metrics=dict(metrics),
+        tags=_short({**_SOURCE, KIND: "sweep", **tags, IDENTITY: identity, "mlflow.note.content": note}),
+    )
+
+
 def of_experiment(result: ExperimentResult) -> RunContent:
-    """The parent run."""
+    """The run of an experiment; its sweep's tag is added when that run's id is known."""
     end_ms = _ms(result.started_at + result.wall_time_s)
     values = _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
     return RunContent(
@@ -63,6 +122,7 @@ def of_experiment(result: ExperimentResult) -> RunContent:
         tags=_short(
             {
                 **_common_tags(result),
+                KIND: "experiment",
                 IDENTITY: identity(result),
                 "status": _experiment_status(result).lower(),
                 "reason": result.stopped or _first_error(result.phases),
@@ -74,7 +134,7 @@ def of_experiment(result: ExperimentResult) -> RunContent:
 
 
 def of_phase(result: ExperimentResult, phase: PhaseResult) -> RunContent:
-    """The child run of one phase; its parent's tag is added when the parent's run id is known."""
+    """The run of a phase; its experiment's tag is added when that run's id is known."""
     end_ms = _ms(phase.started_at + phase.wall_time_s)
     trial_times = (
         Point("trial_time", trial.time_s, _ms(trial.started_at + trial.time_s), trial.index) for trial in phase.trials
@@ -89,6 +149,7 @@ def of_phase(result: ExperimentResult, phase: PhaseResult) -> RunContent:
         tags=_short(
             {
                 **_common_tags(result),
+                KIND: "phase",
                 "arm": phase.arm,
                 "pair": str(phase.pair + 1),
                 "launch": str(phase.launch + 1),
@@ -107,7 +168,7 @@ def identity(result: ExperimentResult) -> str:
 
 
 def note(result: ExperimentResult) -> str:
-    """The description on the parent run, in markdown: the sentences, the metrics, what to know before relying on it."""
+    """The description of an experiment, in markdown: the sentences, the metrics, what to know before relying on it."""
     paragraphs = []
     if result.comparison is not None:
         paragraphs.append(f"**{result.comparison.sentence}**")
@@ -224,8 +285,7 @@ def _common_tags(result: ExperimentResult) -> dict[str, str | None]:
         "git_commit": environment.commit,
         "git_dirty": None if environment.dirty is None else str(environment.dirty).lower(),
         "mlflow.source.git.commit": environment.commit,
-        "mlflow.source.name": "bi_experiments",
-        "mlflow.source.type": "LOCAL",
+        **_SOURCE,
     }
 
 

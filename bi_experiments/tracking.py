@@ -1,45 +1,27 @@
-"""MLflow: one parent run an experiment, one child run a phase, from the record and the files that are already written.
+"""MLflow: a run a sweep, in it a run an experiment, in it a run a phase, from the record and the files on disk."""
 
-MLflow is imported here only, when something is logged. Its client is given the URI and every run's id: there is no
-active run and no global tracking URI.
-"""
-
-import contextlib
 import logging
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from bi_experiments import mlflow_store
 from bi_experiments.config import TrackingConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunContent, identity, of_experiment, of_phase
+from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunContent, SweepContent, identity, of_experiment, of_phase
 from bi_experiments.records import ExperimentResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _LOGGER = logging.getLogger(__name__)
-
-_ENVIRONMENT = {
-    # A server that is down costs seconds: MLflow's own defaults would retry for minutes.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    # The terminal belongs to the report, the network to the tracking server.
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-"""Of MLflow, while something is logged; the user's own values win."""
-
-CONNECT_TIMEOUT_S = 5
-"""Longest wait for a database."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/].*@")
 """Greedy: a password may hold any character, and what is cut too much was no part of a host's name."""
@@ -57,6 +39,7 @@ def log_experiment(
     folder: Path,
     tracking: TrackingConfig,
     warn: Callable[[str], None] = _to_stderr,
+    parent_run_id: str | None = None,
 ) -> str | None:
     """Log an experiment whose files are written, unless it was logged before.
 
@@ -65,23 +48,59 @@ def log_experiment(
         folder: The output folder: everything in it becomes an artifact.
         tracking: Where to log.
         warn: Told in one line when nothing, or not everything, could be logged.
+        parent_run_id: Run of the sweep that it belongs to, from `log_sweep`; an experiment that was logged before
+            is put under it.
 
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
+    later = f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
+    return _attempt(
+        lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
+    )
+
+
+def log_sweep(
+    sweep: SweepContent,
+    folder: Path,
+    files: Iterable[Path],
+    tracking: TrackingConfig,
+    warn: Callable[[str], None] = _to_stderr,
+) -> str | None:
+    """Make the run of a sweep, or bring it up to date.
+
+    To be called before the first experiment is logged (for the run id that the experiments' runs are put under), after
+    every experiment, and at the end; in any of the sweep's processes, also in several at once, and again after a
+    resume. The same call twice changes nothing.
+
+    Args:
+        sweep: All that the run says. A parameter keeps the value that was logged first.
+        folder: The sweep's folder, which all of its processes see.
+        files: Those of its files that become artifacts, at their places in the folder; what was uploaded before is
+            replaced. A file that is not there (yet) is left out.
+        tracking: Where to log.
+        warn: Told in one line when it could not be logged.
+
+    Returns:
+        The run id of the sweep; None when tracking is off or the tracking server failed.
+    """
+    later = f"the summary is in {folder}"
+    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, tracking), tracking, warn, later)
+
+
+def _attempt(
+    log: Callable[["MlflowClient"], str], tracking: TrackingConfig, warn: Callable[[str], None], later: str
+) -> str | None:
+    """Log something; a store or server that fails costs a warning."""
     if not tracking.enabled:
         return None
-    runs = (of_experiment(result), *(of_phase(result, phase) for phase in result.phases))
-    with _environment():
-        try:
-            return _log(runs, identity(result), folder, tracking)
-        except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
-            _LOGGER.info("%s", _without(tracking.uri, traceback.format_exc()))
-            reason = _without(tracking.uri, _reason(error))
-    warn(
-        f"not logged to MLflow at {without_credentials(tracking.uri)}: {reason}; "
-        f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
-    )
+    try:
+        with mlflow_store.connection(tracking.uri) as client:
+            return log(client)
+    except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
+        _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
+        why = without_secrets(tracking.uri, mlflow_store.reason(error))
+    warn(f"not logged to MLflow at {without_credentials(tracking.uri)}: {why}; {later}")
     return None
 
 
@@ -103,18 +122,8 @@ def refuse_credentials(uri: str) -> None:
         )
 
 
-def _reason(error: BaseException) -> str:
-    """One line, from where a network's failure began: `[Errno 111] Connection refused`, not what is around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            error = cause
-        cause = cause.__cause__ or cause.__context__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _without(uri: str, text: str) -> str:
-    """The text without the credentials of the URI, as they stand there and as a driver reads them."""
+def without_secrets(uri: str, text: str) -> str:
+    """The text without the credentials of a URI, as they stand there and as a driver reads them."""
     user = _CREDENTIALS.search(uri)
     passwords = [user[0].rstrip("@").partition(":")[2]] if user else []
     passwords += [found[2] for found in _SECRET_PARAMETER.finditer(uri)]
@@ -124,33 +133,73 @@ def _without(uri: str, text: str) -> str:
     return text
 
 
-# --- The store --------------------------------------------------------------------------------------------------------
+# --- Runs -------------------------------------------------------------------------------------------------------------
 
 
-def _log(runs: tuple[RunContent, ...], of: str, folder: Path, tracking: TrackingConfig) -> str:
-    from mlflow import MlflowClient
-
-    if tracking.uri.startswith(("sqlite", "postgresql", "mysql")):
-        _try_database(tracking.uri)
-    client = MlflowClient(tracking_uri=tracking.uri)
-    experiment_id = _experiment_id(client, tracking)
-    for run in client.search_runs([experiment_id], f"tags.{IDENTITY} = '{of}'"):
-        # The parent is ended last: one that still runs was interrupted while it was logged.
+def _log_experiment(
+    client: "MlflowClient", result: ExperimentResult, folder: Path, tracking: TrackingConfig, sweep_id: str | None
+) -> str:
+    experiment_id = mlflow_store.experiment_id(client, tracking.uri, tracking.experiment)
+    for run in _of_identity(client, experiment_id, identity(result)):
+        run_id: str = run.info.run_id
+        # The experiment's run is ended last: one that still runs was interrupted while it was logged.
         if run.info.status != "RUNNING":
-            run_id: str = run.info.run_id
+            if sweep_id is not None and run.data.tags.get(PARENT) != sweep_id:
+                client.set_tag(run_id, PARENT, sweep_id)
             return run_id
-        _delete(client, experiment_id, run.info.run_id)
-    parent, *children = runs
-    parent_id = _create(client, experiment_id, parent)
-    client.log_artifacts(parent_id, str(folder))
-    for child in children:
-        child_id = _create(client, experiment_id, child, parent_id)
+        _delete(client, experiment_id, run_id)
+    content = of_experiment(result)
+    run_id = _create(client, experiment_id, content, sweep_id)
+    client.log_artifacts(run_id, str(folder))
+    for phase in result.phases:
+        child = of_phase(result, phase)
+        child_id = _create(client, experiment_id, child, run_id)
         client.set_terminated(child_id, child.status, child.end_ms)
-    client.set_terminated(parent_id, parent.status, parent.end_ms)
-    return parent_id
+    client.set_terminated(run_id, content.status, content.end_ms)
+    return run_id
 
 
-def _create(client: "MlflowClient", experiment_id: str, content: RunContent, parent_id: str | None = None) -> str:
+def _log_sweep(
+    client: "MlflowClient", sweep: SweepContent, folder: Path, files: Iterable[Path], tracking: TrackingConfig
+) -> str:
+    from mlflow.entities import Metric, Param, RunTag
+
+    experiment_id = mlflow_store.experiment_id(client, tracking.uri, tracking.experiment)
+    # The other processes of the sweep must not make a second run of it.
+    with mlflow_store.one_at_a_time(folder / ".mlflow.lock"):
+        found = _of_identity(client, experiment_id, sweep.identity)
+        if not found:
+            found = [client.create_run(experiment_id, sweep.start_ms, sweep.tags, sweep.name)]
+        run = found[0]
+        run_id: str = run.info.run_id
+        now_ms = round(1000 * time.time())
+        last = run.data.metrics
+        client.log_batch(
+            run_id,
+            metrics=[
+                Metric(key, value, now_ms, sweep.step) for key, value in sweep.metrics.items() if last.get(key) != value
+            ],
+            params=[Param(key, value) for key, value in sweep.parameters.items() if key not in run.data.params],
+            tags=[RunTag(key, value) for key, value in sweep.tags.items() if run.data.tags.get(key) != value],
+        )
+        for file in files:
+            if file.exists():
+                place = file.parent.relative_to(folder).as_posix()
+                client.log_artifact(run_id, str(file), None if place == "." else place)
+        status = sweep.status or "RUNNING"
+        if run.info.status != status:
+            client.set_terminated(run_id, status) if sweep.status else client.update_run(run_id, status)
+    return run_id
+
+
+def _of_identity(client: "MlflowClient", experiment_id: str, of: str) -> "list[Run]":
+    runs: list[Run] = client.search_runs(
+        [experiment_id], f"tags.{IDENTITY} = '{of}'", order_by=["attributes.start_time"]
+    )
+    return runs
+
+
+def _create(client: "MlflowClient", experiment_id: str, content: RunContent, parent_id: str | None) -> str:
     from mlflow.entities import Metric, Param
 
     tags = content.tags if parent_id is None else {**content.tags, PARENT: parent_id}
@@ -167,65 +216,3 @@ def _delete(client: "MlflowClient", experiment_id: str, run_id: str) -> None:
     for child in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{run_id}'"):
         client.delete_run(child.info.run_id)
     client.delete_run(run_id)
-
-
-def _experiment_id(client: "MlflowClient", tracking: TrackingConfig) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(tracking.experiment)
-    if found is None:
-        try:
-            created: str = client.create_experiment(tracking.experiment, _artifact_location(tracking))
-        except MlflowException as error:
-            # Another process may have made it in between.
-            found = client.get_experiment_by_name(tracking.experiment)
-            if found is None:
-                raise error
-        else:
-            return created
-    experiment_id: str = found.experiment_id
-    return experiment_id
-
-
-def _artifact_location(tracking: TrackingConfig) -> str | None:
-    """Beside a SQLite file; None: where the server puts them."""
-    from sqlalchemy.engine import make_url
-
-    if not tracking.uri.startswith("sqlite"):
-        return None
-    database = make_url(tracking.uri).database
-    if not database:
-        return None
-    return (Path(database).resolve().parent / "mlruns" / quote(tracking.experiment, safe="")).as_uri()
-
-
-def _try_database(uri: str) -> None:
-    """Connect once: MLflow itself would try ten times, for more than a minute and a half.
-
-    Raises:
-        sqlalchemy.exc.SQLAlchemyError: There is no such database, or it refuses.
-    """
-    import sqlalchemy
-
-    url = sqlalchemy.engine.make_url(uri)
-    sqlite = url.get_backend_name() == "sqlite"
-    if sqlite and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    timeout = {"timeout" if sqlite else "connect_timeout": CONNECT_TIMEOUT_S}
-    engine = sqlalchemy.create_engine(url, connect_args=timeout)
-    try:
-        sqlalchemy.inspect(engine).get_table_names()
-    finally:
-        engine.dispose()
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """MLflow reads its settings from environment variables alone."""
-    added = {key: value for key, value in _ENVIRONMENT.items() if key not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for key in added:
-            os.environ.pop(key, None)

@@ -1,6 +1,7 @@
 """Two experiments are compared by the change of their overhead, and only if they asked the same of the same machine."""
 
 import math
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -184,6 +185,17 @@ def test_a_limit_below_zero_is_refused() -> None:
     with pytest.raises(SystemExit) as ended:
         compare.main(["a", "b", "--max-change-pct", "-1"])
     assert ended.value.code == ExitCode.CANNOT_RUN
+
+
+def test_a_server_that_is_down_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        uri = f"http://someone:hush@127.0.0.1:{listener.getsockname()[1]}"
+    assert compare.main(["0" * 32, "1" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
+    captured = capsys.readouterr()
+    assert captured.err.endswith(": [Errno 111] Connection refused; type --tracking-uri or a folder\n")
+    assert captured.err.count("\n") == 1
+    assert "hush" not in captured.err
 
 
 def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

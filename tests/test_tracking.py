@@ -1,7 +1,9 @@
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from msgspec.structs import replace
 
 from bi_experiments.config import TrackingConfig, compose
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.mlflow_runs import IDENTITY, PARENT, identity
+from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
 from bi_experiments.records import ExperimentResult, PhaseStatus, to_json
-from bi_experiments.tracking import log_experiment, refuse_credentials, without_credentials
+from bi_experiments.tracking import log_experiment, log_sweep, refuse_credentials, without_credentials
 from tests import factories
 
 CONFIGURATION: dict[str, Any] = msgspec.to_builtins(compose(["experiment=cpu_demo"]))
@@ -144,10 +146,124 @@ def test_a_run_that_was_cut_off_is_logged_anew(store: Store, result: ExperimentR
     assert len(store.runs()) == 1 + len(result.phases)
 
 
+def sweep(done: int = 0, status: RunStatus | None = None, swept: str = "workload.max_batch_size") -> SweepContent:
+    return of_sweep(
+        "batch sizes",
+        "s" * 64,
+        factories.START,
+        done=done,
+        status=status,
+        parameters={"swept": swept},
+        metrics={"experiments": 3.0, "experiments_done": float(done)},
+        tags={},
+        note=f"{done} of 3 experiments are done.",
+    )
+
+
+def test_runs_nest_in_a_sweep(store: Store, result: ExperimentResult, folder: Path, tmp_path: Path) -> None:
+    sweep_id = log_sweep(sweep(), tmp_path, [], store.tracking)
+    run_id = log_experiment(result, folder, store.tracking, parent_run_id=sweep_id)
+    assert run_id is not None
+    assert [run.info.run_id for run in store.parents()] == [sweep_id]
+    experiment = store.client.get_run(run_id)
+    assert experiment.data.tags[PARENT] == sweep_id
+    assert [run.data.tags["kind"] for run in (store.parents()[0], experiment)] == ["sweep", "experiment"]
+    assert {child.data.tags["kind"] for child in store.children(run_id)} == {"phase"}
+
+
+def test_an_experiment_that_was_logged_before_is_put_under_its_sweep(
+    store: Store, result: ExperimentResult, folder: Path, tmp_path: Path
+) -> None:
+    run_id = log_experiment(result, folder, store.tracking)
+    sweep_id = log_sweep(sweep(), tmp_path, [], store.tracking)
+    assert log_experiment(result, folder, store.tracking, parent_run_id=sweep_id) == run_id
+    assert [run.info.run_id for run in store.parents()] == [sweep_id]
+    # Logging it again without naming the sweep leaves it there.
+    assert log_experiment(result, folder, store.tracking) == run_id
+    assert len(store.runs()) == 1 + 1 + len(result.phases)
+
+
+def test_a_sweeps_run_is_brought_up_to_date(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    summary, figure = tmp_path / "sweep.csv", tmp_path / "figures" / "overhead.png"
+    run_id = log_sweep(sweep(), tmp_path, [summary, figure], store.tracking)
+    assert run_id is not None
+    run = store.client.get_run(run_id)
+    assert (run.info.status, run.info.run_name, run.info.start_time) == (
+        "RUNNING",
+        "batch sizes",
+        1000 * factories.START,
+    )
+    assert store.client.list_artifacts(run_id) == []
+
+    summary.write_text("a,b\n")
+    figure.write_bytes(b"png")
+    assert log_sweep(sweep(2), tmp_path, [summary, figure], store.tracking) == run_id
+    summary.write_text("a,b\n1,2\n")
+    assert log_sweep(sweep(3, "FINISHED"), tmp_path, [summary, figure], store.tracking) == run_id
+    run = store.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time > run.info.start_time
+    assert run.data.metrics == {"experiments": 3.0, "experiments_done": 3.0}
+    assert run.data.params == {"swept": "workload.max_batch_size"}
+    assert run.data.tags["mlflow.note.content"] == "3 of 3 experiments are done."
+    steps = store.client.get_metric_history(run_id, "experiments_done")
+    assert [(point.step, point.value) for point in steps] == [(0, 0.0), (2, 2.0), (3, 3.0)]
+    (kept,) = (store.root / "mlruns").glob(f"*/{run_id}/artifacts/sweep.csv")
+    assert kept.read_text() == "a,b\n1,2\n"
+    assert [file.path for file in store.client.list_artifacts(run_id, "figures")] == ["figures/overhead.png"]
+
+    # Resumed: it runs again, and a parameter that was logged stays.
+    assert log_sweep(sweep(3, swept="tp"), tmp_path, [], store.tracking) == run_id
+    run = store.client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"swept": "workload.max_batch_size"}
+    assert len(store.runs()) == 1
+
+
+def log_a_part(uri: str, number: int, folder: Path) -> None:
+    """What one process of a sweep does: its experiment and the sweep's run, several times."""
+    tracking = TrackingConfig(enabled=True, uri=uri, experiment="at once")
+    record = factories.experiment_result(configuration=CONFIGURATION, started_at=factories.START + number)
+    warnings: list[str] = []
+    for done in range(3):
+        sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], tracking, warnings.append)
+        log_experiment(record, folder, tracking, warnings.append, sweep_id)
+    assert not warnings, warnings
+
+
+def test_several_processes_log_the_experiments_of_one_sweep_and_lose_nothing(tmp_path: Path, folder: Path) -> None:
+    """Into a store that none of them has made yet."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=log_a_part, args=(uri, number, folder)) for number in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    check_that_nothing_was_lost(uri, 3)
+
+
+def check_that_nothing_was_lost(uri: str, experiments: int) -> None:
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("at once").experiment_id])
+    kinds = Counter(run.data.tags["kind"] for run in runs)
+    assert kinds == {"sweep": 1, "experiment": experiments, "phase": 6 * experiments}
+    for run in runs:
+        kind = run.data.tags["kind"]
+        if kind == "phase":
+            assert run.info.status == "FINISHED"
+            assert len(client.get_metric_history(run.info.run_id, "trial_time")) == 4
+        else:
+            assert "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
+
+
 def test_nothing_is_logged_when_tracking_is_off(result: ExperimentResult, folder: Path) -> None:
     tracking = TrackingConfig(enabled=False, uri="http://127.0.0.1:1", experiment="x")
     warnings: list[str] = []
     assert log_experiment(result, folder, tracking, warnings.append) is None
+    assert log_sweep(sweep(), folder, [], tracking, warnings.append) is None
     assert warnings == []
 
 
