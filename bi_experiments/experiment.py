@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bi_experiments import __version__, invariance, schedule
+from bi_experiments import __version__, invariance, schedule, system_metrics
 from bi_experiments.analysis import compare_experiment
 from bi_experiments.attention import Platform
 from bi_experiments.checks import check
@@ -72,11 +72,12 @@ def run_experiment(
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
     try:
-        with launches.clocks:
+        with launches.clocks, system_metrics.readings(config.tracking.enabled) as readings:
             stopped = _run_pairs(config, launches, started)
     finally:
         shutil.rmtree(folder.caches, ignore_errors=True)
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
+    system_metrics.write(readings, folder, phases)
     environment = describe()
     planned = max(2 * config.protocol.pairs, len(phases))
     result = ExperimentResult(

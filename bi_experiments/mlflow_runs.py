@@ -12,6 +12,7 @@ from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
 from bi_experiments.report.settings import as_text, flatten
 from bi_experiments.stats import summarise
+from bi_experiments.system_metrics import Reading
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
@@ -133,11 +134,22 @@ def of_experiment(result: ExperimentResult) -> RunContent:
     )
 
 
-def of_phase(result: ExperimentResult, phase: PhaseResult) -> RunContent:
-    """The run of a phase; its experiment's tag is added when that run's id is known."""
+def of_phase(result: ExperimentResult, phase: PhaseResult, readings: Iterable[Reading] = ()) -> RunContent:
+    """The run of a phase; its experiment's tag is added when that run's id is known.
+
+    Args:
+        result: The record of the experiment.
+        phase: The phase.
+        readings: System metrics while it ran.
+    """
     end_ms = _ms(phase.started_at + phase.wall_time_s)
     trial_times = (
         Point("trial_time", trial.time_s, _ms(trial.started_at + trial.time_s), trial.index) for trial in phase.trials
+    )
+    system = (
+        Point(f"system/{key}", value, _ms(reading.time), step)  # where MLflow's own monitor puts them
+        for step, reading in enumerate(readings)
+        for key, value in reading.values.items()
     )
     return RunContent(
         name=f"phase {phase.index + 1} {LABELS[phase.arm]}, launch {phase.launch + 1}",
@@ -145,7 +157,7 @@ def of_phase(result: ExperimentResult, phase: PhaseResult) -> RunContent:
         end_ms=end_ms,
         status=_phase_status(phase),
         parameters=_parameters(result),
-        points=(*(Point(key, value, end_ms) for key, value in _phase_values(phase).items()), *trial_times),
+        points=(*(Point(key, value, end_ms) for key, value in _phase_values(phase).items()), *trial_times, *system),
         tags=_short(
             {
                 **_common_tags(result),
@@ -165,6 +177,26 @@ def identity(result: ExperimentResult) -> str:
     """What tells this execution of an experiment from every other: the same after its record was analysed anew."""
     text = "\n".join((result.name, result.command, result.workload_digest, repr(result.started_at)))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def composition_table(report: InvarianceReport) -> dict[str, list[str | int | float]]:
+    """The outputs that differ by batch composition, one row a composition, columns for each arm; in MLflow's form.
+
+    Returns:
+        Title of each column to its cells.
+    """
+    counts = {(count.composition, count.arm): count for count in report.compositions}
+    compositions = list(dict.fromkeys(count.composition for count in report.compositions))
+    table: dict[str, list[str | int | float]] = {"composition": [*compositions]}
+    for arm in dict.fromkeys(count.arm for count in report.compositions):
+        of_arm = [counts.get((composition, arm)) for composition in compositions]
+        table |= {
+            f"{arm}: differing": [count.differing if count else "" for count in of_arm],
+            f"{arm}: total": [count.total if count else "" for count in of_arm],
+            f"{arm}: tokens differing": [count.tokens_differing if count else "" for count in of_arm],
+            f"{arm}: largest |d logprob|": [count.largest_logprob_difference if count else "" for count in of_arm],
+        }
+    return table
 
 
 def note(result: ExperimentResult) -> str:

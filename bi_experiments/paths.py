@@ -47,6 +47,11 @@ class PhaseFolder:
         return self.root / "engine.log"
 
     @property
+    def system_metrics(self) -> Path:
+        """CPU, memory and GPUs while it ran, one reading a line; only when the experiment is tracked."""
+        return self.root / "system_metrics.jsonl"
+
+    @property
     def result(self) -> Path:
         """What is known of the phase."""
         return self.root / "result.json"

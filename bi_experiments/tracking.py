@@ -14,14 +14,28 @@ from urllib.parse import unquote
 from bi_experiments import mlflow_store
 from bi_experiments.config import TrackingConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunContent, SweepContent, identity, of_experiment, of_phase
+from bi_experiments.mlflow_runs import (
+    IDENTITY,
+    PARENT,
+    RunContent,
+    SweepContent,
+    composition_table,
+    identity,
+    of_experiment,
+    of_phase,
+)
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult
+from bi_experiments.system_metrics import stored
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _LOGGER = logging.getLogger(__name__)
+
+COMPOSITION_TABLE = "invariance_by_composition.json"
+"""Artifact that MLflow shows as a table."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/].*@")
 """Greedy: a password may hold any character, and what is cut too much was no part of a host's name."""
@@ -151,8 +165,10 @@ def _log_experiment(
     content = of_experiment(result)
     run_id = _create(client, experiment_id, content, sweep_id)
     client.log_artifacts(run_id, str(folder))
+    if result.invariance is not None and result.invariance.compositions:
+        client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
     for phase in result.phases:
-        child = of_phase(result, phase)
+        child = of_phase(result, phase, stored(OutputFolder(folder).phase(phase.index, phase.arm).system_metrics))
         child_id = _create(client, experiment_id, child, run_id)
         client.set_terminated(child_id, child.status, child.end_ms)
     client.set_terminated(run_id, content.status, content.end_ms)

@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.config import compose
-from bi_experiments.mlflow_runs import Point, identity, of_experiment, of_phase
+from bi_experiments.mlflow_runs import Point, composition_table, identity, of_experiment, of_phase
 from bi_experiments.records import (
     Arm,
     ArmVerdict,
@@ -17,6 +17,7 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.stats import compare_phases
+from bi_experiments.system_metrics import Reading
 from tests import factories
 
 
@@ -51,6 +52,17 @@ def test_a_phase_has_the_metrics_that_people_know() -> None:
     assert run.end_ms == round(1000 * (phase.started_at + phase.wall_time_s))
 
 
+def test_a_phase_has_system_metrics_by_the_names_that_mlflow_gives_them() -> None:
+    record = result()
+    readings = [Reading(time=1000.0 + 5 * k, values={"cpu_utilization_percentage": 90.0 + k}) for k in range(2)]
+    run = of_phase(record, record.phases[0], readings)
+    series = [point for point in run.points if point.key.startswith("system/")]
+    assert series == [
+        Point("system/cpu_utilization_percentage", 90.0, 1_000_000, 0),
+        Point("system/cpu_utilization_percentage", 91.0, 1_005_000, 1),
+    ]
+
+
 def test_the_experiment_has_both_arms_and_the_overheads_with_their_intervals() -> None:
     record = result()
     assert record.comparison is not None
@@ -75,9 +87,9 @@ def test_a_control_experiment_is_not_logged_as_batch_invariant() -> None:
     assert not [key for key in keys if key.startswith("batch_invariant/")]
 
 
-def test_invariance_is_logged_by_arm() -> None:
+def invariance() -> InvarianceReport:
     arms = {Arm.BASELINE: (20, Invariance.VIOLATED), Arm.BATCH_INVARIANT: (0, Invariance.HOLDS)}
-    report = InvarianceReport(
+    return InvarianceReport(
         level="standard",
         arms=tuple(
             ArmVerdict(
@@ -94,12 +106,23 @@ def test_invariance_is_logged_by_arm() -> None:
                 tokens_differing=3,
                 largest_logprob_difference=0.0156,
             ),
+            CompositionCount(
+                composition="batch_8",
+                arm=Arm.BATCH_INVARIANT,
+                differing=0,
+                total=12,
+                tokens_differing=0,
+                largest_logprob_difference=0.0,
+            ),
         ),
         needle_differing={Arm.BASELINE: 2},
         needle_total={Arm.BASELINE: 12, Arm.BATCH_INVARIANT: 12},
         sentence="It holds.",
     )
-    run = of_experiment(replace(result(), invariance=report))
+
+
+def test_invariance_is_logged_by_arm() -> None:
+    run = of_experiment(replace(result(), invariance=invariance()))
     metrics = values(run.points)
     assert metrics["invariance/baseline/differing"] == 20
     assert metrics["invariance/batch_invariant/differing"] == 0
@@ -109,6 +132,20 @@ def test_invariance_is_logged_by_arm() -> None:
     assert metrics["invariance/batch_invariant/needle_differing"] == 0
     assert run.tags["invariance/batch_invariant"] == "holds"
     assert "It holds." in run.tags["mlflow.note.content"]
+
+
+def test_the_table_of_compositions_has_a_row_for_each_and_columns_for_each_arm() -> None:
+    assert composition_table(invariance()) == {
+        "composition": ["ragged", "batch_8"],
+        "baseline: differing": [20, ""],
+        "baseline: total": [24, ""],
+        "baseline: tokens differing": [3, ""],
+        "baseline: largest |d logprob|": [0.0156, ""],
+        "batch_invariant: differing": ["", 0],
+        "batch_invariant: total": ["", 12],
+        "batch_invariant: tokens differing": ["", 0],
+        "batch_invariant: largest |d logprob|": ["", 0.0],
+    }
 
 
 def test_a_needle_that_differs_is_counted_in_its_phase() -> None:
