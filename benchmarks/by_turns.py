@@ -17,10 +17,16 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any, TextIO
 
+from bi_experiments.config import compose
 from bi_experiments.stats import paired_estimate
 
 SEED = 20240919
 WARM_UP_TRIALS = 2
+
+
+def backend_environment() -> dict[str, str]:
+    """The variables of `backend=cpu`."""
+    return dict(compose(["backend=cpu"]).backend.environment)
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,8 @@ class Job:
     batch_invariant: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Further variables of its process."""
+    environment: dict[str, str] = field(default_factory=backend_environment)
+    """Variables of its process besides the mode and the caches."""
     dtype: str = "bfloat16"
     batch_size: int = 32
     """Prompts a trial."""
@@ -54,8 +60,6 @@ class Engine:
         caches = Path(job.cache_dir) / job.name
         environment = os.environ | {
             "VLLM_BATCH_INVARIANT": str(int(job.batch_invariant)),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_CACHE_ROOT": str(caches / "vllm"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),

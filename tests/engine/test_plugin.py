@@ -108,6 +108,7 @@ def run(case: Case, checkpoints: Path) -> "subprocess.CompletedProcess[str]":
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, cores[: case.ranks])) if case.ranks > 1 else "nobind",
         "OMP_NUM_THREADS": str(case.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
         "VLLM_CACHE_ROOT": str(caches / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
     }
