@@ -24,9 +24,9 @@ from bi_experiments.records import ExperimentResult, from_json
 
 WORKLOAD = ["workload.max_batch_size=16", "workload.max_tokens=32"]
 PROCEDURES = {
-    "launch": ["protocol=control", "protocol.interleave=launch", "workload.num_trials=4"],
-    "trial": ["protocol=control", "protocol.interleave=trial", "workload.num_trials=4"],
-    "single": ["protocol=single", "protocol.control=true", "workload.num_trials=60"],
+    "launch": ["protocol=control", "protocol.interleave=launch", "workload.num_trials=3"],
+    "trial": ["protocol=control", "protocol.interleave=trial", "workload.num_trials=3"],
+    "single": ["protocol=single", "protocol.control=true", "workload.num_trials=44"],
 }
 
 
