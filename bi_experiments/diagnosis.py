@@ -10,16 +10,11 @@ from itertools import pairwise
 from statistics import fmean
 
 from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.drift import Trend, launch_levels, over_launches, trend
 from bi_experiments.records import Finding, PhaseResult, PhaseStatus
 from bi_experiments.stats import CONFIDENCE, Pair, complete_pairs, half_width_pct, output_tokens
 from bi_experiments.throttling import clock_findings
 from bi_experiments.wording import band, count, unsigned
-
-FEWEST_POINTS = 5
-"""For a trend: five values in random order rise or fall throughout in 1 of 60 cases, four in 1 of 12."""
-
-FEWEST_POSITIONS = 3
-"""For a trend: with two, values that were measured from their mean mirror each other."""
 
 LOAD_AVERAGE_S = 60.0
 """Time constant of the one-minute load average, in seconds."""
@@ -223,56 +218,35 @@ def _drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> I
         ]
         positions += range(len(ratios))
         values += [ratio - fmean(ratios) for ratio in ratios]
-    drift = _drift(positions, values, max(positions), protocol.equivalence_pct)
-    if drift is not None:
-        total, low, high = drift
+    drift = trend(positions, values, max(positions))
+    if drift is not None and _matters(drift, values, protocol.equivalence_pct):
         yield Finding(
             kind="drift",
-            message=f"The cost changes within a launch: from the first trial to the last, the other arm gets "
-            f"{_how_much(total)} against the baseline {band(low, high)}. The number depends on how many trials there "
-            "are.",
+            message="The cost changes within a launch: from the first trial to the last, the other arm gets "
+            f"{_how_much(drift.total_pct)} against the baseline {band(drift.low_pct, drift.high_pct)}. The number "
+            "depends on how many trials there are.",
             remedy=f"Run with more trials (workload.num_trials) and protocol.warmup={protocol.warmup + 1} or more.",
         )
 
 
 def _drift_over_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
     """The slope of ln t over the machine's time, each arm measured from its own mean."""
-    all_starts: list[float] = []
-    times: list[float] = []
-    values: list[float] = []
-    for launches in ([pair.baseline for pair in pairs], [pair.batch_invariant for pair in pairs]):
-        starts = [fmean(trial.started_at for trial in phase.trials) for phase in launches]
-        levels = [fmean(math.log(trial.time_s) for trial in phase.trials) for phase in launches]
-        all_starts += starts
-        times += [start - fmean(starts) for start in starts]
-        values += [level - fmean(levels) for level in levels]
-    drift = _drift(times, values, max(all_starts) - min(all_starts), protocol.equivalence_pct)
-    if drift is not None:
-        total, low, high = drift
+    levels = launch_levels(pairs)
+    drift = over_launches(levels)
+    if drift is not None and _matters(drift, [level.log_ratio for level in levels], protocol.equivalence_pct):
         yield Finding(
             kind="drift",
             message="The machine changed while it was measured: from the first launch to the last, trials of both arms "
-            f"got {_how_much(total)} {band(low, high)}.",
+            f"got {_how_much(drift.total_pct)} {band(drift.low_pct, drift.high_pct)}.",
             remedy=f"Wait until the machine is evenly warm and otherwise idle{_or_take_turns(protocol)}.",
         )
 
 
-def _drift(
-    positions: Sequence[float], values: Sequence[float], span: float, equivalence_pct: float
-) -> tuple[float, float, float] | None:
-    """Theil-Sen slope times the span, in per cent, with its 95 % interval; None when it does not matter.
-
-    P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", J. Am. Stat. Assoc. 63 (1968).
-    """
-    if len(values) < FEWEST_POINTS or len(set(positions)) < FEWEST_POSITIONS:
-        return None
+def _matters(drift: Trend, values: Sequence[float], equivalence_pct: float) -> bool:
+    """Whether a trend is distinguishable from noise, and larger than what counts as no change."""
     if _per_cent(max(values) - min(values)) <= equivalence_pct:
-        return None  # all of it is within what counts as no change
-    from scipy.stats import theilslopes
-
-    fit = theilslopes(values, positions, alpha=CONFIDENCE)
-    total, low, high = (_per_cent(float(slope) * span) for slope in (fit.slope, fit.low_slope, fit.high_slope))
-    return (total, low, high) if low * high > 0 and abs(total) > equivalence_pct else None
+        return False
+    return drift.low_pct * drift.high_pct > 0 and abs(drift.total_pct) > equivalence_pct
 
 
 def _neighbour(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_count: int) -> Iterator[Finding]:

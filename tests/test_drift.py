@@ -1,0 +1,53 @@
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.drift import launch_levels, over_launches, trend
+from bi_experiments.records import Arm, PhaseResult
+from bi_experiments.stats import complete_pairs
+from tests import factories
+
+
+def slowing_down(per_minute_pct: float) -> list[PhaseResult]:
+    """Six launches, a minute apart, of a machine that gets slower by that much."""
+    phases = factories.phases([7.0, 7.0, 7.0])
+    return [
+        replace(
+            phase,
+            trials=tuple(
+                replace(trial, time_s=trial.time_s * math.exp(math.log1p(per_minute_pct / 100) * phase.index))
+                for trial in phase.trials
+            ),
+        )
+        for phase in phases
+    ]
+
+
+def test_a_steady_slope_is_found_whole_with_no_doubt() -> None:
+    found = trend([0, 1, 2, 3, 4], [0.0, 0.01, 0.02, 0.03, 0.04], span=4)
+    assert found is not None
+    assert found == pytest.approx((100 * math.expm1(0.04),) * 3)
+
+
+def test_too_few_values_or_positions_have_no_trend() -> None:
+    assert trend([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], span=3) is None
+    assert trend([0, 1, 0, 1, 0, 1], [0.0, 0.1, 0.0, 0.1, 0.0, 0.1], span=1) is None
+    assert trend([0, 1, 2, 3, 4], [0.1] * 5, span=4) is None
+
+
+def test_launches_stand_to_the_mean_of_their_own_arm() -> None:
+    levels = launch_levels(complete_pairs(factories.phases([0.0, 20.0, 40.0])))
+    assert [level.arm for level in levels] == [Arm.BASELINE] * 3 + [Arm.BATCH_INVARIANT] * 3
+    assert [level.log_ratio for level in levels[:3]] == pytest.approx([0.0] * 3)
+    assert levels[3].log_ratio < 0 < levels[5].log_ratio
+    for arm in (levels[:3], levels[3:]):
+        assert sum(level.log_ratio for level in arm) == pytest.approx(0)
+        assert sum(level.from_mean_s for level in arm) == pytest.approx(0)
+
+
+def test_the_trend_over_launches_spans_the_first_to_the_last() -> None:
+    found = over_launches(launch_levels(complete_pairs(slowing_down(1.0))))
+    assert found is not None
+    assert found.total_pct == pytest.approx(100 * (1.01**5 - 1), rel=1e-6)
+    assert over_launches(()) is None
