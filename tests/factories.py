@@ -1,23 +1,31 @@
 """Valid records for tests, from as little as a test wants to say. Everything can be overridden by field name."""
 
 from collections.abc import Sequence
+from functools import cache
 
 from msgspec.structs import replace
 
-from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.analysis import compare_experiment
+from bi_experiments.config import Caches, ExperimentConfig, Interleave, Order, ProtocolConfig, compose
+from bi_experiments.experiment import recorded_configuration
 from bi_experiments.records import (
     Arm,
+    ArmVerdict,
     Comparison,
+    CompositionCount,
     Device,
     Difference,
     Environment,
     ExperimentResult,
+    Invariance,
+    InvarianceReport,
     Latencies,
     Metric,
     NeedleCheck,
     ObservedEngine,
     PhaseResult,
     PhaseStatus,
+    ProbeResult,
     TokenCounts,
     Trial,
 )
@@ -238,3 +246,73 @@ def experiment_result(of: Sequence[PhaseResult] | None = None, **changes: object
         comparison=comparison(),
     )
     return replace(record, **changes)
+
+
+def invariance_report(**changes: object) -> InvarianceReport:
+    """One composition in both arms, in which the batch-invariant arm differs once."""
+    first = ProbeResult(
+        probe=3,
+        composition="ragged",
+        batch=1,
+        position=2,
+        equal=False,
+        first_difference=17,
+        tokens_equal=False,
+        largest_logprob_difference=0.0156,
+        digest="f" * 64,
+    )
+    counts = {Arm.BASELINE: 20, Arm.BATCH_INVARIANT: 1}
+    record = InvarianceReport(
+        level="standard",
+        arms=tuple(
+            ArmVerdict(
+                arm=arm,
+                verdict=Invariance.VIOLATED,
+                differing=differing,
+                total=24,
+                first=first,
+                launches_compared=3,
+                launches_differing=0,
+            )
+            for arm, differing in counts.items()
+        ),
+        compositions=tuple(
+            CompositionCount(
+                composition="ragged",
+                arm=arm,
+                differing=differing,
+                total=24,
+                tokens_differing=differing // 2,
+                largest_logprob_difference=0.0156,
+            )
+            for arm, differing in counts.items()
+        ),
+        needle_differing={Arm.BASELINE: 2, Arm.BATCH_INVARIANT: 0},
+        needle_total={Arm.BASELINE: 12, Arm.BATCH_INVARIANT: 12},
+        sentence="Invariance is violated: 1 of 24 probes differed.",
+    )
+    return replace(record, **changes)
+
+
+def whole_result(of: Sequence[PhaseResult] | None = None, *overrides: str, **changes: object) -> ExperimentResult:
+    """A result as the program makes it: composed configuration, comparison of its phases, and an invariance report.
+
+    Args:
+        of: The phases; `phases()` when left out.
+        overrides: Of the configuration `experiment=cpu_demo`.
+        changes: Fields of the record.
+    """
+    all_phases = phases() if of is None else tuple(of)
+    config = _composed(overrides)
+    record = experiment_result(
+        all_phases,
+        configuration=recorded_configuration(config),
+        comparison=compare_experiment(all_phases, config.protocol, len(all_phases) // 2, 2),
+        invariance=invariance_report(),
+    )
+    return replace(record, **changes)
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> ExperimentConfig:
+    return compose(["experiment=cpu_demo", *overrides])

@@ -8,7 +8,6 @@ from bi_experiments import gate
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
-    CompositionCount,
     Environment,
     ExperimentResult,
     Finding,
@@ -16,11 +15,10 @@ from bi_experiments.records import (
     Metric,
     PhaseResult,
     PhaseStatus,
-    ProbeResult,
-    TokenCounts,
 )
+from bi_experiments.report import tables
 from bi_experiments.report.blocks import LABELS, head, phase_block
-from bi_experiments.report.layout import RULE, change_text, figure, heading, paragraph, table
+from bi_experiments.report.layout import RULE, change_text, heading, paragraph, table
 from bi_experiments.report.machine import device, version
 from bi_experiments.stats import Pair, complete_pairs, log_ratio, paired_estimate, summarise
 
@@ -52,10 +50,10 @@ def render_comparison(result: ExperimentResult, folder: Path | None = None) -> s
     """
     sections = [_comparison(result), _answer(result)]
     if result.comparison is not None:
-        sections.append(_metrics(result.comparison.metrics, _other_arm(result)))
+        sections.append(_metrics(result))
     if result.invariance is not None:
         sections.append(_invariance(result.invariance))
-    sections.append(_tokens(result.tokens))
+    sections.append(_lines(tables.tokens(result.tokens)))
     if result.comparison is not None and result.comparison.findings:
         sections.append(_findings(result.comparison.findings))
     sections.append(_ran_on(result.environment, result.phases))
@@ -68,15 +66,11 @@ def render_comparison(result: ExperimentResult, folder: Path | None = None) -> s
     return "\n".join([*lines, RULE]) + "\n"
 
 
-def _other_arm(result: ExperimentResult) -> Arm:
-    return next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
-
-
 # --- The comparison that vLLM's script prints -------------------------------------------------------------------------
 
 
 def _comparison(result: ExperimentResult) -> list[str]:
-    other = _other_arm(result)
+    other = tables.second_arm(result.phases)
     name = LABELS[other].title()
     title = "Batch Invariance" if other is Arm.BATCH_INVARIANT else name
     lines = heading(f"COMPARISON: {title} vs Baseline")
@@ -143,77 +137,20 @@ def _answer(result: ExperimentResult) -> list[str]:
     return lines
 
 
-def _metrics(metrics: Iterable[Metric], other: Arm) -> list[str]:
-    rows: list[tuple[str, ...]] = []
-    notes: list[str] = []
-    for metric in metrics:
-        name = metric.name.replace("_", " ")
-        if metric.withheld is not None:
-            notes += paragraph(f"Change of {name} withheld: {metric.withheld}.", "  ", "")
-        if metric.low_pct is None or metric.high_pct is None:
-            interval, verdict = "-", "-"
-        else:
-            interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
-            verdict = metric.verdict
-        change = "withheld" if metric.change_pct is None else change_text(metric.change_pct)
-        values = figure(metric.baseline), figure(metric.batch_invariant)
-        rows.append((f"{name} [{metric.unit}]", *values, change, interval, str(metric.pairs), verdict))
-    short = "invariant" if other is Arm.BATCH_INVARIANT else LABELS[other]
-    header = ("Metric", "baseline", short, "change %", "95 % interval", "n", "verdict")
-    method = "n: pairs of launches. change: exp(mean log ratio over the pairs) - 1, with its t interval over the pairs."
-    return [*table(header, rows, left=(0, 6)), *paragraph(method), *notes]
+def _metrics(result: ExperimentResult) -> list[str]:
+    notes = [line for said in tables.withheld(result) for line in paragraph(said, "  ", "")]
+    return [*_lines(tables.metrics(result)), *paragraph(tables.METRICS_NOTE), *notes]
 
 
 def _invariance(report: InvarianceReport) -> list[str]:
-    arms = [verdict.arm for verdict in report.arms] or list(report.needle_total)
-    counts = {(count.composition, count.arm): count for count in report.compositions}
-    rows = [
-        (composition, *(cell for arm in arms for cell in _cells(counts.get((composition, arm)))))
-        for composition in dict.fromkeys(count.composition for count in report.compositions)
-    ]
-    needles = (f"{report.needle_differing.get(arm, 0)}/{report.needle_total.get(arm, 0)}" for arm in arms)
-    rows.append(("needle in the trials", *(cell for needle in needles for cell in (needle, "", ""))))
-    launches = max((verdict.launches_compared for verdict in report.arms), default=0)
-    if launches > 1:
-        between = (cell for verdict in report.arms for cell in (str(verdict.launches_differing), "", ""))
-        rows.append((f"between {launches} launches", *between))
-    header = ("Outputs that differ", *(cell for arm in arms for cell in (LABELS[arm], "tokens", "|d logprob|")))
-    lines = table(header, rows)
+    lines = _lines(tables.invariance(report))
     if report.compositions:
-        lines += paragraph("tokens: those of them that differ in a token id; the others differ in logprob bits alone.")
-    for verdict in report.arms:
-        if verdict.first is not None and verdict.arm is not Arm.BASELINE:
-            lines += _first_difference(verdict.first)
-    return lines
+        lines += paragraph(tables.INVARIANCE_NOTE)
+    return lines + [line for said in tables.first_differences(report) for line in paragraph(said, "  ", "")]
 
 
-def _cells(count: CompositionCount | None) -> tuple[str, str, str]:
-    if count is None:
-        return "-", "", ""
-    return f"{count.differing}/{count.total}", str(count.tokens_differing), figure(count.largest_logprob_difference)
-
-
-def _first_difference(probe: ProbeResult) -> list[str]:
-    return paragraph(
-        f"First difference with batch invariance: probe {probe.probe} at position {probe.position} of batch "
-        f"{probe.batch} of {probe.composition}, from output token {probe.first_difference}.",
-        "  ",
-        "",
-    )
-
-
-def _tokens(tokens: dict[Arm, TokenCounts]) -> list[str]:
-    rows = [
-        (
-            LABELS[arm],
-            f"{counts.prompts:,}",
-            f"{counts.prompt_tokens:,}",
-            f"{counts.prompt_tokens_min:,} .. {counts.prompt_tokens_max:,}",
-            f"{counts.output_tokens:,}",
-        )
-        for arm, counts in tokens.items()
-    ]
-    return table(("Measured, one launch", "prompts", "prompt tokens", "in a trial", "generated tokens"), rows)
+def _lines(of: tables.Table) -> list[str]:
+    return table(of.header, of.rows, tuple(of.left))
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:

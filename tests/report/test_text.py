@@ -10,17 +10,12 @@ from msgspec.structs import replace
 from bi_experiments.config import compose
 from bi_experiments.records import (
     Arm,
-    ArmVerdict,
-    CompositionCount,
     Device,
     ExperimentResult,
     Finding,
-    Invariance,
-    InvarianceReport,
     NeedleCheck,
     PhaseResult,
     PhaseStatus,
-    ProbeResult,
 )
 from bi_experiments.report.text import render, render_comparison
 from bi_experiments.stats import compare_phases
@@ -39,50 +34,6 @@ def result_of(phases: Sequence[PhaseResult]) -> ExperimentResult:
     metrics = compare_phases(phases, 1.0)
     comparison = factories.comparison(*metrics) if metrics else None
     return factories.experiment_result(phases, configuration=configuration(), comparison=comparison)
-
-
-def invariance() -> InvarianceReport:
-    first = ProbeResult(
-        probe=3,
-        composition="ragged",
-        batch=1,
-        position=2,
-        equal=False,
-        first_difference=17,
-        tokens_equal=False,
-        largest_logprob_difference=0.0156,
-        digest="f" * 64,
-    )
-    counts = {Arm.BASELINE: 20, Arm.BATCH_INVARIANT: 1}
-    return InvarianceReport(
-        level="standard",
-        arms=tuple(
-            ArmVerdict(
-                arm=arm,
-                verdict=Invariance.VIOLATED,
-                differing=differing,
-                total=24,
-                first=first,
-                launches_compared=3,
-                launches_differing=0,
-            )
-            for arm, differing in counts.items()
-        ),
-        compositions=tuple(
-            CompositionCount(
-                composition="ragged",
-                arm=arm,
-                differing=differing,
-                total=24,
-                tokens_differing=differing // 2,
-                largest_logprob_difference=0.0156,
-            )
-            for arm, differing in counts.items()
-        ),
-        needle_differing={Arm.BASELINE: 2, Arm.BATCH_INVARIANT: 0},
-        needle_total={Arm.BASELINE: 12, Arm.BATCH_INVARIANT: 12},
-        sentence="Invariance is violated: 1 of 24 probes differed.",
-    )
 
 
 def section(text: str, title: str) -> str:
@@ -227,7 +178,7 @@ def test_a_withheld_change_says_why() -> None:
 
 
 def test_invariance_is_told_for_both_arms() -> None:
-    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=invariance()))
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=factories.invariance_report()))
     assert "Invariance is violated: 1 of 24 probes differed." in section(text, "RESULT")
     ragged = next(line for line in text.splitlines() if line.startswith("ragged"))
     assert ragged.split() == ["ragged", "20/24", "10", "0.01560", "1/24", "0", "0.01560"]
@@ -239,7 +190,7 @@ def test_invariance_is_told_for_both_arms() -> None:
 
 
 def test_needles_alone_make_a_table_too() -> None:
-    report = replace(invariance(), arms=(), compositions=())
+    report = replace(factories.invariance_report(), arms=(), compositions=())
     text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=report))
     needle = next(line for line in text.splitlines() if line.startswith("needle in the trials"))
     assert needle.split()[-2:] == ["2/12", "0/12"]
@@ -264,6 +215,8 @@ def test_it_says_what_was_measured_and_on_what(tmp_path: Path) -> None:
 
 def test_it_is_plain_text_of_at_most_100_columns() -> None:
     phases = factories.phases([107.0, 207.5, 108.0])
-    text = render(replace(result_of(phases), invariance=invariance()), Path("outputs/2025-01-01/12-00-00"))
+    text = render(
+        replace(result_of(phases), invariance=factories.invariance_report()), Path("outputs/2025-01-01/12-00-00")
+    )
     assert max(map(len, text.splitlines())) <= 100
     assert text.replace("\n", "").isprintable()
