@@ -33,7 +33,7 @@ from bi_experiments.records import (
     TokenCounts,
     to_json,
 )
-from bi_experiments.report import text
+from bi_experiments.report import files
 from bi_experiments.stats import half_width_pct
 from bi_experiments.tracking import refuse_credentials, without_credentials
 from bi_experiments.turns import run_by_turns, run_in_sequence
@@ -97,8 +97,9 @@ def run_experiment(
         invariance=invariance.judge(phases, config.verify.level, config.verify.compositions),
     )
     write_atomically(folder.result, to_json(result))
-    write_atomically(folder.report_text, text.render(result, folder.root).encode())
+    files.write_text(result, folder)
     progress.experiment_ended(result)
+    files.try_write_pages(result, folder)
     return result
 
 

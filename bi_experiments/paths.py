@@ -74,6 +74,25 @@ class OutputFolder:
         return self.root / "report.txt"
 
     @property
+    def report_html(self) -> Path:
+        """The report as one page."""
+        return self.root / "report.html"
+
+    @property
+    def report_markdown(self) -> Path:
+        """The report in GitHub's markdown."""
+        return self.root / "report.md"
+
+    @property
+    def figures(self) -> Path:
+        """The report's figures, one PNG file each."""
+        return self.root / "figures"
+
+    def figure(self, name: str) -> Path:
+        """The figure of that name."""
+        return self.figures / f"{name}.png"
+
+    @property
     def workload(self) -> Path:
         """The inputs of all trials."""
         return self.root / "workload.json"

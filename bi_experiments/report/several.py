@@ -1,36 +1,36 @@
-"""Several experiments on one page: a sweep, or folders that are compared by hand."""
+"""Several experiments on one page: a sweep, or folders that are compared by hand.
 
+rows = [Row(label=..., settings=..., status="done", reason=None, folder="0", result=Summary.of(record)), ...]
+page = render_html("Sweep of backends", rows, "python -m bi_experiments -m backend=flash_attn,triton_attn")
+files = draw(rows, Path("figures"))
+"""
+
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
+from bi_experiments.paths import write_atomically
 from bi_experiments.records import ExperimentResult
+from bi_experiments.report.answer import INVARIANCE_WORDS
+from bi_experiments.report.layout import figure
+from bi_experiments.report.rows import Row
 from bi_experiments.report.settings import flatten
 from bi_experiments.report.summary import Summary
-from bi_experiments.wording import band, signed
+from bi_experiments.report.tables import verdict_word
+from bi_experiments.wording import band, count, signed
+
+__all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
 IGNORED = frozenset({"tracking", "gate"})
 """Groups that change nothing of what is measured."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One experiment of the page, finished or not."""
-
-    label: str
-    """Readable name."""
-    settings: dict[str, str]
-    """The swept or different keys alone, with their values as text; the same keys in every row."""
-    status: str
-    """`done`, `failed`, `cannot run`, `running` or `missing`."""
-    reason: str | None
-    """One line for everything but `done`."""
-    folder: str
-    """The experiment's output folder, relative to the page; its `report.html` is linked where there is a result."""
-    result: Summary | None
-    """`Summary.of` its record; None when it has none."""
+class _Cell(NamedTuple):
+    text: str
+    kind: str = ""
+    """CSS class."""
 
 
 def settings_that_differ(results: Sequence[ExperimentResult | Summary]) -> list[dict[str, str]]:
@@ -56,13 +56,40 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
         rows: The experiments, in the order in which they are shown.
         command: The command line that makes all of it again, if there is one.
     """
+    from bi_experiments.report import pages
+    from bi_experiments.report.figures import theme
+    from bi_experiments.report.figures.drawing import Drawing, LeftOut
+    from bi_experiments.report.figures.several import draw_all
+
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
-    head = "".join(f"<th scope=col>{escape(key)}</th>" for key in ("experiment", "status", *keys, "overhead"))
-    body = "".join(_table_row(row, keys) for row in rows)
-    typed = f"<pre>{escape(command)}</pre>" if command else ""
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(title)}</title><h1>{escape(title)}</h1>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{typed}</html>\n"
+    with theme.style():
+        drawn = draw_all(rows)
+        drawings = [one for one in drawn if isinstance(one, Drawing)]
+        for one in drawings:
+            theme.lay_out(one.figure)
+        figures = pages.shown(drawings)
+    return pages.render(
+        "several.html.j2",
+        title=title,
+        counted=_counted(rows),
+        sentences=_sentences(rows),
+        figures=figures,
+        left_out=[one for one in drawn if isinstance(one, LeftOut)],
+        header=[
+            {"text": text, "number": text in _NUMBERS}
+            for text in ("experiment", "status", *keys, *_COLUMNS, "before you rely on it")
+        ],
+        rows=[
+            {
+                "label": row.label,
+                "link": f"{quote(row.folder)}/report.html" if row.result is not None else None,
+                "cells": _cells(row, keys),
+            }
+            for row in rows
+        ],
+        note="overhead: change of trial time against the baseline, with its 95 % interval; n: pairs of launches; "
+        "differ: probe outputs that changed with the batch, in the arm that is compared with the baseline.",
+        command=command,
     )
 
 
@@ -76,17 +103,77 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     Returns:
         The files, in the order of the page; none where fewer than two experiments have a result.
     """
-    return ()
+    from bi_experiments.report.figures import theme
+    from bi_experiments.report.figures.drawing import Drawing
+    from bi_experiments.report.figures.several import draw_all
+
+    written = []
+    with theme.style():
+        for drawing in draw_all(rows):
+            if isinstance(drawing, Drawing):
+                path = folder / f"{drawing.name}.png"
+                theme.lay_out(drawing.figure)
+                write_atomically(path, theme.png(drawing.figure))
+                written.append(path)
+    return tuple(written)
 
 
-def _table_row(row: Row, keys: Sequence[str]) -> str:
-    metric = row.result.trial_time if row.result else None
-    overhead = "" if metric is None or metric.change_pct is None else signed(metric.change_pct)
-    if metric is not None and metric.low_pct is not None and metric.high_pct is not None:
-        overhead += f" {band(metric.low_pct, metric.high_pct)}"
-    label = escape(row.label)
-    if row.result is not None:
-        label = f'<a href="{quote(row.folder)}/report.html">{label}</a>'
-    status = escape(f"{row.status}: {row.reason}" if row.reason else row.status)
-    cells = (status, *(escape(row.settings.get(key, "")) for key in keys), overhead)
-    return f"<tr><th scope=row>{label}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+_COLUMNS = (
+    "overhead",
+    "95 % interval",
+    "n",
+    "verdict",
+    "baseline tokens/s",
+    "compared tokens/s",
+    "invariance",
+    "differ",
+)
+_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "compared tokens/s", "differ"})
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    statuses = Counter(row.status for row in rows)
+    return f"{count(len(rows), 'experiment')}: " + ", ".join(
+        f"{number} {status}" for status, number in statuses.items()
+    )
+
+
+def _sentences(rows: Sequence[Row]) -> list[str]:
+    """The range of the costs, and whether invariance held everywhere."""
+    said = []
+    costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
+    if costs:
+        (low, cheapest), (high, dearest) = costs[0], costs[-1]
+        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({dearest}).")
+    verdicts = Counter(
+        INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
+    )
+    if verdicts:
+        said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
+    return said
+
+
+def _cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
+    status = _Cell(row.status if row.reason is None else f"{row.status}: {row.reason}", "reason" if row.reason else "")
+    settings = [_Cell(row.settings.get(key, "")) for key in keys]
+    return [status, *settings, *_result_cells(row.result)]
+
+
+def _result_cells(result: Summary | None) -> list[_Cell]:
+    if result is None:
+        return [_Cell("", "number" if column in _NUMBERS else "") for column in (*_COLUMNS, "")]
+    cost, throughput = result.trial_time, result.throughput
+    interval = ""
+    if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
+        interval = band(cost.low_pct, cost.high_pct)
+    return [
+        _Cell(signed(cost.change_pct) if cost is not None and cost.change_pct is not None else "", "number"),
+        _Cell(interval, "number"),
+        _Cell(str(result.pairs), "number"),
+        _Cell(verdict_word(cost) if cost is not None else ""),
+        _Cell(figure(throughput.baseline) if throughput else "", "number"),
+        _Cell(figure(throughput.batch_invariant) if throughput else "", "number"),
+        _Cell(*INVARIANCE_WORDS[result.invariance]),
+        _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
+        _Cell(", ".join(kind.replace("_", " ") for kind in result.findings)),
+    ]

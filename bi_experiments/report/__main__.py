@@ -1,0 +1,92 @@
+"""`python -m bi_experiments.report FOLDER...`: make reports again from `result.json`; compare several."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bi_experiments.errors import ConfigurationError, ExitCode
+from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.records import ExperimentResult, PhaseStatus, RecordError, from_json
+from bi_experiments.report.files import write_pages, write_text
+from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
+
+COMPARISON = "comparison.html"
+
+
+def main(arguments: Sequence[str] | None = None) -> ExitCode:
+    """Write the reports of every folder named on the command line and return the process's exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bi_experiments.report",
+        description="Make report.txt, report.html, report.md and the figures again from result.json.",
+        epilog="Of several folders, a page that compares them is written too.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.html", help=f"the page that compares several folders ({COMPARISON})"
+    )
+    given = parser.parse_args(arguments)
+    folders = list(dict.fromkeys(given.folders))
+    try:
+        if given.output is not None and len(folders) == 1:
+            raise ConfigurationError(f"--output {given.output} is for several folders: {folders[0]} is one")
+        results = [_read(folder) for folder in folders]  # all of them, before any is written
+        for folder, result in zip(folders, results, strict=True):
+            write_text(result, OutputFolder(folder))
+            write_pages(result, OutputFolder(folder))
+            sys.stdout.write(f"{OutputFolder(folder).report_html}\n")
+        if len(folders) > 1:
+            page = given.output or Path(COMPARISON)
+            write_atomically(page, _compare(folders, results, page).encode())
+            sys.stdout.write(f"{page}\n")
+    except ConfigurationError as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(f"{error.filename or 'a report'} cannot be written: {error.strerror}")
+    return ExitCode.DONE
+
+
+def _read(folder: Path) -> ExperimentResult:
+    path = OutputFolder(folder).result
+    try:
+        return from_json(path.read_bytes(), ExperimentResult, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(f"{folder} holds no {path.name}: name the output folder of an experiment") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except RecordError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page: Path) -> str:
+    summaries = [Summary.of(result) for result in results]
+    rows = [
+        Row(
+            label=f"{summary.name} ({folder})",
+            settings=settings,
+            status=_status(result),
+            reason=result.stopped,
+            folder=os.path.relpath(folder, page.parent),
+            result=summary,
+        )
+        for folder, result, summary, settings in zip(
+            folders, results, summaries, settings_that_differ(summaries), strict=True
+        )
+    ]
+    command = shlex.join(["python", "-m", "bi_experiments.report", *map(str, folders), "--output", str(page)])
+    return render_html(f"{len(rows)} experiments compared", rows, command)
+
+
+def _status(result: ExperimentResult) -> str:
+    return "done" if all(phase.status is PhaseStatus.OK for phase in result.phases) else "failed"
+
+
+def _complain(message: str) -> ExitCode:
+    sys.stderr.write(f"error: {message}\n")
+    return ExitCode.CANNOT_RUN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

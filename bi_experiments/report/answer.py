@@ -1,0 +1,129 @@
+"""The answer before any table: sentences, verdicts in a word, and what kept the experiment from being whole."""
+
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+from bi_experiments import gate
+from bi_experiments.errors import ExitCode
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
+from bi_experiments.report.blocks import LABELS
+from bi_experiments.report.layout import figure
+from bi_experiments.report.tables import second_arm
+from bi_experiments.wording import band, count, signed
+
+Tone: TypeAlias = Literal["good", "bad", "open"]
+
+
+class Badge(NamedTuple):
+    """A verdict in a word."""
+
+    what: str
+    verdict: str
+    tone: Tone
+
+
+class Tile(NamedTuple):
+    """One number that the reader came for."""
+
+    name: str
+    value: str
+    detail: str
+
+
+def sentences(result: ExperimentResult) -> list[str]:
+    """What was found, the cost first; at least one sentence."""
+    said = ["No comparison: no pair is complete."]
+    if result.comparison is not None:
+        said = [result.comparison.sentence]
+    if result.invariance is not None:
+        said.append(result.invariance.sentence)
+    limit = _limit(result)
+    if result.comparison is not None and limit is not None:
+        said.append(gate.describe(result.comparison, limit))
+    return said
+
+
+def badges(result: ExperimentResult) -> list[Badge]:
+    """The verdicts on cost, invariance and gate."""
+    found = [Badge("trial time", *_cost(result))]
+    arm = second_arm(result.phases)
+    if arm is Arm.BATCH_INVARIANT:
+        verdict = result.invariance.verdict(arm) if result.invariance else None
+        found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
+    limit = _limit(result)
+    if result.comparison is not None and limit is not None:
+        found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[gate.decide(result.comparison, limit)]))
+    return found
+
+
+def tiles(result: ExperimentResult) -> list[Tile]:
+    """Cost, throughput and proof, where they were measured."""
+    found = []
+    trial_time = result.comparison.metric("trial_time") if result.comparison else None
+    if trial_time is not None and trial_time.change_pct is not None:
+        interval = "one launch an arm, no interval"
+        if trial_time.low_pct is not None and trial_time.high_pct is not None:
+            interval = f"{band(trial_time.low_pct, trial_time.high_pct)}, {count(trial_time.pairs, 'pair')}"
+        found.append(Tile("Change of trial time", signed(trial_time.change_pct), interval))
+    throughput = result.comparison.metric("throughput") if result.comparison else None
+    label = LABELS[second_arm(result.phases)]
+    if throughput is not None:
+        values = f"{figure(throughput.baseline)} → {figure(throughput.batch_invariant)}"
+        found.append(Tile("Throughput, tokens/s", values, f"baseline → {label}"))
+    verdicts = {verdict.arm: verdict for verdict in result.invariance.arms} if result.invariance else {}
+    other, baseline = verdicts.get(second_arm(result.phases)), verdicts.get(Arm.BASELINE)
+    if other is not None and other.total:
+        control = f"baseline: {baseline.differing} / {baseline.total}" if baseline else "no baseline was probed"
+        found.append(Tile(f"Outputs that changed, {label}", f"{other.differing} / {other.total}", control))
+    return found
+
+
+def problems(result: ExperimentResult) -> list[str]:
+    """Why the experiment ended early, and which phases failed."""
+    said = []
+    if result.stopped is not None:
+        ran = f"{len(result.phases)} of {result.planned_phases} phases"
+        said.append(f"It ended early, after {ran}: {result.stopped}.")
+    for phase in result.phases:
+        if phase.status is not PhaseStatus.OK:
+            log = OutputFolder(Path()).phase(phase.index, phase.arm).log
+            status = phase.status.replace("_", " ")
+            said.append(f"Phase {phase.index + 1} ({LABELS[phase.arm]}) {status}: {phase.error}; its log: {log}")
+    return said
+
+
+INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
+    Invariance.HOLDS: ("holds", "good"),
+    Invariance.VIOLATED: ("violated", "bad"),
+    Invariance.NOT_SHOWN: ("not shown", "open"),
+    None: ("not probed", "open"),
+}
+"""Each verdict, or its absence, in a word."""
+
+_COST_TONES: dict[Difference, Tone] = {
+    Difference.SLOWER: "bad",
+    Difference.FASTER: "good",
+    Difference.EQUIVALENT: "good",
+    Difference.INCONCLUSIVE: "open",
+}
+
+_GATE_WORDS: dict[ExitCode, tuple[str, Tone]] = {
+    ExitCode.DONE: ("passed", "good"),
+    ExitCode.OVER_GATE: ("over", "bad"),
+    ExitCode.GATE_UNDECIDED: ("undecided", "open"),
+}
+
+
+def _cost(result: ExperimentResult) -> tuple[str, Tone]:
+    trial_time = result.comparison.metric("trial_time") if result.comparison else None
+    if trial_time is None:
+        return "not compared", "open"
+    if trial_time.low_pct is None:
+        return "no interval", "open"
+    return trial_time.verdict, _COST_TONES[trial_time.verdict]
+
+
+def _limit(result: ExperimentResult) -> float | None:
+    limit = result.configuration.get("gate", {}).get("max_overhead_pct")
+    return None if limit is None else float(limit)

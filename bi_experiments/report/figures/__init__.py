@@ -1,0 +1,1 @@
+"""Figures, from the record alone. Matplotlib is imported in here and nowhere else."""

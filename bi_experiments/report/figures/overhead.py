@@ -1,0 +1,138 @@
+"""The change of every metric with its interval, on an axis of ratios."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from bi_experiments.records import Difference, ExperimentResult, Metric
+from bi_experiments.report.figures import theme
+from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.tables import setting, verdict_word
+from bi_experiments.wording import band, count, signed
+
+MARKS = {
+    Difference.SLOWER: (theme.OTHER, "s", "full"),
+    Difference.FASTER: (theme.BASELINE, "o", "full"),
+    Difference.EQUIVALENT: (theme.BAND, "D", "full"),
+    Difference.INCONCLUSIVE: (theme.MUTED, "o", "none"),
+}
+"""Colour, marker and fill of a verdict."""
+
+_FACTORS = (1, 2, 5, 20, 100, 1000, 10_000)
+_STEPS_PCT = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+
+
+def overhead(result: ExperimentResult) -> Drawing | LeftOut:
+    """A forest plot of all metrics with the equivalence band."""
+    title = "Change of every metric"
+    measured = result.comparison.metrics if result.comparison else ()
+    metrics = [metric for metric in measured if metric.change_pct is not None]
+    if not any(metric.low_pct is not None for metric in metrics):
+        reason = "no pair is complete" if not metrics else "one launch an arm: no interval"
+        return LeftOut(f"{title}, with its interval", reason)
+    figure = theme.new_figure(theme.WIDE, 1.25 + 0.27 * len(metrics))
+    axes = figure.subplots()
+    draw_forest(
+        axes,
+        [f"{metric.name.replace('_', ' ')}" for metric in metrics],
+        metrics,
+        setting(result.configuration, "protocol", "equivalence_pct"),
+    )
+    pairs = max(metric.pairs for metric in metrics)
+    theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(pairs, 'pair')}")
+    axes.set_xlabel("change against the baseline [%], on a scale of ratios")
+    said = "; ".join(f"{metric.name.replace('_', ' ')} {_said(metric)}" for metric in metrics)
+    return Drawing(
+        name="overhead",
+        title=title,
+        description=f"Change of every metric with its 95 % interval: {said}.",
+        caption="Shaded: changes that count as none (protocol.equivalence_pct). Without a line: one pair, no interval.",
+        figure=figure,
+        shape="wide",
+    )
+
+
+def draw_forest(axes: Axes, labels: Sequence[str], metrics: Sequence[Metric], band_pct: float | None) -> None:
+    """One row a metric: the change, its interval, and both as text at the right.
+
+    Args:
+        axes: Where to draw.
+        labels: Names of the rows.
+        metrics: What is drawn; each has a change.
+        band_pct: Changes within plus or minus this many per cent count as none, if that is known.
+    """
+    if band_pct is not None:
+        axes.axvspan(ratio(-band_pct), ratio(band_pct), color=theme.BAND, alpha=0.16, linewidth=0)
+    axes.axvline(0, color=theme.MUTED, linewidth=0.9)
+    for y, metric in enumerate(metrics):
+        draw_interval(axes, metric, y)
+        axes.annotate(
+            _said(metric), (1.0, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=8.5, annotation_clip=False,
+        )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    ends = [
+        end for metric in metrics for end in (metric.change_pct, metric.low_pct, metric.high_pct) if end is not None
+    ]
+    label_ratios(axes, [*ends, 0.0])
+    theme.read_along(axes, "x")
+
+
+def draw_interval(axes: Axes, metric: Metric, y: float) -> None:
+    """The change and its interval on a horizontal line."""
+    assert metric.change_pct is not None
+    colour, marker, fill = MARKS[metric.verdict]
+    if metric.low_pct is not None and metric.high_pct is not None:
+        axes.hlines(y, ratio(metric.low_pct), ratio(metric.high_pct), color=colour, linewidth=2.0, zorder=2)
+    else:
+        marker = "x"
+    axes.plot(
+        [ratio(metric.change_pct)], [y], linestyle="", marker=marker, markersize=6.5, color=colour,
+        markerfacecolor=theme.SURFACE if fill == "none" else colour, markeredgewidth=1.4, zorder=3,
+    )  # fmt: skip
+
+
+def ratio(per_cent: float) -> float:
+    """Where a change stands on the axis: the logarithm of the ratio, on which a half is as far as a double."""
+    return math.log(max(1 + per_cent / 100, 1e-6))
+
+
+def label_ratios(axes: Axes, ends_pct: Sequence[float], axis: str = "x") -> None:
+    """Limits and ticks, in per cent, of an axis of ratios.
+
+    Args:
+        axes: Of the figure.
+        ends_pct: All values that must be within the axis.
+        axis: `x` or `y`.
+    """
+    low, high = min(map(ratio, ends_pct)), max(map(ratio, ends_pct))
+    margin = max(0.04 * (high - low), 1e-3)
+    low, high = low - margin, high + margin
+    ticks = [tick for tick in _ticks_pct(low, high) if low <= ratio(tick) <= high]
+    names = [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks]
+    if axis == "x":
+        axes.set_xlim(low, high)
+        axes.set_xticks([ratio(tick) for tick in ticks], names)
+    else:
+        axes.set_ylim(low, high)
+        axes.set_yticks([ratio(tick) for tick in ticks], names)
+
+
+def _ticks_pct(low: float, high: float) -> list[float]:
+    """Round numbers: evenly spaced per cent where the range is small, round factors where it is large."""
+    span_pct = 100 * (high - low)
+    if span_pct < 120:
+        step = next((step for step in _STEPS_PCT if span_pct / step <= 9), _STEPS_PCT[-1])
+        first, last = math.ceil(100 * math.expm1(low) / step), math.floor(100 * math.expm1(high) / step)
+        return [round(step * index, 6) for index in range(first, last + 1)]
+    factors = _FACTORS if span_pct < 400 else _FACTORS[::2]
+    return sorted({100 * (factor - 1) for factor in factors} | {100 * (1 / factor - 1) for factor in factors})
+
+
+def _said(metric: Metric) -> str:
+    assert metric.change_pct is not None
+    if metric.low_pct is None or metric.high_pct is None:
+        return f"{signed(metric.change_pct)} (no interval)"
+    return f"{signed(metric.change_pct)} {band(metric.low_pct, metric.high_pct)} {verdict_word(metric)}"

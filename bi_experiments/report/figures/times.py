@@ -1,0 +1,198 @@
+"""Times of trials and of initialisation, and how they moved while the experiment ran."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from bi_experiments.drift import Level, launch_levels, over_launches
+from bi_experiments.records import ExperimentResult, PhaseResult
+from bi_experiments.report.blocks import LABELS
+from bi_experiments.report.figures import theme
+from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.tables import in_order, setting
+from bi_experiments.stats import complete_pairs
+from bi_experiments.wording import band, count, signed
+
+NAMED_PAIRS = 12
+"""With more pairs than this, only some are named below the axis."""
+
+
+def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
+    """Every trial of every phase, the same trial of both arms above each other, the pairs in launch order."""
+    title = "Trial times, paired by trial"
+    phases = [phase for phase in result.phases if phase.trials]
+    if not phases:
+        return LeftOut(title, "no trial was run")
+    trials = max(len(phase.trials) for phase in phases)
+    pairs = sorted({phase.pair for phase in phases})
+    gap = 1 if trials > 1 else 0
+    starts = {pair: position * (trials + gap) for position, pair in enumerate(pairs)}
+
+    figure = theme.new_figure(theme.WIDE, 3.5)
+    axes = figure.subplots()
+    for pair in pairs:
+        for trial in range(trials):
+            both = [one.trials[trial].time_s for one in phases if one.pair == pair and trial < len(one.trials)]
+            axes.vlines(starts[pair] + trial, min(both), max(both), color=theme.MUTED, linewidth=0.9, zorder=1)
+    for arm in in_order([phase.arm for phase in phases]):
+        style = theme.arm_style(arm)
+        points = [
+            (starts[phase.pair] + trial.index, trial.time_s)
+            for phase in phases
+            if phase.arm is arm
+            for trial in phase.trials
+        ]
+        axes.plot(
+            *zip(*points, strict=True), linestyle="", marker=style.marker, color=style.colour,
+            markeredgecolor=theme.SURFACE, markeredgewidth=0.6, markersize=6.5, label=LABELS[arm], zorder=2,
+        )  # fmt: skip
+    _times_from_zero_if_close(axes)
+    for pair in pairs[1:]:
+        axes.axvline(starts[pair] - (1 + gap) / 2, color=theme.GRID, linewidth=0.8)
+    shown = pairs[:: math.ceil(len(pairs) / NAMED_PAIRS)]
+    middle = (trials - 1) / 2
+    axes.set_xticks(
+        [starts[pair] + middle for pair in shown],
+        [f"pair {pair + 1}\n{_first(pair, phases)}" if len(pairs) <= 8 else str(pair + 1) for pair in shown],
+    )
+    axes.set_xlim(-0.7, starts[pairs[-1]] + trials - 0.3)
+    theme.read_along(axes, "y")
+    axes.set_ylabel("trial time [s]")
+    axes.set_xlabel("pairs in launch order; within a pair, trials 1 to " + str(trials))
+    size = f"n = {count(len(pairs), 'pair')} × {count(trials, 'trial')}"
+    theme.head(figure, f"{title} [s], {size}")
+    return Drawing(
+        name="trial_times",
+        title=title,
+        description=f"Time of every trial in seconds, {size}: {_ranges(phases)}.",
+        caption="Each line joins the same prompts in both arms. Trials differ in batch size.",
+        figure=figure,
+        shape="wide",
+    )
+
+
+def init_time(result: ExperimentResult) -> Drawing | LeftOut:
+    """Initialisation of every launch, the first launch of each arm apart from its later ones."""
+    title = "Engine initialisation, cold and warm"
+    phases = [phase for phase in result.phases if phase.init_time_s is not None]
+    if not phases:
+        return LeftOut(title, "no engine was built")
+    figure = theme.new_figure(theme.NARROW, 3.1)
+    axes = figure.subplots()
+    rows: list[str] = []
+    for name, cold in (("cold", True), ("warm", False)):
+        for arm in in_order([phase.arm for phase in phases]):
+            times = [
+                phase.init_time_s
+                for phase in phases
+                if phase.arm is arm and (phase.launch == 0) is cold and phase.init_time_s is not None
+            ]
+            if not times:
+                continue
+            style, y = theme.arm_style(arm), len(rows)
+            axes.barh(
+                y, fmean(times), height=0.62, color=style.colour, hatch=style.hatch, edgecolor=theme.SURFACE,
+                linewidth=0, alpha=0.9,
+            )  # fmt: skip
+            if len(times) > 1:
+                axes.plot(
+                    times, [y] * len(times), linestyle="", marker="o", color=theme.INK, markersize=3.6,
+                    markeredgecolor=theme.SURFACE, markeredgewidth=0.6, zorder=3,
+                )  # fmt: skip
+            axes.annotate(
+                f"{fmean(times):.1f} s", (max(times), y), (6, 0), textcoords="offset points", va="center", fontsize=9
+            )
+            rows.append(f"{name}, {LABELS[arm]}\nn = {len(times)}")
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.16 * axes.get_xlim()[1])
+    theme.read_along(axes, "x")
+    axes.set_xlabel("initialisation time [s]")
+    theme.head(figure, f"{title} [s]")
+    return Drawing(
+        name="init_time",
+        title=title,
+        description="Mean engine initialisation time in seconds: " + "; ".join(row.replace("\n", ", ") for row in rows),
+        caption="Bars: means; dots: launches. Cold: the first launch of an arm; warm: its later ones.",
+        figure=figure,
+    )
+
+
+def drift(result: ExperimentResult) -> Drawing | LeftOut:
+    """The launches' trial times against the clock, each arm measured from its own mean."""
+    title = "Drift over the launches"
+    pairs = complete_pairs(result.phases)
+    if len(pairs) < 2:
+        return LeftOut(title, "one complete pair or none: an arm's launch has no other to drift from")
+    levels = launch_levels(pairs)
+    zero = min(level.at_s for level in levels)
+    figure = theme.new_figure(theme.NARROW, 3.1)
+    axes = figure.subplots()
+    axes.axhline(0, color=theme.MUTED, linewidth=0.8)
+    if equivalence_pct := setting(result.configuration, "protocol", "equivalence_pct"):
+        axes.axhspan(-equivalence_pct, equivalence_pct, color=theme.BAND, alpha=0.13, linewidth=0)
+    for arm in dict.fromkeys(level.arm for level in levels):
+        own = [level for level in levels if level.arm is arm]
+        style = theme.arm_style(arm)
+        axes.plot(
+            [(level.at_s - zero) / 60 for level in own], [100 * math.expm1(level.log_ratio) for level in own],
+            linestyle="", marker=style.marker, markersize=7, color=style.colour, markeredgecolor=theme.SURFACE,
+            markeredgewidth=0.6, label=LABELS[arm], zorder=3,
+        )  # fmt: skip
+    said = _draw_slope(axes, levels, zero)
+    theme.read_along(axes, "y")
+    axes.spines["bottom"].set_visible(True)
+    axes.tick_params(axis="x", length=3.5)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
+    axes.margins(y=0.15)
+    axes.set_xlabel("minutes since the first launch's trials")
+    axes.set_ylabel("trial time against the arm's mean [%]")
+    theme.head(figure, f"{title} [%], n = {len(levels)} launches")
+    return Drawing(
+        name="drift",
+        title=title,
+        description=f"Trial time of each of {len(levels)} launches against the mean of its arm, by the clock. {said}",
+        caption=f"{said} Shaded: changes that count as none.",
+        figure=figure,
+    )
+
+
+def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float) -> str:
+    trend = over_launches(levels)
+    if trend is None:
+        return "Too few launches for a slope." if len(levels) < 5 else "All launches are alike: no slope."
+    starts = [level.at_s for level in levels]
+    span, centre = max(starts) - min(starts), fmean(starts)
+    slope = math.log1p(trend.total_pct / 100) / span
+    ends = (min(starts), max(starts))
+    axes.plot(
+        [(end - zero) / 60 for end in ends], [100 * math.expm1(slope * (end - centre)) for end in ends],
+        color=theme.INK, linewidth=1.3, linestyle=(0, (5, 2)), label="Theil–Sen slope", zorder=2,
+    )  # fmt: skip
+    return (
+        f"Theil–Sen slope of both arms, first launch to last: {signed(trend.total_pct)} "
+        f"{band(trend.low_pct, trend.high_pct)} (95 % interval)."
+    )
+
+
+def _first(pair: int, phases: Sequence[PhaseResult]) -> str:
+    own = sorted((phase for phase in phases if phase.pair == pair), key=lambda phase: phase.index)
+    return f"{LABELS[own[0].arm]} first" if len(own) > 1 else f"{LABELS[own[0].arm]} only"
+
+
+def _ranges(phases: Sequence[PhaseResult]) -> str:
+    ranges = []
+    for arm in in_order([phase.arm for phase in phases]):
+        times = [trial.time_s for phase in phases if phase.arm is arm for trial in phase.trials]
+        ranges.append(f"{LABELS[arm]} {min(times):.3g} to {max(times):.3g} s")
+    return "; ".join(ranges)
+
+
+def _times_from_zero_if_close(axes: Axes) -> None:
+    """Start the axis at zero where the times reach down towards it anyway."""
+    low, high = axes.get_ylim()
+    if low < 0.5 * high:
+        axes.set_ylim(0, high)

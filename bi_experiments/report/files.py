@@ -1,0 +1,60 @@
+"""Writes the report's files into an experiment's output folder."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.records import ExperimentResult
+from bi_experiments.report import markdown, text
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def _to_stderr(message: str) -> None:
+    sys.stderr.write(f"warning: {message}\n")
+
+
+def write_text(result: ExperimentResult, folder: OutputFolder) -> None:
+    """Write `report.txt`, which needs no library."""
+    write_atomically(folder.report_text, text.render(result, folder.root).encode())
+
+
+def write_pages(result: ExperimentResult, folder: OutputFolder) -> None:
+    """Draw the figures and write them, `report.html` and `report.md`; figures of an earlier record are removed."""
+    from bi_experiments.report import html
+    from bi_experiments.report.figures import theme
+    from bi_experiments.report.figures.drawing import Drawing
+    from bi_experiments.report.figures.experiment import draw
+
+    write_atomically(folder.report_markdown, markdown.render(result).encode())
+    with theme.style():
+        drawn = draw(result)
+        figures = {folder.figure(one.name): one.figure for one in drawn if isinstance(one, Drawing)}
+        for path, figure in figures.items():
+            theme.lay_out(figure)
+            write_atomically(path, theme.png(figure))
+        write_atomically(folder.report_html, html.render(result, drawn).encode())
+    for stale in set(folder.figures.glob("*.png")) - figures.keys():
+        stale.unlink()
+
+
+def try_write_pages(result: ExperimentResult, folder: OutputFolder, warn: Callable[[str], None] = _to_stderr) -> None:
+    """The same for a result that has just been measured: no failure to draw it may end the program.
+
+    Args:
+        result: The record, which is on disk.
+        folder: Its output folder.
+        warn: Told in one line what went wrong and how to draw it later.
+    """
+    try:
+        write_pages(result, folder)
+    except Exception as error:  # noqa: BLE001  whatever a drawing library does, the result is on disk
+        _LOGGER.warning("%s", traceback.format_exc())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warn(
+            f"the figures and pages could not be made: {reason}; {folder.result} is whole, make them later: "
+            f"python -m bi_experiments.report {Path(folder.root)}"
+        )

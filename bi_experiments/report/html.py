@@ -1,0 +1,43 @@
+"""One experiment as one HTML file that needs nothing but itself."""
+
+from collections.abc import Sequence
+
+from bi_experiments.records import ExperimentResult
+from bi_experiments.report import answer, method, pages, tables
+from bi_experiments.report.figures.drawing import Drawing, LeftOut
+
+
+def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
+    """The page: the answer, then figures, tables, findings, method, environment, configuration, command.
+
+    Args:
+        result: The record.
+        drawn: Its figures, laid out; to be called within `theme.style`.
+    """
+    comparison, report = result.comparison, result.invariance
+    return pages.render(
+        "experiment.html.j2",
+        title=f"{result.name}: batch-invariance benchmark",
+        result=result,
+        sentences=answer.sentences(result),
+        badges=answer.badges(result),
+        tiles=answer.tiles(result),
+        problems=answer.problems(result),
+        figures=pages.shown(one for one in drawn if isinstance(one, Drawing)),
+        left_out=[one for one in drawn if isinstance(one, LeftOut)],
+        metrics=tables.metrics(result),
+        metrics_note=tables.METRICS_NOTE,
+        withheld=tables.withheld(result),
+        invariance=tables.invariance(report) if report else None,
+        invariance_note=tables.INVARIANCE_NOTE,
+        first_differences=tables.first_differences(report) if report else (),
+        tokens=tables.tokens(result.tokens),
+        launches=tables.launches(result.phases),
+        findings=comparison.findings if comparison else (),
+        nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
+        method=method.method(result),
+        engines=tables.engines(result.phases),
+        environment=method.environment(result),
+        configuration=method.configuration_groups(result),
+        footer=method.provenance(result),
+    )

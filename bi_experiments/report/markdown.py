@@ -1,0 +1,96 @@
+"""One experiment in GitHub's markdown, short enough to paste into a pull request."""
+
+import re
+
+from bi_experiments.records import ExperimentResult
+from bi_experiments.report import answer, tables
+from bi_experiments.report.method import provenance, ran_on
+from bi_experiments.report.settings import flatten
+from bi_experiments.report.tables import Table
+
+LIMIT = 6000
+"""Longest text in bytes. The configuration is cut first: the whole of it is in the record and in the HTML page."""
+
+
+def render(result: ExperimentResult) -> str:
+    """The text.
+
+    Args:
+        result: The record.
+    """
+    verdicts = " · ".join(f"{badge.what}: **{badge.verdict}**" for badge in answer.badges(result))
+    first, *others = answer.sentences(result)
+    parts = [
+        f"**{escape(first)}**",
+        *map(escape, others),
+        escape(verdicts, keep="*"),
+        *map(escape, answer.problems(result)),
+    ]
+    if result.comparison is not None:
+        parts += [_table(tables.metrics(result)), *map(escape, tables.withheld(result))]
+    if result.invariance is not None:
+        parts.append(_table(_without_empty(tables.invariance(result.invariance))))
+        parts += map(escape, tables.first_differences(result.invariance))
+    if result.comparison is not None and result.comparison.findings:
+        findings = (
+            f"- **{escape(one.kind.replace('_', ' '))}**: {escape(one.message)} {escape(one.remedy)}"
+            for one in result.comparison.findings
+        )
+        parts.append("\n".join(findings))
+    parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}"))
+    command = _code(result.command)
+    room = LIMIT - len("\n\n".join([*parts, command]).encode()) - 2
+    return "\n\n".join([*parts, *_configuration(result, room), command]) + "\n"
+
+
+def escape(text: str, keep: str = "") -> str:
+    """Text as text: none of its characters starts markup, and a line break becomes a space.
+
+    Args:
+        text: The text.
+        keep: Characters that are left as they are, for they are markup.
+    """
+    text = " ".join(text.split())
+    special = "".join(character for character in r"\`*_[]|#~@$" if character not in keep)
+    text = re.sub(f"([{re.escape(special)}])", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _table(of: Table) -> str:
+    rule = ["---" if column in of.left else "--:" for column in range(len(of.header))]
+    lines = [map(escape, of.header), rule, *(map(escape, row) for row in of.rows)]
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
+
+
+def _without_empty(of: Table) -> Table:
+    """Without the columns that hold zeros or nothing alone: in a proof that holds, half of the table."""
+    kept = [
+        column
+        for column in range(len(of.header))
+        if column == 0 or "/" in of.rows[0][column] or any(row[column] not in {"", "0", "-"} for row in of.rows)
+    ]
+    rows = tuple(tuple(row[column] for column in kept) for row in of.rows)
+    return Table(tuple(of.header[column] for column in kept), rows)
+
+
+def _configuration(result: ExperimentResult, room: int) -> list[str]:
+    """All settings as a collapsed block of code, or as many as there is room for."""
+    lines = [f"{key}={' '.join(value.split())}" for key, value in flatten(result.configuration).items()]
+    head, tail = "<details><summary>Configuration</summary>\n\n", "\n\n</details>"
+    cut = "… the rest is in result.json"
+    space = room - len((head + tail + _code(cut)).encode()) - 2
+    taken: list[str] = []
+    for line in lines:
+        space -= len(line.encode()) + 1
+        if space < 0:
+            break
+        taken.append(line)
+    if len(taken) < len(lines):
+        taken.append(cut)
+    return [head + _code("\n".join(taken)) + tail] if len(taken) > 1 else []
+
+
+def _code(text: str) -> str:
+    """A block of code, fenced by more backticks than the text has in a row."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"

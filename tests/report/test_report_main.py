@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.errors import ExitCode
+from bi_experiments.records import to_json
+from bi_experiments.report.__main__ import main
+from tests import factories
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Output folders of two experiments that differ in their batch size; nothing but their records."""
+    made = []
+    for size in (8, 32):
+        folder = tmp_path / f"batch {size}"
+        folder.mkdir()
+        record = factories.whole_result(None, f"workload.max_batch_size={size}")
+        (folder / "result.json").write_bytes(to_json(record))
+        made.append(folder)
+    return made
+
+
+def test_one_folder_gets_its_reports_as_typed(folders: list[Path]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bi_experiments.report", folders[0].name],
+        cwd=folders[0].parent,
+        env={"PYTHONPATH": str(REPOSITORY), "MPLCONFIGDIR": str(folders[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "batch 8/report.html\n"
+    assert {path.name for path in folders[0].iterdir()} == {
+        "result.json",
+        "report.txt",
+        "report.html",
+        "report.md",
+        "figures",
+    }
+    assert not (folders[0].parent / "comparison.html").exists()
+
+
+def test_several_folders_get_a_comparison_too(folders: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "both.html"
+    assert main([*map(str, folders), "--output", str(page)]) == ExitCode.DONE
+    text = page.read_text()
+    assert 'href="../batch%208/report.html"' in text
+    assert "workload.max_batch_size" in text
+    assert all((folder / "report.html").exists() for folder in folders)
+
+
+def test_the_comparison_is_in_the_working_folder_by_default(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders[0].parent)
+    assert main([folder.name for folder in folders]) == ExitCode.DONE
+    assert Path("comparison.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
+)
+def test_a_folder_without_a_record_is_an_error_of_one_line_and_nothing_is_written(
+    content: bytes | None, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    if content is not None:
+        (bad / "result.json").write_bytes(content)
+    assert main([str(folders[0]), str(bad)]) == ExitCode.CANNOT_RUN
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (folders[0] / "report.html").exists()
+
+
+def test_an_output_for_one_folder_is_refused(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folders[0]), "--output", "x.html"]) == ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err == f"error: --output x.html is for several folders: {folders[0]} is one\n"
+
+
+def test_a_page_that_cannot_be_written_is_an_error_of_one_line(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([*map(str, folders), "--output", str(tmp_path / "file" / "x.html")]) == ExitCode.CANNOT_RUN
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "cannot be written" in error
+    assert error.count("\n") == 1

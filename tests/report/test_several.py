@@ -1,0 +1,165 @@
+import re
+from dataclasses import replace as changed
+from itertools import product
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from bi_experiments.records import Invariance
+from bi_experiments.report.figures import theme
+from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.figures.several import draw_all
+from bi_experiments.report.several import Row, Summary, draw, render_html, settings_that_differ
+from tests import factories
+
+EVIL = "<script>alert(1)</script>"
+
+
+def summary(change_pct: float | None = 7.4) -> Summary:
+    throughput = factories.metric(-6.9, name="throughput", unit="tokens/s", baseline=46.55, batch_invariant=43.3)
+    comparison = factories.comparison(factories.metric(), throughput)
+    base = Summary.of(factories.experiment_result(comparison=comparison, invariance=factories.invariance_report()))
+    metric = None if change_pct is None else factories.metric(change_pct, change_pct - 1, change_pct + 1)
+    return changed(base, trial_time=metric)
+
+
+def row(change_pct: float | None = 7.4, **settings: str) -> Row:
+    name = " ".join(settings.values())
+    return Row(f"run {name}", settings, "done", None, f"runs/{name or '0'}", summary(change_pct))
+
+
+def sweep() -> list[Row]:
+    """Two backends, three batch sizes."""
+    return [
+        row(2.0 + index, backend=backend, **{"workload.max_batch_size": size})
+        for index, (backend, size) in enumerate(product(("FLASH_ATTN", "TRITON_ATTN"), ("8", "32", "128")))
+    ]
+
+
+def drawings(rows: list[Row]) -> dict[str, Drawing]:
+    with theme.style():
+        return {one.name: one for one in draw_all(rows) if isinstance(one, Drawing)}
+
+
+def svg(drawing: Drawing) -> str:
+    with theme.style():
+        theme.lay_out(drawing.figure)
+        return theme.svg(drawing.figure, "x", "")
+
+
+def table(html: str) -> list[list[str]]:
+    """The cells of the table of experiments, as text."""
+    body = html.partition("<tbody>")[2].partition("</tbody>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
+    return [re.sub(r"</t[hd]>", "\n", re.sub(r"<(?!/t[hd]>)[^>]*>", "", one)).split("\n")[:-1] for one in rows]
+
+
+def test_a_summary_says_what_the_record_says() -> None:
+    result = factories.whole_result()
+    found = Summary.of(result)
+    assert result.comparison is not None
+    assert found.trial_time == result.comparison.metric("trial_time")
+    assert found.throughput == result.comparison.metric("throughput")
+    assert (found.pairs, found.invariance, found.differing, found.probed) == (3, Invariance.VIOLATED, 1, 24)
+    assert found.vllm_version == "0.32.0"
+
+
+def test_a_summary_of_a_failed_experiment_has_no_numbers() -> None:
+    found = Summary.of(factories.whole_result([], comparison=None, invariance=None))
+    assert (found.pairs, found.trial_time, found.sentence, found.invariance) == (0, None, None, None)
+
+
+def test_only_what_differs_in_the_measurement_is_a_setting() -> None:
+    results = [
+        factories.whole_result(None, f"workload.max_batch_size={size}", f"tracking.experiment=run{size}")
+        for size in (8, 32)
+    ]
+    assert settings_that_differ(results) == [{"workload.max_batch_size": "8"}, {"workload.max_batch_size": "32"}]
+    longer = replace(results[0], configuration=results[0].configuration | {"extra": 1})
+    assert settings_that_differ([results[0], longer]) == [{"extra": "-"}, {"extra": "1"}]
+    assert settings_that_differ([]) == []
+
+
+def test_the_page_has_a_row_for_every_experiment_and_a_reason_for_every_failure() -> None:
+    rows = [*sweep(), Row("run 7", {"backend": "X"}, "cannot run", "no such backend", "runs/7", None)]
+    html = render_html("A sweep", rows, "python -m bi_experiments -m backend=a,b")
+    cells = table(html)
+    assert len(cells) == len(rows)
+    assert cells[0][:7] == ["run FLASH_ATTN 8", "done", "FLASH_ATTN", "8", "+2.0 %", "[+1.0 %, +3.0 %]", "3"]
+    assert cells[-1][:3] == ["run 7", "cannot run: no such backend", "X"]
+    assert html.count("<a href=") == len(sweep())
+    assert '<a href="runs/FLASH_ATTN%208/report.html">' in html
+    assert "7 experiments: 6 done, 1 cannot run" in html
+    assert "python -m bi_experiments -m backend=a,b" in html
+    assert html.index("Trial time changes by +2.0 %") < html.index("Figures")
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+def test_nothing_of_a_row_is_markup() -> None:
+    rows = [
+        Row(EVIL, {EVIL: EVIL, "x": str(index)}, EVIL, EVIL, "javascript:alert(1)", summary(index)) for index in (1, 2)
+    ]
+    html = render_html(EVIL, rows, EVIL)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert 'href="javascript:' not in html
+
+
+def test_the_cost_is_drawn_against_every_setting() -> None:
+    found = drawings(sweep())
+    assert list(found) == [
+        "experiments_overhead",
+        "overhead_by_backend",
+        "overhead_by_workload.max_batch_size",
+        "experiments_throughput",
+    ]
+    lines = svg(found["overhead_by_workload.max_batch_size"])
+    for said in (">8<", ">32<", ">128<", ">FLASH_ATTN<", ">TRITON_ATTN<", "workload.max_batch_size", "[%]", "n = 6"):
+        assert said in lines
+    assert "8: median +3.5 % of 2" in found["overhead_by_workload.max_batch_size"].description
+    assert "TRITON_ATTN · 128" in svg(found["experiments_overhead"])
+
+
+def test_an_experiment_without_a_result_is_in_no_figure() -> None:
+    rows = [*sweep(), Row("run 7", {"backend": "X"}, "failed", "it broke", "7", None), row(None, backend="Y")]
+    assert "n = 6 experiments" in svg(drawings(rows)["experiments_overhead"])
+
+
+def test_one_result_is_not_compared() -> None:
+    with theme.style():
+        (only,) = draw_all([row(1.0, backend="a")])
+    assert isinstance(only, LeftOut)
+    assert "fewer than two experiments have a result" in render_html("One", [row(1.0, backend="a")], None)
+    assert "fewer than two" in render_html("None", [], None)
+
+
+def test_experiments_that_differ_in_nothing_are_told_apart_by_their_labels() -> None:
+    rows = [changed(row(float(index)), label=f"folder {index}", settings={}) for index in range(3)]
+    assert "folder 2" in svg(drawings(rows)["experiments_overhead"])
+
+
+def test_a_thousand_experiments_make_a_page_of_limited_size() -> None:
+    rows = [
+        row(index % 40, model=f"m{index % 5}", seed=str(index // 100), backend=f"b{index % 7}") for index in range(1000)
+    ]
+    html = render_html("Many", rows, None)
+    assert len(table(html)) == 1000
+    assert len(html.encode()) < 3_000_000
+    # No figure names them one by one: the table does.
+    assert html.partition("<tbody>")[0].count("m1 · ") == 0
+
+
+def test_the_figures_are_files_too(tmp_path: Path) -> None:
+    written = draw(sweep(), tmp_path / "figures")
+    assert written[0].name == "experiments_overhead.png"
+    assert len(written) == 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert draw([], tmp_path) == ()
+
+
+def test_a_setting_is_a_safe_file_name(tmp_path: Path) -> None:
+    rows = [row(float(index), **{"../../etc/a b": str(index)}) for index in range(3)]
+    for path in draw(rows, tmp_path):
+        assert path.parent == tmp_path
+        assert path.exists()
