@@ -104,6 +104,8 @@ INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
 _COST_TONES: dict[Difference, Tone] = {
     Difference.SLOWER: "bad",
     Difference.FASTER: "good",
+    Difference.MORE: "bad",
+    Difference.LESS: "good",
     Difference.EQUIVALENT: "good",
     Difference.INCONCLUSIVE: "open",
 }

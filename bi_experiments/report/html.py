@@ -33,6 +33,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         first_differences=tables.first_differences(report) if report else (),
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
+        clocks=tables.clocks(result.phases),
         findings=comparison.findings if comparison else (),
         nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
         method=method.method(result),

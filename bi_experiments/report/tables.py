@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from bi_experiments.records import (
@@ -190,6 +191,37 @@ def _launch_row(phase: PhaseResult) -> tuple[str, ...]:
         f"{same}/{len(phase.trials)} same",
         *tail,
     )
+
+
+def clocks(phases: Sequence[PhaseResult]) -> Table | None:
+    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not asked."""
+    keys = [(phase, device) for phase in phases for device in sorted({one.device for one in phase.clocks})]
+    if not keys:
+        return None
+    return Table(
+        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "held back by"),
+        rows=tuple(_clock_row(phase, device) for phase, device in keys),
+        left=frozenset({0, 1, 6}),
+    )
+
+
+def _clock_row(phase: PhaseResult, device: int) -> tuple[str, ...]:
+    readings = [one for one in phase.clocks if one.device == device]
+    reasons = dict.fromkeys(reason for one in readings for reason in (*one.reasons, *one.held_back_s))
+    return (
+        str(phase.index + 1),
+        LABELS[phase.arm],
+        str(device),
+        _mean([one.sm_clock_mhz for one in readings]),
+        _mean([one.temperature_c for one in readings]),
+        _mean([one.power_w for one in readings]),
+        ", ".join(reasons) or "-",
+    )
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):,.0f}" if known else "-"
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.records import ExperimentResult, Finding, PhaseStatus
+from bi_experiments.records import ClockReading, ExperimentResult, Finding, PhaseStatus
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing
 from bi_experiments.report.figures.experiment import draw
@@ -201,3 +201,15 @@ def test_settings_method_and_environment_are_told(whole: str) -> None:
         assert part in text
     assert "Some CPU at 2.0 GHz" in text
     assert "commit 0123456789ab" in text
+
+
+def test_the_devices_clocks_are_a_table_where_they_were_read(whole: str) -> None:
+    readings = (
+        ClockReading(trial=0, device=0, sm_clock_mhz=1980, temperature_c=60, power_w=600.0, reasons=("power limit",)),
+        ClockReading(trial=1, device=0, sm_clock_mhz=1880, temperature_c=None, power_w=500.0),
+    )
+    phases = [replace(phase, clocks=readings) for phase in factories.phases()]
+    text = page_of(factories.whole_result(phases)).text
+    assert "SM clock [MHz]" in text
+    assert re.search(r"1,930\s*60\s*550\s*power limit", text)
+    assert "SM clock" not in Page(whole).text

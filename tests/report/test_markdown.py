@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from bi_experiments.records import Finding
 from bi_experiments.report.layout import change_text
-from bi_experiments.report.markdown import LIMIT, render
+from bi_experiments.report.markdown import LIMIT, escape, render
 from tests import factories
 
 
@@ -14,7 +14,7 @@ def test_the_answer_is_first_then_tables_findings_configuration_command() -> Non
     assert whole.comparison is not None
     text = render(replace(whole, comparison=replace(whole.comparison, findings=(finding,))))
     parts = [
-        "**Batch invariance costs 7.5 % trial time here \\[6.3 %, 8.7 %\\], 3 pairs.**",
+        f"**{escape(whole.comparison.sentence)}**",
         "Invariance is violated: 1 of 24 probes differed.",
         "invariance: **violated**",
         "|trial time \\[s\\]|2.750|2.956|+7.50|+6.26 .. +8.75|3|slower|",

@@ -14,6 +14,8 @@ from bi_experiments.wording import band, count, signed
 MARKS = {
     Difference.SLOWER: (theme.OTHER, "s", "full"),
     Difference.FASTER: (theme.BASELINE, "o", "full"),
+    Difference.MORE: (theme.OTHER, "^", "full"),
+    Difference.LESS: (theme.BASELINE, "v", "full"),
     Difference.EQUIVALENT: (theme.BAND, "D", "full"),
     Difference.INCONCLUSIVE: (theme.MUTED, "o", "none"),
 }
