@@ -58,10 +58,29 @@ def test_what_is_on_disk_is_what_was_found(run: Run) -> None:
     result = run("protocol.pairs=1")
     assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
     assert "COMPARISON" in run.folder.report_text.read_text()
+    for report in (run.folder.report_html, run.folder.report_markdown):
+        assert result.name.split()[0] in report.read_text()
+    assert run.folder.figure("trial_times").exists()
     for phase in result.phases:
         files = {path.name for path in run.folder.phase(phase.index, phase.arm).root.iterdir()}
         assert files == {"spec.json", "events.jsonl", "engine.log", "result.json"}
     assert not run.folder.caches.exists()
+
+
+def test_a_figure_that_cannot_be_drawn_costs_one_line_and_no_result(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("bi_experiments.report.figures.experiment.draw", broken)
+    result = run("protocol.pairs=1")
+    assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
+    assert "COMPARISON" in run.folder.report_text.read_text()
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: the figures and pages could not be made: RuntimeError: no fonts; ")
+    assert warning.endswith(f"python -m bi_experiments.report {run.folder.root}\n")
+    assert warning.count("\n") == 1
 
 
 def test_every_phase_reads_the_same_workload(run: Run) -> None:

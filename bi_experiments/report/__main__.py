@@ -64,7 +64,7 @@ def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page:
     summaries = [Summary.of(result) for result in results]
     rows = [
         Row(
-            label=f"{summary.name} ({folder})",
+            label=f"{folder}: {summary.name}",
             settings=settings,
             status=_status(result),
             reason=result.stopped,

@@ -50,7 +50,7 @@ def _rules(protocol: Mapping[str, Any]) -> Entries:
         (key, texts.get(str(protocol[key]), str(protocol[key]))) for key, texts in said.items() if key in protocol
     ]
     if "warmup" in protocol:
-        entries.append(("warm-up", f"the needle alone, then the largest batch {count(protocol['warmup'], 'time')}"))
+        entries.append(("warm-up", f"uncounted: the needle alone, {protocol['warmup']} x the largest batch"))
     if "equivalence_pct" in protocol:
         entries.append(("no change", f"intervals within ±{protocol['equivalence_pct']:g} % (protocol.equivalence_pct)"))
     return entries

@@ -30,7 +30,7 @@ IGNORED = frozenset({"tracking", "gate"})
 class _Cell(NamedTuple):
     text: str
     kind: str = ""
-    """CSS class."""
+    """CSS class: `number`, `reason` for what may be broken into lines, or the tone of a verdict."""
 
 
 def settings_that_differ(results: Sequence[ExperimentResult | Summary]) -> list[dict[str, str]]:
@@ -155,7 +155,8 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
 
 def _cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
     status = _Cell(row.status if row.reason is None else f"{row.status}: {row.reason}", "reason" if row.reason else "")
-    settings = [_Cell(row.settings.get(key, "")) for key in keys]
+    values = [row.settings.get(key, "") for key in keys]
+    settings = [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
     return [status, *settings, *_result_cells(row.result)]
 
 

@@ -163,3 +163,15 @@ def test_a_setting_is_a_safe_file_name(tmp_path: Path) -> None:
     for path in draw(rows, tmp_path):
         assert path.parent == tmp_path
         assert path.exists()
+
+
+def test_settings_that_always_change_together_count_as_one() -> None:
+    rows = [row(float(size), size=str(size), shape=f"shape {size}", seed="1") for size in (1, 2, 4)]
+    assert list(drawings(rows)) == ["experiments_overhead", "overhead_by_size", "experiments_throughput"]
+
+
+def test_a_setting_that_never_changes_alone_is_named_and_not_drawn() -> None:
+    rows = [row(1.0, model="a", size="8"), row(2.0, model="b", size="8"), row(3.0, model="c", size="32")]
+    with theme.style():
+        missing = [one.title for one in draw_all(rows) if isinstance(one, LeftOut)]
+    assert missing == ["Overhead against size"]

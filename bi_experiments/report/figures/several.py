@@ -28,6 +28,9 @@ MOST_KEYS = 6
 MOST_LINES = 6
 """Lines in one figure; with more, the points stand without them."""
 
+SCATTERED = 10
+"""From this many experiments on, the cost is drawn against a setting even if others always change with it."""
+
 _LABEL_LENGTH = 40
 _COLOURS = (theme.BASELINE, theme.OTHER, theme.BAND, theme.DIFFERS, theme.MUTED, theme.INK)
 _MARKERS = "osD^vP"
@@ -39,13 +42,20 @@ def draw_all(rows: Sequence[Row]) -> tuple[Drawing | LeftOut, ...]:
     compared = [row for row in rows if row.cost is not None]
     if len(compared) < 2:
         return (LeftOut("Overhead and throughput of several experiments", "fewer than two experiments have a result"),)
-    keys = [key for key in rows[0].settings if len({row.settings.get(key) for row in compared}) > 1]
+    keys = _distinct_keys(compared)
     drawn: list[Drawing | LeftOut] = [_overhead(compared, keys)]
     numeric = {key: all(_number(row.settings.get(key, "")) is not None for row in compared) for key in keys}
-    # Against the only setting, a name says as much as the figure by name does.
-    shown = [key for key in keys if numeric[key] or len(keys) > 1 or len(compared) > NAMED]
-    drawn += [_against(key, compared, keys, numeric[key]) for key in shown[:MOST_KEYS]]
-    drawn += [LeftOut(f"Overhead against {key}", f"{MOST_KEYS} settings are drawn") for key in shown[MOST_KEYS:]]
+    for number, key in enumerate(keys):
+        title = f"Overhead against {key}"
+        alone = any(len(rows) > 1 for rows in _lines(key, compared, keys).values())
+        if not numeric[key] and len(keys) == 1 and len(compared) <= NAMED:
+            continue  # the names in the first figure are its values
+        if number >= MOST_KEYS:
+            drawn.append(LeftOut(title, f"of the settings that differ, the first {MOST_KEYS} are drawn"))
+        elif not alone and len(compared) < SCATTERED:
+            drawn.append(LeftOut(title, "no two of these experiments differ in this setting alone"))
+        else:
+            drawn.append(_against(key, compared, keys, numeric[key]))
     measured = [row for row in compared if row.result is not None and row.result.throughput is not None]
     drawn.append(_throughput(measured, keys) if measured else LeftOut("Throughput", "no experiment measured it"))
     return tuple(drawn)
@@ -63,7 +73,6 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
     metrics = [row.cost for row in ordered if row.cost is not None]
     if named:
         draw_forest(axes, [_name(row, keys) for row in ordered], metrics, _equivalence_pct(rows))
-        axes.set_ylabel(_names(keys))
         axes.set_xlabel("change of trial time against the baseline [%], on a scale of ratios")
     else:
         spans = [(x, *span) for x, row in enumerate(ordered) if (span := _span(row)) is not None]
@@ -82,7 +91,9 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         name="experiments_overhead",
         title=title,
         description=f"{title}, n = {len(rows)}: {said}, median {signed(median(costs))}.",
-        caption="The most expensive first. Shaded: changes that count as none." if named else "Grey: 95 % intervals.",
+        caption=f"{_names(keys)}The most expensive first. Shaded: changes that count as none."
+        if named
+        else "Grey: 95 % intervals.",
         figure=figure,
         shape="wide",
     )
@@ -122,7 +133,10 @@ def _against(key: str, rows: Sequence[Row], keys: Sequence[str], numeric: bool) 
     axes.set_ylabel("change of trial time [%]")
     theme.head(figure, f"{_short(title, _LABEL_LENGTH)} [%], n = {len(rows)}", legend=False)
     if lines and len(groups) > 1:
-        figure.legend(loc="outside right center", title=_names(other for other in keys if other != key))
+        figure.legend(
+            loc="outside right center",
+            title=_short(" · ".join(_last(other) for other in keys if other != key), _LABEL_LENGTH),
+        )
     by_value = _by_value(key, rows)
     said = "; ".join(f"{value}: median {signed(median(costs))} of {len(costs)}" for value, costs in by_value[:20])
     return Drawing(
@@ -221,7 +235,6 @@ def _throughput(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
                 color=style.colour, markeredgecolor=theme.SURFACE, markeredgewidth=0.6, markersize=7, label=name,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [_name(row, keys) for row in rows])
-        axes.set_ylabel(_names(keys))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("generated tokens/s")
         theme.read_along(axes, "x")
@@ -241,7 +254,9 @@ def _throughput(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         name="experiments_throughput",
         title=title,
         description=f"Throughput of both arms of {count(len(rows), 'experiment')}, {low:,.4g} to {high:,.4g} tokens/s.",
-        caption="Each line: one experiment." if named else "Each point: one experiment; dashed: no difference.",
+        caption=f"{_names(keys)}Each line: one experiment."
+        if named
+        else "Each point: one experiment; dashed: no difference.",
         figure=figure,
         shape="wide" if named else None,
     )
@@ -280,9 +295,23 @@ def _name(row: Row, keys: Iterable[str]) -> str:
     return _short(" · ".join(row.settings.get(key, "-") for key in keys) or row.label, _LABEL_LENGTH)
 
 
-def _names(keys: Iterable[str]) -> str:
-    """What the parts of `_name` are."""
-    return _short(" · ".join(key.rpartition(".")[2] for key in keys), _LABEL_LENGTH)
+def _names(keys: Sequence[str]) -> str:
+    """What the parts of `_name` are, as a sentence with a space after it."""
+    return f"Named by {' · '.join(keys)}. " if keys else ""
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _distinct_keys(rows: Sequence[Row]) -> list[str]:
+    """The settings that differ; of several that always change together, the first."""
+    found: dict[tuple[int, ...], str] = {}
+    for key in rows[0].settings:
+        values = [row.settings.get(key, "-") for row in rows]
+        if len(set(values)) > 1:
+            found.setdefault(tuple(map(values.index, values)), key)
+    return list(found.values())
 
 
 def _short(text: str, limit: int) -> str:
