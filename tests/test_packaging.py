@@ -61,12 +61,15 @@ def run_elsewhere(python: Path, folder: Path, *arguments: str) -> subprocess.Com
     )
 
 
-def test_the_wheel_has_the_configuration_the_licence_and_the_plugin(wheel: Path) -> None:
+def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugin(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     expected = {f"bi_experiments/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert expected
+    templates = {str(file.relative_to(ROOT)) for file in (ROOT / "bi_experiments/report/templates").iterdir()}
+    assert len(templates) == 5
+    assert templates <= names
     assert expected <= names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
