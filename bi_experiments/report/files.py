@@ -52,7 +52,7 @@ def try_write_pages(result: ExperimentResult, folder: OutputFolder, warn: Callab
     try:
         write_pages(result, folder)
     except Exception as error:  # noqa: BLE001  whatever a drawing library does, the result is on disk
-        _LOGGER.warning("%s", traceback.format_exc())
+        _LOGGER.info("%s", traceback.format_exc())
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         warn(
             f"the figures and pages could not be made: {reason}; {folder.result} is whole, make them later: "
