@@ -53,7 +53,7 @@ ui: $(VENV)/installed  ## The MLflow UI on the store that runs started here have
 
 lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into requirements.lock (minutes)
 	@echo "Resolving, a few minutes. If torch's CPU build is not found: PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) make lock"
-	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolution.json '.[cpu,dev]'
+	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolution.json '.[cpu,dev,joblib,optuna]'
 	@$(RUN) -c "$$LOCK" $(UNLOCKED) < $(VENV)/resolution.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
 

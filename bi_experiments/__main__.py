@@ -5,20 +5,16 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config import conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.errors import ExitCode, ExperimentError
-
-if TYPE_CHECKING:
-    from bi_experiments.paths import OutputFolder
-    from bi_experiments.records import ExperimentResult
 
 
 def main() -> int:
@@ -31,6 +27,10 @@ def main() -> int:
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     def job(composed: DictConfig) -> float | None:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from bi_experiments.sweep.job import run_in_sweep
+
+            return run_in_sweep(composed)
         code, overhead_pct = _run(composed)
         codes.append(code)
         return overhead_pct
@@ -52,6 +52,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.experiment import prepare, recorded_configuration, run_experiment
     from bi_experiments.outcome import exit_code
     from bi_experiments.paths import OutputFolder
+    from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import progress_for
     from bi_experiments.report.text import render_comparison
     from bi_experiments.tracking import log_experiment
@@ -66,21 +67,10 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     except ExperimentError as error:
         return _complain(str(error), error.exit_code), None
     console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")
-    _show_failures(result, folder)
+    sys.stderr.write(last_words(result, folder))
     log_experiment(result, folder.root, config.tracking)
     trial_time = result.comparison.metric("trial_time") if result.comparison else None
     return exit_code(result, config), trial_time.change_pct if trial_time else None
-
-
-def _show_failures(result: "ExperimentResult", folder: "OutputFolder") -> None:
-    """Print the end of the engine's log of every phase that failed."""
-    from bi_experiments.launcher import last_lines
-    from bi_experiments.records import PhaseStatus
-
-    for phase in result.phases:
-        if phase.status in {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
-            log = folder.phase(phase.index, phase.arm).log
-            sys.stderr.write("\n".join([f"The end of {log}:", *last_lines(log)]) + "\n")
 
 
 def _command() -> str:

@@ -10,7 +10,11 @@ from bi_experiments.wording import band, count, signed, unsigned
 
 
 def compare_experiment(
-    phases: Sequence[PhaseResult], protocol: ProtocolConfig, planned_pairs: int, cpu_count: int
+    phases: Sequence[PhaseResult],
+    protocol: ProtocolConfig,
+    planned_pairs: int,
+    cpu_count: int,
+    beside: Sequence[str] = (),
 ) -> Comparison | None:
     """Compare the arms of one experiment; None without one complete pair.
 
@@ -19,6 +23,7 @@ def compare_experiment(
         protocol: the rules that they were run by.
         planned_pairs: pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
+        beside: names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     metrics = compare_phases(phases, protocol.equivalence_pct)
@@ -30,7 +35,7 @@ def compare_experiment(
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
-        findings=diagnose(phases, protocol, planned_pairs, cpu_count),
+        findings=diagnose(phases, protocol, planned_pairs, cpu_count, beside),
         sequential=sequential,
         noise_floor_pct=floor,
         sentence=sentence(

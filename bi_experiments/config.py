@@ -223,6 +223,20 @@ class GateConfig:
 
 
 @dataclass
+class SweepConfig:
+    """Key `sweep`: how the experiments of a multirun are run."""
+
+    resume: bool = MISSING
+    """Go on with the newest sweep of the same command, or with the one in `hydra.sweep.dir`."""
+    fail_fast: bool = MISSING
+    """Run no further experiment after the first that fails."""
+    skip_impossible: bool = MISSING
+    """Let the exit code pass over experiments that cannot run here."""
+    cores: int | None = MISSING
+    """CPU cores that an experiment on the CPU takes for itself; null: all of them."""
+
+
+@dataclass
 class ExperimentConfig:
     """One composed configuration."""
 
@@ -234,6 +248,7 @@ class ExperimentConfig:
     tracking: TrackingConfig = MISSING
     runtime: RuntimeConfig = MISSING
     gate: GateConfig = MISSING
+    sweep: SweepConfig = MISSING
     tp: int = MISSING
     """Tensor parallel size."""
     pp: int = MISSING

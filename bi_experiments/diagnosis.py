@@ -19,9 +19,16 @@ from bi_experiments.wording import band, count, unsigned
 LOAD_AVERAGE_S = 60.0
 """Time constant of the one-minute load average, in seconds."""
 
+NEXT_TO_EACH_OTHER_S = 600.0
+"""Longest time between two phases that still stand next to each other, in seconds."""
+
 
 def diagnose(
-    phases: Sequence[PhaseResult], protocol: ProtocolConfig, planned_pairs: int, cpu_count: int
+    phases: Sequence[PhaseResult],
+    protocol: ProtocolConfig,
+    planned_pairs: int,
+    cpu_count: int,
+    beside: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """Everything that limits what the comparison means, the gravest first.
 
@@ -30,6 +37,7 @@ def diagnose(
         protocol: the rules that they were run by.
         planned_pairs: pairs that were to be run.
         cpu_count: CPUs that the experiment could use.
+        beside: names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     if not pairs:
@@ -46,7 +54,9 @@ def diagnose(
         _drift_within_launches(pairs, protocol),
         _drift_over_launches(pairs, protocol),
         clock_findings(pairs, protocol),
-        _neighbour(phases, protocol, cpu_count),
+        _interrupted(pairs, protocol),
+        _beside(beside),
+        () if beside else _neighbour(phases, protocol, cpu_count),
     )
     return tuple(finding for check in checks for finding in check)
 
@@ -269,6 +279,33 @@ def _neighbour(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_coun
             message=f"Something else was running: before phase {phase.index} ({phase.arm}) about {load:.1f} of "
             f"{count(cpu_count, 'CPU')} were busy with it.",
             remedy=f"Stop it{_or_take_turns(protocol)}.",
+        )
+
+
+def _interrupted(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
+    """Phases of one pair that do not stand next to each other: the experiment was resumed in between."""
+    if protocol.interleave is Interleave.trial:
+        return
+    for pair in pairs:
+        first, second = sorted(pair, key=lambda phase: phase.started_at)
+        gap_s = second.started_at - first.started_at - first.wall_time_s
+        if gap_s > NEXT_TO_EACH_OTHER_S:
+            yield Finding(
+                kind="interrupted",
+                message=f"The experiment was interrupted: {gap_s / 60:.0f} min lie between the two launches of pair "
+                f"{first.pair}, and whatever changed meanwhile looks like a difference between the arms.",
+                remedy="Run it again without interruption if its interval is wide.",
+            )
+            return
+
+
+def _beside(beside: Sequence[str]) -> Iterator[Finding]:
+    if beside:
+        yield Finding(
+            kind="shared",
+            message=f"Other experiments ran on this machine meanwhile ({', '.join(beside)}): shared machines are "
+            "noisier, since memory, caches and clocks are common to all of it.",
+            remedy="For a final figure run one at a time: hydra/launcher=basic.",
         )
 
 

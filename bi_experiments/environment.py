@@ -1,5 +1,6 @@
 """What an experiment ran on, in the words that its record keeps. Nothing here is a secret or names a person."""
 
+import functools
 import os
 import platform
 import re
@@ -8,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -51,17 +53,17 @@ def describe() -> Environment:
     """Describe this machine, this environment and this checkout; takes about a tenth of a second."""
     nvidia = read_nvidia()
     versions = installed_versions(_PACKAGES)
-    commit, dirty = checkout_state(Path(__file__).parents[1])
+    commit, dirty = _own_checkout()
     return Environment(
         project_version=versions.get("bi_experiments", "0.0.0"),
         commit=commit,
         dirty=dirty,
-        versions={"python": platform.python_version()} | versions,
+        versions={"python": platform.python_version(), **versions},
         driver=nvidia.driver,
         cuda=nvidia.cuda,
         devices=nvidia.devices,
         platform=platform.platform(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cpu_count=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         limits=_limits(),
@@ -69,15 +71,25 @@ def describe() -> Environment:
     )
 
 
-def installed_versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those of the named distributions that are installed in this environment; nothing is imported."""
-    versions = {}
+@functools.cache
+def installed_versions(packages: tuple[str, ...]) -> Mapping[str, str]:
+    """Versions of those of the named distributions that are installed in this environment; nothing is imported.
+
+    Looked up once a process, which goes on with what it has imported.
+    """
+    versions: dict[str, str] = {}
     for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return versions
+    return MappingProxyType(versions)
+
+
+@functools.cache
+def _own_checkout() -> tuple[str | None, bool | None]:
+    """The checkout that this process was started from, as it was at its first experiment."""
+    return checkout_state(Path(__file__).parents[1])
 
 
 def public_variables(variables: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -114,7 +126,8 @@ def checkout_state(root: Path) -> tuple[str | None, bool | None]:
     return output.removesuffix("-dirty"), output.endswith("-dirty")
 
 
-def _cpu_name() -> str:
+@functools.cache
+def cpu_name() -> str:
     """Model of the CPU, or its architecture where Linux does not tell the model."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

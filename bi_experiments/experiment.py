@@ -15,13 +15,14 @@ from bi_experiments.analysis import compare_experiment
 from bi_experiments.attention import Platform
 from bi_experiments.checks import check
 from bi_experiments.clocks import ClockReader
-from bi_experiments.config import ExperimentConfig, Interleave
+from bi_experiments.config import Caches, ExperimentConfig, Interleave
 from bi_experiments.environment import describe
 from bi_experiments.errors import PhaseError
 from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.phase_environment import interpreter, phase_environment
 from bi_experiments.phase_spec import engine_spec, model_path, probe_plan
+from bi_experiments.placement import Place
 from bi_experiments.preflight import check_machine
 from bi_experiments.progress import NoProgress, Progress
 from bi_experiments.records import (
@@ -30,13 +31,15 @@ from bi_experiments.records import (
     PhaseResult,
     PhaseSpec,
     PhaseStatus,
+    RecordError,
     TokenCounts,
+    from_json,
     to_json,
 )
 from bi_experiments.report import files
 from bi_experiments.stats import half_width_pct
 from bi_experiments.tracking import refuse_credentials, without_credentials
-from bi_experiments.turns import run_by_turns, run_in_sequence
+from bi_experiments.turns import run_alone, run_by_turns
 from bi_experiments.workload import build_workload, write_workload
 
 
@@ -53,7 +56,13 @@ def prepare(config: ExperimentConfig) -> None:
 
 
 def run_experiment(
-    config: ExperimentConfig, folder: OutputFolder, command: str, progress: Progress
+    config: ExperimentConfig,
+    folder: OutputFolder,
+    command: str,
+    progress: Progress,
+    *,
+    resumable: bool = False,
+    place: Place | None = None,
 ) -> ExperimentResult:
     """Run one experiment and write all of its files; logging it to MLflow is the caller's.
 
@@ -64,20 +73,27 @@ def run_experiment(
         folder: Where the files go.
         command: The command line that makes this experiment again.
         progress: Told what happens.
+        resumable: Take over the finished phases that are in the folder, and keep the private caches for the next start
+            unless the experiment is complete.
+        place: The part of the machine that it runs on, where it has one for itself.
 
     Raises:
         ExperimentError: The seeded checkpoint could not be made.
     """
-    launches = _Launches(config, folder, progress)
+    launches = _Launches(config, folder, progress, place)
+    if resumable:
+        launches.take_over(_planned(config))
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
     try:
         with launches.clocks, system_metrics.readings(config.tracking.enabled) as readings:
             stopped = _run_pairs(config, launches, started)
     finally:
-        shutil.rmtree(folder.caches, ignore_errors=True)
+        if not resumable:
+            shutil.rmtree(folder.caches, ignore_errors=True)
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
     system_metrics.write(readings, folder, phases)
+    taken_over = launches.taken_over
     environment = describe()
     planned = max(2 * config.protocol.pairs, len(phases))
     result = ExperimentResult(
@@ -85,19 +101,22 @@ def run_experiment(
         command=command,
         configuration=recorded_configuration(config),
         environment=environment,
-        started_at=started_at,
-        wall_time_s=time.monotonic() - started,
+        started_at=min([started_at, *(phase.started_at for phase in taken_over)]),
+        wall_time_s=time.monotonic() - started + sum(phase.wall_time_s for phase in taken_over),
         workload_kind=config.workload.kind,
         workload_digest=launches.workload_digest,
         tokens=_token_counts(phases),
         phases=phases,
         planned_phases=planned,
         stopped=stopped,
-        comparison=compare_experiment(phases, config.protocol, planned // 2, environment.cpu_count),
+        comparison=compare_experiment(phases, config.protocol, planned // 2, environment.cpu_count, launches.beside),
         invariance=invariance.judge(phases, config.verify.level, config.verify.compositions),
+        beside=launches.beside,
     )
     write_atomically(folder.result, to_json(result))
     files.write_text(result, folder)
+    if stopped is None:
+        shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
     progress.experiment_ended(result)
     files.try_write_pages(result, folder)
     return result
@@ -133,8 +152,7 @@ def experiment_name(config: ExperimentConfig) -> str:
 def _run_pairs(config: ExperimentConfig, launches: "_Launches", started: float) -> str | None:
     """Launch the pairs; returns why the experiment ended early, or None."""
     protocol = config.protocol
-    most = protocol.max_pairs if protocol.target_half_width_pct is not None and protocol.max_pairs else protocol.pairs
-    for first, second in schedule.plan(most, protocol.order, protocol.seed, protocol.control):
+    for first, second in _planned(config):
         if first.pair >= protocol.pairs:
             half_width = half_width_pct(launches.results)
             if half_width is not None and half_width <= (protocol.target_half_width_pct or 0.0):
@@ -151,37 +169,113 @@ def _run_pairs(config: ExperimentConfig, launches: "_Launches", started: float) 
     return None
 
 
+def _planned(config: ExperimentConfig) -> tuple[tuple[schedule.Slot, schedule.Slot], ...]:
+    """All pairs that the protocol may come to."""
+    protocol = config.protocol
+    most = protocol.max_pairs if protocol.target_half_width_pct is not None and protocol.max_pairs else protocol.pairs
+    return schedule.plan(most, protocol.order, protocol.seed, protocol.control)
+
+
 class _Launches:
     """Launches the phases of one experiment, and keeps what is known of them, also after an interruption."""
 
-    def __init__(self, config: ExperimentConfig, folder: OutputFolder, progress: Progress) -> None:
+    def __init__(
+        self, config: ExperimentConfig, folder: OutputFolder, progress: Progress, place: Place | None = None
+    ) -> None:
         self._config = config
         self._folder = folder
         self._progress = progress
+        self._place = place
+        self._beside: set[str] = set()
         self._phases: list[PhaseProcess] = []
         self.clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
+        self._taken_over: dict[int, PhaseResult] = {}
         workload = build_workload(config.workload, config.seed)
         self.workload_digest = write_workload(workload, folder.workload)
         self._engine = engine_spec(config, model_path(config))
 
     @property
     def results(self) -> list[PhaseResult]:
-        """What is known of every phase that was started."""
-        return [phase.result for phase in self._phases if phase.started]
+        """What is known of every phase that was started or taken over."""
+        return [*self.taken_over, *(phase.result for phase in self._phases if phase.started)]
+
+    @property
+    def taken_over(self) -> list[PhaseResult]:
+        """The phases that an earlier start of this experiment had finished."""
+        return list(self._taken_over.values())
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The experiments that were seen to run on other parts of the machine."""
+        return tuple(sorted(self._beside))
+
+    def take_over(self, planned: Sequence[tuple[schedule.Slot, schedule.Slot]]) -> None:
+        """Take over what an earlier start of this experiment has finished: phases, or pairs where they took turns.
+
+        With private caches nothing is taken over of an arm whose caches are gone: its next launch would be cold, and
+        count as a warm one.
+        """
+        for pair in planned:
+            finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
+            if self._config.protocol.interleave is Interleave.launch or len(finished) == len(pair):
+                self._taken_over |= finished
+
+    def _finished(self, slot: schedule.Slot) -> PhaseResult | None:
+        """The result of a phase that ended well and was told what it would be told now."""
+        private = self._config.protocol.caches is Caches.private
+        if private and not (self._folder.caches / slot.arm).is_dir():
+            return None
+        files = self._folder.phase(slot.index, slot.arm)
+        try:
+            told = files.spec.read_bytes()
+            result = from_json(files.result.read_bytes(), PhaseResult, files.result)
+        except (FileNotFoundError, RecordError):
+            return None
+        by_turns = self._config.protocol.interleave is Interleave.trial
+        return result if result.status is PhaseStatus.OK and told == to_json(self._spec(slot, by_turns)) else None
 
     def run_pair(self, first: schedule.Slot, second: schedule.Slot) -> None:
-        """Run both phases of a pair, as `protocol.interleave` says."""
+        """Run what is not taken over of a pair, as `protocol.interleave` says."""
         by_turns = self._config.protocol.interleave is Interleave.trial
-        phases = self.phase(first, by_turns), self.phase(second, by_turns)
-        if by_turns:
+        self._look_around()
+        if by_turns and first.index not in self._taken_over:
             rng = random.Random(f"{self._config.protocol.seed}-{first.pair}")
+            phases = self.phase(first, by_turns), self.phase(second, by_turns)
             run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
-        else:
-            run_in_sequence(*phases)
+        for slot in () if by_turns else (first, second):
+            if slot.index not in self._taken_over:
+                run_alone(self.phase(slot, by_turns))
+            self._look_around()
+
+    def _look_around(self) -> None:
+        if self._place is not None:
+            self._beside |= set(self._place.beside())
 
     def phase(self, slot: schedule.Slot, wait_for_turn: bool) -> PhaseProcess:
         """The phase of one slot of the schedule, not started yet."""
-        spec = PhaseSpec(
+        settings = LaunchSettings(
+            python=interpreter(self._config),
+            environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
+            timeout_s=self._config.runtime.phase_timeout_s,
+        )
+        self._prepare_caches(slot)
+        spec = self._spec(slot, wait_for_turn)
+        folder = self._folder.phase(slot.index, slot.arm)
+        process = PhaseProcess(spec, folder, settings, self._progress, self.clocks)
+        self._phases.append(process)
+        return process
+
+    def _prepare_caches(self, slot: schedule.Slot) -> None:
+        """An arm's first launch is cold, also when an earlier start of it was killed."""
+        if self._config.protocol.caches is Caches.private:
+            caches = self._folder.caches / slot.arm
+            if slot.launch == 0:
+                shutil.rmtree(caches, ignore_errors=True)
+            caches.mkdir(parents=True, exist_ok=True)
+
+    def _spec(self, slot: schedule.Slot, wait_for_turn: bool) -> PhaseSpec:
+        """What the phase of a slot is told."""
+        return PhaseSpec(
             project_version=__version__,
             index=slot.index,
             pair=slot.pair,
@@ -194,15 +288,6 @@ class _Launches:
             wait_for_turn=wait_for_turn,
             probes=probe_plan(self._config),
         )
-        settings = LaunchSettings(
-            python=interpreter(self._config),
-            environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
-            timeout_s=self._config.runtime.phase_timeout_s,
-        )
-        folder = self._folder.phase(slot.index, slot.arm)
-        process = PhaseProcess(spec, folder, settings, self._progress, self.clocks)
-        self._phases.append(process)
-        return process
 
 
 def _token_counts(phases: Sequence[PhaseResult]) -> dict[Arm, TokenCounts]:

@@ -1,6 +1,7 @@
 """What a phase is told, from the configuration: the engine's arguments, the model's folder, the probes."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 
@@ -64,11 +65,15 @@ def model_path(config: ExperimentConfig) -> str:
     if seeded is None:
         return config.model.name
     spec = {**dataclasses.asdict(seeded), "dtype": config.model.dtype}
-    command = [interpreter(config), "-m", "bi_experiments.phase.checkpoint", "--spec", json.dumps(spec)]
-    made = subprocess.run(
-        [*command, "--cache-dir", config.runtime.cache_dir], capture_output=True, text=True, check=False
-    )
+    return _checkpoint(interpreter(config), json.dumps(spec), config.runtime.cache_dir)
+
+
+@functools.cache
+def _checkpoint(python: str, spec: str, cache_dir: str) -> str:
+    """Folder of a seeded checkpoint; looked for once a process, however many experiments of a sweep use it."""
+    command = [python, "-m", "bi_experiments.phase.checkpoint", "--spec", spec, "--cache-dir", cache_dir]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ExperimentError(f"model=demo: the checkpoint could not be made in {config.runtime.cache_dir}: {reason}")
+        raise ExperimentError(f"model=demo: the checkpoint could not be made in {cache_dir}: {reason}")
     return made.stdout.strip().splitlines()[-1]

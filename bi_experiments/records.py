@@ -540,6 +540,8 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """None without one complete pair."""
     invariance: InvarianceReport | None = None
     """None when nothing was probed and no trial had a needle."""
+    beside: tuple[str, ...] = ()
+    """Names of the experiments that were seen to run on other devices or cores of the machine meanwhile."""
 
 
 # --- Reading and writing --------------------------------------------------------------------------------------------

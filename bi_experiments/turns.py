@@ -6,11 +6,10 @@ from contextlib import ExitStack
 from bi_experiments.launcher import PhaseProcess, follow
 
 
-def run_in_sequence(first: PhaseProcess, second: PhaseProcess) -> None:
-    """Run one phase to its end, then the other; a failure of the first does not keep the second from running."""
-    for phase in (first, second):
-        with phase:
-            follow(phase)
+def run_alone(phase: PhaseProcess) -> None:
+    """Run one phase to its end."""
+    with phase:
+        follow(phase)
 
 
 def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng: random.Random) -> None:

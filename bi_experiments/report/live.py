@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bi_experiments.progress import Progress
 from bi_experiments.records import (
     EngineReady,
     Event,
@@ -141,11 +142,11 @@ class LiveProgress:
 
     Args:
         console: The terminal.
-        lines: Writes the lines to the same terminal.
+        lines: Writes the lines to the same terminal, or is silent.
         now: Clock, in seconds.
     """
 
-    def __init__(self, console: Console, lines: PlainProgress, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, lines: Progress, now: Callable[[], float] = time.monotonic) -> None:
         self._lines = lines
         self._clock = _Clock(now)
         self._name = ""

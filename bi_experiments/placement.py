@@ -1,0 +1,224 @@
+"""Where an experiment runs when several share a machine: devices or CPU cores that it takes by lock, for itself alone.
+
+Each device and each core has a lock file in a folder of this user. A lock belongs to an open file (flock(2)), so the
+kernel gives it back when its process ends, however that ends. Who wants units waits in a queue, which is a lock too:
+nobody holds a part of what he needs while another does the same, and a large experiment is not passed by small ones.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bi_experiments.attention import Platform
+from bi_experiments.config import ExperimentConfig
+from bi_experiments.devices import Nvidia, read_nvidia
+from bi_experiments.errors import MachineError
+
+POLL_S = 0.2
+"""How often a waiting experiment looks for free units, in seconds."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What an experiment needs of its machine."""
+
+    kind: str
+    """`device` or `core`."""
+    candidates: tuple[int, ...]
+    """Numbers of those that this process may use, in order of preference."""
+    needed: int
+
+
+class Place:
+    """Units that are held.
+
+    Attributes:
+        units: Their numbers.
+
+    Args:
+        folder: The lock files.
+        kind: Kind of the units.
+        units: Their numbers.
+    """
+
+    def __init__(self, folder: Path, kind: str, units: Sequence[int]) -> None:
+        self._folder = folder
+        self._own = {_lock_name(kind, unit) for unit in units}
+        self.units = tuple(units)
+
+    def beside(self) -> tuple[str, ...]:
+        """The experiments that hold other units of this machine now, by name."""
+        found = set()
+        for path in self._folder.glob("*-*.lock"):
+            if path.name in self._own:
+                continue
+            with path.open("rb") as file:
+                if not _try_lock(file, fcntl.LOCK_SH):
+                    with contextlib.suppress(ValueError, KeyError):
+                        found.add(str(json.loads(file.read())["experiment"]))
+        return tuple(sorted(found))
+
+
+def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int]) -> Units | None:
+    """What an experiment takes for itself: `tp * pp` devices, or on the CPU `sweep.cores` cores.
+
+    Args:
+        config: The experiment's configuration.
+        nvidia: The devices that this process sees.
+        cores: The CPUs that this process may run on.
+
+    Returns:
+        The units; None where they cannot be told: slices of a device, or a Ray cluster that chooses by itself.
+
+    Raises:
+        MachineError: There are not as many.
+    """
+    if config.backend.platform is Platform.cpu:
+        needed = config.sweep.cores or len(cores)
+        if not 1 <= needed <= len(cores):
+            raise MachineError(f"sweep.cores={needed} is not possible: there are {len(cores)}; type at most that")
+        return Units("core", tuple(cores), needed)
+    if config.backend.distributed_executor_backend == "ray" or nvidia.sliced or not nvidia.devices:
+        return None
+    return Units("device", tuple(device.index for device in nvidia.devices), config.tp * config.pp)
+
+
+@contextlib.contextmanager
+def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], None]) -> Iterator[Place | None]:
+    """Take what an experiment needs of this machine, waiting until it is free, and run on that alone meanwhile.
+
+    This process, and so every process that it starts, sees the devices in `CUDA_VISIBLE_DEVICES`, or runs on the cores.
+
+    Args:
+        config: The experiment's configuration.
+        experiment: Its name, for those that run beside it.
+        waiting: Told in one line when there is not enough free at once.
+
+    Raises:
+        MachineError: The machine has not as many.
+    """
+    affinity = os.sched_getaffinity(0)
+    units = needed_units(config, read_nvidia(), by_core(affinity))
+    if units is None:
+        yield None
+        return
+    with hold(units, lock_folder(), experiment, waiting) as place:
+        if units.kind == "core":
+            os.sched_setaffinity(0, place.units)
+            try:
+                yield place
+            finally:
+                os.sched_setaffinity(0, affinity)
+        else:
+            # NVML counts in the order of the PCI bus; CUDA does so only when told.
+            visible = ",".join(map(str, place.units))
+            with _variables({"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}):
+                yield place
+
+
+@contextlib.contextmanager
+def hold(units: Units, folder: Path, experiment: str, waiting: Callable[[str], None]) -> Iterator[Place]:
+    """Hold as many units as are needed, waiting for them.
+
+    Args:
+        units: What is needed.
+        folder: The lock files.
+        experiment: Name of who holds them.
+        waiting: Told in one line when there is not enough free at once.
+    """
+    with contextlib.ExitStack() as held:
+        taken: list[int] = []
+        with (folder / f"{units.kind}s.queue").open("ab") as queue:
+            at_once = _try_lock(queue, fcntl.LOCK_EX)
+            if not at_once:
+                waiting(f"waiting in the queue for {_count(units)}")
+                fcntl.flock(queue, fcntl.LOCK_EX)
+            while True:
+                for unit in units.candidates:
+                    if unit not in taken and len(taken) < units.needed:
+                        taken += _take(folder / _lock_name(units.kind, unit), unit, experiment, held)
+                if len(taken) == units.needed:
+                    break
+                if at_once:
+                    waiting(f"waiting for {_count(units)}: {len(taken)} free")
+                    at_once = False
+                time.sleep(POLL_S)
+        yield Place(folder, units.kind, sorted(taken, key=units.candidates.index))
+
+
+def lock_folder() -> Path:
+    """The folder of this user's lock files, in the machine's folder for temporary files; made where it is missing."""
+    folder = Path(tempfile.gettempdir()) / f"bi_experiments-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise MachineError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
+    return folder
+
+
+def by_core(cpus: set[int], system: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """CPUs in such an order that those of one physical core, and of one socket, stand together.
+
+    Args:
+        cpus: Numbers as Linux counts them.
+        system: Folder in which Linux describes them.
+    """
+
+    def position(cpu: int) -> tuple[int, ...]:
+        topology = system / f"cpu{cpu}" / "topology"
+        try:
+            names = "physical_package_id", "core_id"
+            return (*(int((topology / name).read_text()) for name in names), cpu)
+        except (OSError, ValueError):
+            return (0, cpu, cpu)
+
+    return sorted(cpus, key=position)
+
+
+def _take(lock: Path, unit: int, experiment: str, held: contextlib.ExitStack) -> list[int]:
+    """Take one unit if it is free, until the stack is left; returns it, or nothing."""
+    file = lock.open("ab")
+    if not _try_lock(file, fcntl.LOCK_EX):
+        file.close()
+        return []
+    held.enter_context(file)
+    file.truncate(0)
+    file.write(json.dumps({"experiment": experiment}).encode())
+    file.flush()
+    return [unit]
+
+
+def _try_lock(file: BinaryIO, mode: int) -> bool:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_name(kind: str, unit: int) -> str:
+    return f"{kind}-{unit}.lock"
+
+
+def _count(units: Units) -> str:
+    return f"{units.needed} of {len(units.candidates)} {'CPU cores' if units.kind == 'core' else 'devices'}"
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,15 @@
+"""What the engine said last in the phases that failed."""
+
+from bi_experiments.launcher import last_lines
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import ExperimentResult, PhaseStatus
+
+
+def last_words(result: ExperimentResult, folder: OutputFolder) -> str:
+    """The end of the engine's log of every phase that failed; empty when none did."""
+    lines: list[str] = []
+    for phase in result.phases:
+        if phase.status in {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
+            log = folder.phase(phase.index, phase.arm).log
+            lines += [f"The end of {log}:", *last_lines(log)]
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,116 @@
+"""Hydra's callback around a multirun: finds the sweep to go on with, and ends with its summary and exit code.
+
+Hydra turns an exception of a callback into a warning and returns nothing to the program, so both ways out are
+`SystemExit`, which it lets through.
+"""
+
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+from hydra.core.global_hydra import GlobalHydra
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from bi_experiments.errors import ConfigurationError
+from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
+from bi_experiments.sweep.loader import SweepConfigLoader
+from bi_experiments.sweep.records import SweepFolder, SweepRecord
+
+SWEEPS = Path("multirun")
+"""Where sweeps are by default (`hydra.sweep.dir`)."""
+
+
+class SweepCallback(Callback):
+    """Named in `conf/config.yaml` under `hydra.callbacks`."""
+
+    def __init__(self) -> None:
+        self._running: int | None = None
+        """File descriptor of the lock that says that this sweep runs."""
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Find or make the sweep's folder, and claim it.
+
+        Raises:
+            SystemExit: There is nothing to go on with, or the folder is another sweep's, or in use.
+        """
+        try:
+            sweep = self._claim(config)
+        except ConfigurationError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(error.exit_code) from error
+        _begin(sweep, config)
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        hydra.config_loader = SweepConfigLoader(hydra.config_loader.get_search_path())
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        """Show the summary and end the program.
+
+        Raises:
+            SystemExit: With the sweep's exit code.
+        """
+        from bi_experiments.sweep import summary, tracked
+
+        sweep = SweepFolder(Path(config.hydra.sweep.dir))
+        code = summary.finish(sweep)
+        tracked.log(sweep, OmegaConf.to_object(config.tracking), "FINISHED")  # type: ignore[arg-type]
+        raise SystemExit(code)
+
+    def _claim(self, config: DictConfig) -> SweepFolder:
+        chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
+        sweep = SweepFolder(Path(config.hydra.sweep.dir))
+        if config.sweep.resume and chosen is None:
+            found = newest_of(command_of(config), SWEEPS)
+            if found is None:
+                raise ConfigurationError(
+                    f"sweep.resume=true found no sweep of this command in {SWEEPS}: type it without, or name its "
+                    "folder with hydra.sweep.dir=FOLDER"
+                )
+            _set_folder(config, found)
+            sweep = SweepFolder(found)
+        elif not config.sweep.resume and sweep.experiments.exists():
+            raise ConfigurationError(
+                f"hydra.sweep.dir={sweep.root} holds a sweep: type sweep.resume=true to go on, or another folder"
+            )
+        sweep.root.mkdir(parents=True, exist_ok=True)
+        self._running = os.open(sweep.running_lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"the sweep in {sweep.root} is still running: wait for it, or stop it first"
+            ) from error
+        return sweep
+
+
+def _set_folder(config: DictConfig, folder: Path) -> None:
+    """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed anew."""
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    with read_write(config), open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+
+
+def _begin(sweep: SweepFolder, config: DictConfig) -> None:
+    from bi_experiments.paths import write_atomically
+    from bi_experiments.records import to_json
+
+    now, before = time.time(), record_of(sweep)
+    record = SweepRecord(
+        command=command_of(config),
+        started_at=now,
+        session_started_at=now,
+        pid=os.getpid(),
+        planned=planned_experiments(config),
+        skip_impossible=bool(config.sweep.skip_impossible),
+    )
+    if before is not None:
+        record = msgspec.structs.replace(record, started_at=before.started_at, mlflow_run_id=before.mlflow_run_id)
+    write_atomically(sweep.record, to_json(record))
+    planned = "" if record.planned is None else f" of {record.planned} experiments"
+    sys.stdout.write(f"{'Going on with the sweep' if before else 'Sweep'}{planned} in {sweep.root}\n")
+    sys.stdout.flush()

@@ -1,0 +1,84 @@
+"""What was typed for a sweep: how one is recognised when it is to go on, and how many experiments it has."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bi_experiments.records import RecordError, from_json
+from bi_experiments.sweep.records import SweepFolder, SweepRecord
+
+
+def typed(overrides: Iterable[str]) -> str:
+    """The command line of one experiment."""
+    return shlex.join(["python", "-m", "bi_experiments", *lasting(overrides)])
+
+
+def typed_sweep(command: Iterable[str]) -> str:
+    """The command line of a whole sweep."""
+    return shlex.join(["python", "-m", "bi_experiments", "-m", *command])
+
+
+def lasting(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides that say what is run, without those that say how a sweep goes about it."""
+    passing = ("sweep.", "hydra.sweep.dir=", "hydra.mode=")
+    return tuple(override for override in overrides if not override.startswith(passing))
+
+
+def command_of(config: DictConfig) -> tuple[str, ...]:
+    """What was typed for the sweep of a composed configuration, as it is compared and shown."""
+    overrides = config.hydra.overrides
+    return lasting([*overrides.task, *overrides.hydra])
+
+
+def planned_experiments(config: DictConfig) -> int | None:
+    """How many experiments Hydra's own sweeper makes of a command; None where another one decides on the way."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        return None
+    params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    texts = [*(f"{key!s}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    overrides = OverridesParser.create().parse_overrides(texts)
+    return sum(len(batch) for batch in BasicSweeper.split_arguments(overrides, None))
+
+
+def newest_of(command: Sequence[str], folder: Path) -> Path | None:
+    """The folder of the newest sweep of a command, among those below a folder; None when there is none.
+
+    Args:
+        command: As `command_of` gives it.
+        folder: Folder in which sweeps have folders of their own, in it or in folders of it.
+    """
+    found: list[tuple[float, Path]] = []
+    for path in [*folder.glob("*/sweep.json"), *folder.glob("*/*/sweep.json")]:
+        try:
+            record = from_json(path.read_bytes(), SweepRecord, path)
+        except (OSError, RecordError):
+            continue
+        if record.command == tuple(command):
+            found.append((record.started_at, path.parent))
+    return max(found)[1] if found else None
+
+
+def swept(overrides: Iterable[str], command: Iterable[str]) -> dict[str, str]:
+    """The settings that an experiment does not share with its sweep: key to value.
+
+    Args:
+        overrides: Those of the experiment.
+        command: What was typed for the sweep.
+    """
+    common = set(command)
+    own = [override for override in lasting(overrides) if override not in common]
+    return {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in own)}
+
+
+def record_of(sweep: SweepFolder) -> SweepRecord | None:
+    """What a folder says of its sweep; None when it is none, or one of another format."""
+    try:
+        return from_json(sweep.record.read_bytes(), SweepRecord, sweep.record)
+    except (OSError, RecordError):
+        return None

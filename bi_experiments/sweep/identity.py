@@ -1,0 +1,90 @@
+"""What makes an experiment the one it is: its configuration, its workload, and what it runs on."""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from bi_experiments import __version__
+from bi_experiments.attention import Platform
+from bi_experiments.config import ExperimentConfig
+from bi_experiments.devices import read_nvidia
+from bi_experiments.environment import cpu_name
+from bi_experiments.errors import MachineError
+from bi_experiments.experiment import recorded_configuration
+from bi_experiments.phase_environment import interpreter
+from bi_experiments.report.settings import flatten
+from bi_experiments.sweep.records import Identity
+
+IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
+"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
+
+
+def identity_of(config: ExperimentConfig) -> Identity:
+    """The identity of an experiment that would run here and now.
+
+    The workload is made from the configuration and the seed alone, so that it is in them.
+
+    Raises:
+        MachineError: The interpreter of the phases does not tell its versions.
+    """
+    return identity(recorded_configuration(config), environment_of(config))
+
+
+def identity(configuration: Mapping[str, Any], environment: Mapping[str, str]) -> Identity:
+    """The identity that a configuration has in an environment.
+
+    Args:
+        configuration: As in the record.
+        environment: What it runs on, in words.
+    """
+    settings = {key: value for key, value in flatten(configuration).items() if not _irrelevant(key)}
+    parts = settings | {f"environment: {name}": value for name, value in environment.items()}
+    text = json.dumps(parts, sort_keys=True)
+    return Identity(digest=hashlib.sha256(text.encode()).hexdigest(), parts=parts)
+
+
+def environment_of(config: ExperimentConfig) -> dict[str, str]:
+    """What results depend on besides the configuration: versions, processor, devices."""
+    names = sorted({f"{device.name} {device.memory_bytes >> 30} GiB" for device in read_nvidia().devices})
+    versions = {name: number for name, number in phase_versions(interpreter(config)).items() if name != "python"}
+    environment = {"bi_experiments": __version__, **versions, "processor": cpu_name()}
+    if config.backend.platform is Platform.cpu:
+        return environment | {"cores": str(config.sweep.cores or len(os.sched_getaffinity(0)))}
+    return environment | {"devices": ", ".join(names) or "none"}
+
+
+@functools.cache
+def phase_versions(python: str) -> Mapping[str, str]:
+    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
+
+    Raises:
+        MachineError: It does not answer.
+    """
+    command = [python, "-m", "bi_experiments.phase.versions"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        versions: dict[str, str] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise MachineError(
+            f"runtime.python={python} does not tell its versions ({type(error).__name__}): install this project there "
+            "(pip install --no-deps)"
+        ) from error
+    return versions
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """What is not the same, each as `key old -> new`, in the order of the new one."""
+    keys = [*new.parts, *(key for key in old.parts if key not in new.parts)]
+    return [
+        f"{key} {old.parts.get(key, 'absent')} -> {new.parts.get(key, 'absent')}"
+        for key in keys
+        if old.parts.get(key) != new.parts.get(key)
+    ]
+
+
+def _irrelevant(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)

@@ -1,0 +1,209 @@
+"""One experiment of a sweep, in whatever process the launcher put it: skip, take over or run it, and write it down."""
+
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bi_experiments.config import ExperimentConfig, from_hydra
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
+from bi_experiments.experiment import experiment_name, prepare, run_experiment
+from bi_experiments.outcome import exit_code
+from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.placement import placed
+from bi_experiments.progress import NoProgress, Progress
+from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
+from bi_experiments.report.failures import last_words
+from bi_experiments.report.summary import Summary
+from bi_experiments.sweep import summary, tracked
+from bi_experiments.sweep.command import record_of, swept, typed
+from bi_experiments.sweep.identity import differences, identity_of
+from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, SweepFolder, of_result
+from bi_experiments.sweep.watch import end_with_parent
+from bi_experiments.tracking import log_experiment
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Where an experiment of a sweep is, and what it is called."""
+
+    sweep: SweepFolder
+    folder: OutputFolder
+    number: int
+    overrides: tuple[str, ...]
+
+    @property
+    def identity(self) -> Path:
+        return self.folder.root / "identity.json"
+
+
+def run_in_sweep(composed: DictConfig) -> float | None:
+    """Run one experiment of a sweep; whatever becomes of it is a row of the summary.
+
+    Args:
+        composed: Its configuration, composed by Hydra.
+
+    Returns:
+        The overhead of its trial time in per cent, for a sweeper that searches; None when there is none.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted, and the sweep with it.
+    """
+    end_with_parent()
+    hydra = HydraConfig.get()
+    job = _Job(
+        sweep=SweepFolder(Path(hydra.runtime.cwd) / hydra.sweep.dir),
+        folder=OutputFolder(Path(hydra.runtime.output_dir)),
+        number=int(hydra.job.num),
+        overrides=tuple(hydra.overrides.task),
+    )
+    try:
+        config = from_hydra(composed)
+    except ConfigurationError as error:
+        _write(job, _ended(_record(job, Status.RUNNING), Status.CANNOT_RUN, str(error), error.exit_code))
+        return None
+    record = _run(config, job)
+    written = _write(job, record)
+    if record.exit_code == ExitCode.INTERRUPTED:
+        summary.finish(job.sweep)
+        tracked.log(job.sweep, config.tracking, "KILLED")
+        raise KeyboardInterrupt
+    if written:
+        tracked.log(job.sweep, config.tracking, None)
+    return record.change_pct
+
+
+def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
+    started = _record(job, Status.RUNNING)
+    try:
+        if config.sweep.fail_fast and (failed := summary.first_failure(job.sweep)):
+            return _ended(started, Status.MISSING, f"not run: experiment {failed.number} {failed.status}")
+        prepare(config)
+        identity = identity_of(config)
+        started = msgspec.structs.replace(started, identity=identity.digest)
+        if (finished := _finished(job, identity)) is not None:
+            _log(job, finished, config)
+            return _of(started, finished, config, taken_over=True)
+        _write(job, started)
+        write_atomically(job.identity, to_json(identity))
+        name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
+        with placed(config, name, lambda why: _say(job, why)) as place, _progress(job) as progress:
+            command = typed(job.overrides)
+            result = run_experiment(config, job.folder, command, progress, resumable=True, place=place)
+        summary.sum_up(Summary.of(result), job.folder.root)
+        sys.stderr.write(last_words(result, job.folder))
+        _log(job, result, config)
+        return _of(started, result, config, taken_over=False)
+    except ExperimentError as error:
+        cannot = error.exit_code == ExitCode.CANNOT_RUN
+        return _ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _ended(started, Status.FAILED, "it was interrupted", ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  one experiment's trouble must not end the others
+        _LOGGER.error("%s", traceback.format_exc())
+        why = (str(error).strip().splitlines() or [""])[0]
+        return _ended(started, Status.FAILED, f"{type(error).__name__}: {why}", ExitCode.PHASE_FAILED)
+
+
+def _log(job: _Job, result: ExperimentResult, config: ExperimentConfig) -> None:
+    sweep_run_id = tracked.run_id_of(job.sweep, config.tracking)
+    log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
+
+
+def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
+    """The result in the experiment's folder, if it is complete and of this identity.
+
+    What is there of another identity is named and moved away: nothing of it is used, and nothing is lost.
+    """
+    try:
+        there = from_json(job.identity.read_bytes(), Identity, job.identity)
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        _replace(job, str(error))
+        return None
+    if there.digest != identity.digest:
+        _replace(job, "; ".join(differences(there, identity)))
+        return None
+    try:
+        result = from_json(job.folder.result.read_bytes(), ExperimentResult, job.folder.result)
+    except (FileNotFoundError, RecordError):
+        return None
+    return result if result.stopped is None or result.stopped.startswith("the time budget") else None
+
+
+def _replace(job: _Job, why: str) -> None:
+    place = job.sweep.replaced / f"{job.number}-{time.time_ns()}"
+    place.mkdir(parents=True)
+    for path in job.folder.root.iterdir():
+        if path.name != ".hydra" and path.suffix != ".log":  # Hydra has just written these
+            path.rename(place / path.name)
+    shutil.rmtree(place / "caches", ignore_errors=True)
+    _say(job, f"runs again, what is there was another experiment ({why}); it is kept in {place}")
+
+
+def _of(
+    started: ExperimentRecord, result: ExperimentResult, config: ExperimentConfig, taken_over: bool
+) -> ExperimentRecord:
+    code = exit_code(result, config)
+    failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
+    return msgspec.structs.replace(
+        _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code),
+        taken_over=taken_over,
+        **of_result(result),
+    )
+
+
+def _ended(
+    started: ExperimentRecord, status: Status, reason: str | None, code: int = ExitCode.DONE
+) -> ExperimentRecord:
+    return msgspec.structs.replace(started, status=status, reason=reason, exit_code=int(code), at=time.time())
+
+
+def _record(job: _Job, status: Status) -> ExperimentRecord:
+    folder = os.path.relpath(job.folder.root, job.sweep.root)
+    return ExperimentRecord(number=job.number, folder=folder, overrides=job.overrides, status=status, at=time.time())
+
+
+def _write(job: _Job, record: ExperimentRecord) -> bool:
+    """Write down what is known of the experiment, and show it; returns whether the summary was written again too."""
+    job.sweep.append(record)
+    if record.status is Status.RUNNING:
+        return False
+    again = " (finished before)" if record.taken_over else ""
+    _say(job, f"{summary.outcome(record)}{again}")
+    return summary.write(job.sweep)
+
+
+def _say(job: _Job, what: str) -> None:
+    of = record_of(job.sweep)
+    name = " ".join(f"{key}={value}" for key, value in swept(job.overrides, of.command if of else ()).items())
+    sys.stdout.write(f"[{job.number}] {name}: {what}\n" if name else f"[{job.number}] {what}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _progress(job: _Job) -> Iterator[Progress]:
+    """The live display, where this is the process that was typed and its terminal; elsewhere nothing."""
+    from rich.console import Console
+
+    from bi_experiments.report.live import LiveProgress
+
+    console, of = Console(), record_of(job.sweep)
+    if not console.is_terminal or console.is_dumb_terminal or of is None or of.pid != os.getpid():
+        yield NoProgress()
+        return
+    with LiveProgress(console, NoProgress()) as live:
+        yield live

@@ -1,0 +1,229 @@
+"""The summary of a sweep, made from what its experiments have written: table, `sweep.csv`, `sweep.html`, figures.
+
+Whoever finishes an experiment writes it again. Writing takes the longer the more experiments there are, so it is left
+out while it would take more than a twentieth of the time; the end of the sweep never leaves it out.
+"""
+
+import csv
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bi_experiments.errors import ExitCode
+from bi_experiments.paths import write_atomically
+from bi_experiments.report.layout import change_text, table
+from bi_experiments.report.several import Row, draw, render_html
+from bi_experiments.report.summary import Summary
+from bi_experiments.sweep.command import record_of, swept, typed_sweep
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord, locked
+from bi_experiments.wording import band, count, signed
+
+SHARE_OF_TIME = 0.05
+"""Largest part of a sweep's time that goes into writing its summary."""
+
+GRAVEST_FIRST = (
+    ExitCode.INTERRUPTED,
+    ExitCode.PHASE_FAILED,
+    ExitCode.INVARIANCE_VIOLATED,
+    ExitCode.OVER_GATE,
+    ExitCode.GATE_UNDECIDED,
+    ExitCode.CANNOT_RUN,
+)
+"""The exit codes of experiments, in the order in which one of them becomes the sweep's."""
+
+ALL_ROWS = 40
+"""Experiments of which the terminal shows every one."""
+SOME_ROWS = 10
+"""Of more experiments, how many of each kind it shows."""
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """When the summary was last written."""
+
+    at: float
+    """Unix time in seconds."""
+    took_s: float
+
+
+def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
+    """Write the summary's files from what is on disk, one process at a time.
+
+    Args:
+        sweep: The sweep's folder.
+        at_any_rate: Also when that is a large part of the time since it was written last.
+
+    Returns:
+        Whether they were written.
+    """
+    with locked(sweep.summary_lock):
+        stamp = _stamp(sweep)
+        if not at_any_rate and stamp is not None and time.time() - stamp.at < stamp.took_s / SHARE_OF_TIME:
+            return False
+        started = time.time()
+        records, of = sweep.read(), record_of(sweep)
+        write_atomically(sweep.csv, to_csv(records, of).encode())
+        rows = to_rows(sweep, records, of)
+        title = f"Sweep of {count(len(rows), 'experiment')}"
+        draw(rows, sweep.figures)
+        write_atomically(sweep.html, render_html(title, rows, typed_sweep(of.command) if of else None).encode())
+        now = time.time()
+        write_atomically(sweep.summary_stamp, msgspec.json.encode(Stamp(now, now - started)))
+    return True
+
+
+def finish(sweep: SweepFolder) -> ExitCode:
+    """Write the summary, show it on the terminal, and say the sweep's exit code."""
+    write(sweep, at_any_rate=True)
+    records, of = sweep.read(), record_of(sweep)
+    sys.stdout.write("\n" + "\n".join([*to_text(records, of), "", f"Summary: {sweep.html}"]) + "\n")
+    sys.stdout.flush()
+    return exit_code(records, skip_impossible=of is not None and of.skip_impossible)
+
+
+def exit_code(records: Sequence[ExperimentRecord], skip_impossible: bool) -> ExitCode:
+    """The gravest exit code of the experiments.
+
+    Args:
+        records: All experiments of the sweep.
+        skip_impossible: Whether those that cannot run here are passed over; when none could, that is still said.
+    """
+    codes = {record.exit_code for record in records}
+    if skip_impossible and any(record.status is not Status.CANNOT_RUN for record in records):
+        codes.discard(ExitCode.CANNOT_RUN)
+    return next((code for code in GRAVEST_FIRST if code in codes), ExitCode.DONE)
+
+
+def first_failure(sweep: SweepFolder) -> ExperimentRecord | None:
+    """The first experiment that failed, or could not run, since the sweep was last started."""
+    of = record_of(sweep)
+    bad = {Status.FAILED} if of and of.skip_impossible else {Status.FAILED, Status.CANNOT_RUN}
+    since = of.session_started_at if of else 0.0
+    return next((record for record in sweep.read() if record.status in bad and record.at >= since), None)
+
+
+# --- One experiment ---------------------------------------------------------------------------------------------------
+
+
+def settings_of(record: ExperimentRecord, of: SweepRecord | None) -> dict[str, str]:
+    """What an experiment does not share with the others of its sweep."""
+    return swept(record.overrides, of.command if of else ())
+
+
+def outcome(record: ExperimentRecord) -> str:
+    """What became of an experiment, in a few words: overhead and verdict, or why there is none."""
+    if record.status is Status.RUNNING:
+        return "running"
+    if record.status is not Status.DONE:
+        return f"{record.status}: {record.reason}"
+    parts = [] if record.change_pct is None else [signed(record.change_pct)]
+    if record.low_pct is not None and record.high_pct is not None:
+        parts.append(band(record.low_pct, record.high_pct))
+    if record.invariance is not None:
+        parts.append(f"invariance {record.invariance.replace('_', ' ')}")
+    return " ".join(parts) or "no complete pair"
+
+
+# --- All of them ------------------------------------------------------------------------------------------------------
+
+
+def to_text(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[str]:
+    """The summary for the terminal; of many experiments, the failures and the extremes."""
+    counts = Counter(str(record.status) for record in records)
+    planned = f" of {of.planned}" if of and of.planned else ""
+    lines = [f"Sweep{planned}: {', '.join(f'{number} {status}' for status, number in counts.items())}."]
+    for title, some in _parts(records):
+        lines += ["", *([title] if title else []), *_table(some, of)]
+    return lines
+
+
+def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[ExperimentRecord]]]:
+    if len(records) <= ALL_ROWS:
+        return [("", records)] if records else []
+    measured = sorted((one for one in records if one.change_pct is not None), key=lambda one: one.change_pct or 0.0)
+    others = [one for one in records if one.status is not Status.DONE]
+    parts = [
+        ("The cheapest:", measured[:SOME_ROWS]),
+        ("The dearest:", measured[SOME_ROWS:][-SOME_ROWS:]),
+        (f"Not done, the first of {len(others)}:", others[:SOME_ROWS]),
+    ]
+    return [(title, some) for title, some in parts if some]
+
+
+def _table(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[str]:
+    settings = [settings_of(record, of) for record in records]
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    rows = [
+        (str(record.number), *(_cut(one.get(key, "-"), 24) for key in keys), *_cells(record))
+        for record, one in zip(records, settings, strict=True)
+    ]
+    header = ("#", *keys, "change %", "95 % interval", "invariance", "status")
+    reasons = [f"{record.number}: {record.reason}" for record in records if record.reason]
+    return [*table(header, rows, left=(*range(1, 1 + len(keys)), len(keys) + 3, len(keys) + 4)), *reasons]
+
+
+def _cells(record: ExperimentRecord) -> tuple[str, str, str, str]:
+    change = "-" if record.change_pct is None else change_text(record.change_pct)
+    interval = "-"
+    if record.low_pct is not None and record.high_pct is not None:
+        interval = f"{change_text(record.low_pct)} .. {change_text(record.high_pct)}"
+    verdict = record.invariance.replace("_", " ") if record.invariance else "-"
+    return change, interval, verdict, str(record.status)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def to_csv(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> str:
+    """The summary as a table for programs: one row an experiment, empty where nothing is known."""
+    settings = [settings_of(record, of) for record in records]
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    columns = [name for name in ExperimentRecord.__struct_fields__ if name not in {"overrides", "identity", "at"}]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*keys, *columns])
+    for record, one in zip(records, settings, strict=True):
+        values = (getattr(record, name) for name in columns)
+        writer.writerow([*(one.get(key, "") for key in keys), *("" if value is None else value for value in values)])
+    return text.getvalue()
+
+
+def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[Row]:
+    """The rows of the page."""
+    settings = [settings_of(record, of) for record in records]
+    keys = list(dict.fromkeys(key for one in settings for key in one))
+    return [
+        Row(
+            label=" ".join(f"{key}={value}" for key, value in one.items()) or f"experiment {record.number}",
+            settings={key: one.get(key, "-") for key in keys},
+            status=str(record.status),
+            reason=record.reason,
+            folder=record.folder,
+            result=_summed_up(sweep.root / record.folder) if record.change_pct is not None else None,
+        )
+        for record, one in zip(records, settings, strict=True)
+    ]
+
+
+def sum_up(summary: Summary, folder: Path) -> None:
+    """Keep what a page shows of an experiment beside its record, which may be a hundred times as large."""
+    write_atomically(folder / "summary.json", msgspec.json.encode(summary))
+
+
+def _summed_up(folder: Path) -> Summary | None:
+    try:
+        return msgspec.json.decode((folder / "summary.json").read_bytes(), type=Summary)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _stamp(sweep: SweepFolder) -> Stamp | None:
+    try:
+        return msgspec.json.decode(sweep.summary_stamp.read_bytes(), type=Stamp)
+    except (OSError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,71 @@
+"""The MLflow run of a sweep, which the runs of its experiments are put under."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from bi_experiments.config import TrackingConfig
+from bi_experiments.mlflow_runs import RunStatus, of_sweep
+from bi_experiments.paths import write_atomically
+from bi_experiments.records import to_json
+from bi_experiments.sweep.command import record_of, typed_sweep
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord, locked
+from bi_experiments.tracking import log_sweep
+
+
+def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
+    """The sweep's run, made by the first of its experiments; None when tracking is off or failed."""
+    if not tracking.enabled:
+        return None
+    with locked(sweep.mlflow_lock):
+        of = record_of(sweep)
+        if of is None or of.mlflow_run_id is not None:
+            return None if of is None else of.mlflow_run_id
+        run_id = _log(sweep, of, tracking, None)
+        write_atomically(sweep.record, to_json(msgspec.structs.replace(of, mlflow_run_id=run_id)))
+        return run_id
+
+
+def log(sweep: SweepFolder, tracking: TrackingConfig, status: RunStatus | None) -> None:
+    """Bring the sweep's run up to date.
+
+    Args:
+        sweep: The sweep's folder.
+        tracking: Where to log.
+        status: How the sweep ended; None while it is going on.
+    """
+    of = record_of(sweep)
+    if tracking.enabled and of is not None:
+        _log(sweep, of, tracking, status)
+
+
+def _log(sweep: SweepFolder, of: SweepRecord, tracking: TrackingConfig, status: RunStatus | None) -> str | None:
+    records = sweep.read()
+    counts = Counter(record.status for record in records)
+    command = typed_sweep(of.command)
+    content = of_sweep(
+        name=f"sweep {sweep.root.parent.name} {sweep.root.name}",
+        identity=f"{of.started_at:.6f} {command}",
+        started_at=of.started_at,
+        done=counts[Status.DONE],
+        status=status,
+        parameters={"command": command},
+        metrics=_metrics(records),
+        tags={str(name): str(number) for name, number in counts.items()},
+        note=f"`{command}`",
+    )
+    files = [sweep.record, sweep.csv, sweep.html, *sorted(sweep.figures.glob("*.png"))]
+    return log_sweep(content, sweep.root, files, tracking)
+
+
+def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:
+    """How many experiments ended how, and the range of what they cost."""
+    costs = [record.change_pct for record in records if record.change_pct is not None]
+    metrics = {
+        f"experiments/{status.value.replace(' ', '_')}": float(sum(record.status is status for record in records))
+        for status in (Status.DONE, Status.FAILED, Status.CANNOT_RUN)
+    }
+    if costs:
+        metrics |= {"overhead/lowest_pct": min(costs), "overhead/highest_pct": max(costs)}
+    return metrics

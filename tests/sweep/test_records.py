@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.records import Arm, ArmVerdict, Invariance, InvarianceReport
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, of_result
+from tests.factories import experiment_result
+
+
+def record(number: int, status: Status = Status.DONE, **fields: object) -> ExperimentRecord:
+    return ExperimentRecord(
+        **{
+            "number": number,
+            "folder": str(number),
+            "overrides": (f"tp={number}",),
+            "status": status,
+            "at": 1.0,
+            **fields,
+        }  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path / "sweep")
+
+
+def test_the_last_line_of_an_experiment_counts(folder: SweepFolder) -> None:
+    for one in (record(1, Status.RUNNING), record(0), record(1)):
+        folder.append(one)
+    assert folder.read() == [record(0), record(1)]
+
+
+def test_a_line_that_was_torn_by_a_kill_costs_nothing_but_itself(folder: SweepFolder) -> None:
+    folder.append(record(0))
+    with folder.experiments.open("ab") as file:
+        file.write(b'{"number":1,"fold')
+    assert folder.read() == [record(0)]
+    folder.append(record(2))
+    assert folder.read() == [record(0), record(2)]
+
+
+def test_a_sweep_without_experiments_has_none(folder: SweepFolder) -> None:
+    assert folder.read() == []
+
+
+def test_a_record_has_the_overhead_and_the_verdict_of_the_second_arm() -> None:
+    verdicts = [
+        ArmVerdict(arm=arm, verdict=verdict, differing=0, total=9, launches_compared=3, launches_differing=0)
+        for arm, verdict in ((Arm.BASELINE, Invariance.VIOLATED), (Arm.BATCH_INVARIANT, Invariance.HOLDS))
+    ]
+    report = InvarianceReport(
+        level="standard", arms=tuple(verdicts), compositions=(), needle_differing={}, needle_total={}, sentence=""
+    )
+    fields = of_result(experiment_result(invariance=report))
+    assert fields["change_pct"] == 7.4
+    assert fields["invariance"] is Invariance.HOLDS
+
+
+def test_a_result_without_a_pair_has_no_overhead() -> None:
+    assert "change_pct" not in of_result(experiment_result(comparison=None))

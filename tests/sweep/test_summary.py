@@ -1,0 +1,115 @@
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.errors import ExitCode
+from bi_experiments.paths import write_atomically
+from bi_experiments.records import Invariance, to_json
+from bi_experiments.report.summary import Summary
+from bi_experiments.sweep import summary
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord
+from tests.factories import experiment_result
+from tests.sweep.test_records import record
+
+OF = SweepRecord(
+    command=("model=demo", "tp=1,2"), started_at=0.0, session_started_at=0.0, pid=1, planned=2, skip_impossible=False
+)
+
+
+def done(number: int, change_pct: float) -> ExperimentRecord:
+    overrides = ("model=demo", f"tp={number}")
+    return record(number, overrides=overrides, change_pct=change_pct, low_pct=change_pct - 1, high_pct=change_pct + 1)
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], ExitCode.DONE),
+        ([0, 2], ExitCode.CANNOT_RUN),
+        ([2, 5], ExitCode.GATE_UNDECIDED),
+        ([5, 4], ExitCode.OVER_GATE),
+        ([4, 3], ExitCode.INVARIANCE_VIOLATED),
+        ([3, 1], ExitCode.PHASE_FAILED),
+        ([1, 130], ExitCode.INTERRUPTED),
+    ],
+)
+def test_the_gravest_exit_code_is_the_sweeps(codes: list[int], expected: ExitCode) -> None:
+    assert summary.exit_code([record(i, exit_code=code) for i, code in enumerate(codes)], False) is expected
+
+
+def test_a_table_names_what_differs_and_what_it_costs() -> None:
+    failed = record(1, Status.FAILED, overrides=("model=demo", "tp=2"), reason="it broke")
+    lines = summary.to_text([done(0, 7.5), failed], OF)
+    header, _, first, second, reason = lines[2:]
+    assert header.split()[:3] == ["#", "tp", "change"]
+    assert first.split() == ["0", "0", "+7.50", "+6.50", "..", "+8.50", "-", "done"]
+    assert second.split()[-1] == "failed"
+    assert reason == "1: it broke"
+
+
+def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> None:
+    many = [done(number, float(number)) for number in range(990)]
+    many += [record(number, Status.FAILED, reason="it broke") for number in range(990, 1000)]
+    lines = summary.to_text(many, OF)
+    assert len(lines) < 60
+    text = "\n".join(lines)
+    assert "990 done, 10 failed" in text
+    assert "+0.00" in text
+    assert "+989.00" in text
+    assert "999: it broke" in text
+
+
+def test_the_csv_has_every_experiment_with_its_settings() -> None:
+    cannot = record(1, Status.CANNOT_RUN, overrides=("model=demo", "tp=2"), reason='too few, "two"')
+    rows = list(csv.DictReader(io.StringIO(summary.to_csv([done(0, 7.5), cannot], OF))))
+    assert [row["tp"] for row in rows] == ["0", "2"]
+    assert rows[0]["change_pct"] == "7.5"
+    assert rows[1]["reason"] == 'too few, "two"'
+    assert "model" not in rows[0]
+
+
+def test_few_words_say_what_became_of_an_experiment() -> None:
+    assert summary.outcome(record(0, change_pct=7.4, low_pct=6.1, high_pct=8.8, invariance=Invariance.NOT_SHOWN)) == (
+        "+7.4 % [+6.1 %, +8.8 %] invariance not shown"
+    )
+    assert summary.outcome(record(0, Status.FAILED, reason="it broke")) == "failed: it broke"
+    assert summary.outcome(record(0)) == "no complete pair"
+
+
+def test_the_page_shows_what_was_kept_of_each_result(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    sweep.append(done(0, 7.4))
+    write_atomically(sweep.record, to_json(OF))
+    summary.sum_up(Summary.of(experiment_result()), tmp_path / "0")
+    assert summary.write(sweep)
+    (row,) = summary.to_rows(sweep, sweep.read(), OF)
+    assert row.result == Summary.of(experiment_result())
+    assert row.settings == {"tp": "0"}
+    assert "tp=0" in sweep.html.read_text()
+
+
+def test_the_summary_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still while nothing is written, and goes 1 s every time it is looked at."""
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.time", lambda: float(next(clock)))
+    sweep = SweepFolder(tmp_path)
+    sweep.append(done(0, 7.4))
+    written = [summary.write(sweep) for _ in range(100)]
+    assert written[0]
+    assert 0 < sum(written) < 10
+    assert summary.write(sweep, at_any_rate=True)
+
+
+def test_a_failure_of_an_earlier_start_does_not_end_a_resumed_sweep(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    sweep.append(record(0, Status.FAILED, at=5.0))
+    sweep.append(record(1, Status.CANNOT_RUN, at=15.0))
+    later = {"started_at": 0.0, "command": (), "pid": 1, "planned": None, "session_started_at": 10.0}
+    write_atomically(sweep.record, to_json(SweepRecord(**later, skip_impossible=True)))  # type: ignore[arg-type]
+    assert summary.first_failure(sweep) is None
+    write_atomically(sweep.record, to_json(SweepRecord(**later, skip_impossible=False)))  # type: ignore[arg-type]
+    found = summary.first_failure(sweep)
+    assert found is not None
+    assert found.number == 1

@@ -1,0 +1,119 @@
+"""What a sweep promises, as it is typed."""
+
+import csv
+import json
+from pathlib import Path
+
+from tests.sweep.conftest import Sweep
+
+SIZES = "workload.max_batch_size=2,3,4"
+
+
+def test_every_experiment_is_a_row_of_the_summary(sweep: Sweep) -> None:
+    done = sweep(SIZES)
+    assert done.returncode == 0, done.stderr
+    assert sweep.statuses() == ["done"] * 3
+    with sweep.folder.csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["workload.max_batch_size"] for row in rows] == ["2", "3", "4"]
+    assert all(9 < float(row["change_pct"]) < 11 for row in rows)
+    page = sweep.folder.html.read_text()
+    assert all(f"workload.max_batch_size={size}" in page for size in (2, 3, 4))
+    assert "+10.05" in done.stdout
+    assert (sweep.folder.root / "2" / "result.json").is_file()
+
+
+def test_a_failing_experiment_is_a_row_and_the_others_run(sweep: Sweep) -> None:
+    done = sweep("workload.max_batch_size=2,0,3,4", FAKE_PHASE=json.dumps({"batch_invariant 3": "fails"}))
+    assert sweep.statuses() == ["done", "cannot run", "failed", "done"]
+    assert "RuntimeError: it broke" in done.stdout
+    assert "line that explains the failure" in done.stderr
+    assert "workload.max_batch_size=0 is not possible" in sweep.folder.html.read_text()
+    assert done.returncode == 1
+
+
+def test_a_preset_passes_over_what_cannot_run_here(sweep: Sweep) -> None:
+    done = sweep("workload.max_batch_size=2,0", "sweep.skip_impossible=true")
+    assert sweep.statuses() == ["done", "cannot run"]
+    assert done.returncode == 0
+    assert "workload.max_batch_size=0 is not possible" in done.stdout
+
+
+def test_a_sweep_of_which_nothing_can_run_says_so(sweep: Sweep) -> None:
+    done = sweep("workload.max_batch_size=0", "sweep.skip_impossible=true")
+    assert done.returncode == 2
+
+
+def test_fail_fast_runs_nothing_after_the_first_failure(sweep: Sweep) -> None:
+    done = sweep(SIZES, "sweep.fail_fast=true", FAKE_PHASE=json.dumps({"baseline 3": "fails"}))
+    assert sweep.statuses() == ["done", "failed", "missing"]
+    assert done.returncode == 1
+    assert not (sweep.folder.root / "2" / "phases").exists()
+
+
+def test_the_summary_is_written_after_every_experiment(sweep: Sweep) -> None:
+    """The second experiment's phase looks at the summary of the first."""
+    look = sweep.working_folder / "look"
+    look.write_text(
+        f'#!/bin/sh\ncp sweep/sweep.csv seen-$$.csv 2>/dev/null\nexec {sweep.fake[1].partition("=")[2]} "$@"\n'
+    )
+    look.chmod(0o755)
+    sweep("workload.max_batch_size=2,3", f"runtime.python={look}")
+    seen = [path.read_text() for path in sweep.working_folder.glob("seen-*.csv")]
+    assert any(",done," in text for text in seen)
+
+
+def test_a_wrong_command_ends_with_2_and_one_line_before_anything_runs(sweep: Sweep) -> None:
+    done = sweep("backend=cpu,nonsense")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert not sweep.records()
+
+
+def test_resuming_runs_what_is_missing_or_failed_alone(sweep: Sweep) -> None:
+    sweep(SIZES, FAKE_PHASE=json.dumps({"batch_invariant 3": "fails"}))
+    before = phase_files(sweep)
+    done = sweep(SIZES, "sweep.resume=true")
+    assert done.returncode == 0, done.stderr
+    assert sweep.statuses() == ["done"] * 3
+    assert [record.taken_over for record in sweep.records()] == [True, False, True]
+    changed = {path for path, written in phase_files(sweep).items() if before.get(path) != written}
+    assert {path.parts[0] for path in changed} == {"1"}
+    assert not [path for path in changed if path.match("phases/*-baseline/*") and path.parts[2].startswith("00")]
+
+
+def phase_files(sweep: Sweep) -> dict[Path, int]:
+    root = sweep.folder.root
+    return {path.relative_to(root): path.stat().st_mtime_ns for path in root.glob("*/phases/*/result.json")}
+
+
+def test_resuming_finds_the_newest_sweep_of_the_same_command(sweep: Sweep) -> None:
+    assert sweep("workload.max_batch_size=2,3", folder=False).returncode == 0
+    assert sweep("workload.max_batch_size=4", folder=False).returncode == 0
+    done = sweep("workload.max_batch_size=2,3", "sweep.resume=true", folder=False)
+    assert done.stdout.count("(finished before)") == 2
+    assert len(list(sweep.working_folder.glob("multirun/*/*/sweep.json"))) == 2
+
+
+def test_resuming_names_what_does_not_match_and_runs_it_again(sweep: Sweep) -> None:
+    sweep("workload.max_batch_size=2,3")
+    changed = sweep("workload.max_batch_size=2,4", "sweep.resume=true")
+    assert "workload.max_batch_size 3 -> 4" in changed.stdout
+    assert [record.taken_over for record in sweep.records()] == [True, False]
+    newer = sweep("workload.max_batch_size=2,4", "sweep.resume=true", FAKE_VLLM="0.33.0")
+    assert newer.stdout.count("environment: vllm 0.32.0+fake -> 0.33.0") == 2
+    assert [record.taken_over for record in sweep.records()] == [False, False]
+    assert len(list(sweep.folder.replaced.glob("*/result.json"))) == 3
+
+
+def test_nothing_to_resume_is_an_error(sweep: Sweep) -> None:
+    done = sweep(SIZES, "sweep.resume=true", folder=False)
+    assert done.returncode == 2
+    assert "found no sweep of this command" in done.stderr
+
+
+def test_a_folder_that_holds_a_sweep_is_not_overwritten(sweep: Sweep) -> None:
+    sweep("workload.max_batch_size=2")
+    done = sweep("workload.max_batch_size=2")
+    assert done.returncode == 2
+    assert "sweep.resume=true" in done.stderr

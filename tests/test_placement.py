@@ -1,0 +1,138 @@
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event as EventType
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.config import compose
+from bi_experiments.devices import Nvidia
+from bi_experiments.errors import MachineError
+from bi_experiments.placement import Units, by_core, hold, needed_units, placed
+from tests.factories import device
+from tests.processes import wait_for
+
+SPAWN = multiprocessing.get_context("spawn")
+TWO = Units("core", (0, 1), 1)
+
+
+def ignore(_: str) -> None:
+    """Nobody is told."""
+
+
+def holder(folder: Path, needed: int, name: str, holding: EventType, release: EventType) -> None:
+    with hold(Units("core", (0, 1), needed), folder, name, ignore):
+        holding.set()
+        release.wait(60)
+
+
+def start(folder: Path, needed: int, name: str) -> tuple[multiprocessing.process.BaseProcess, EventType, EventType]:
+    holding, release = SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=holder, args=(folder, needed, name, holding, release))
+    process.start()
+    return process, holding, release
+
+
+def test_each_takes_its_own_and_sees_the_others(tmp_path: Path) -> None:
+    with hold(TWO, tmp_path, "first", ignore) as first, hold(TWO, tmp_path, "second", ignore) as second:
+        assert {*first.units, *second.units} == {0, 1}
+        assert first.beside() == ("second",)
+        assert second.beside() == ("first",)
+    with hold(TWO, tmp_path, "third", ignore) as third:
+        assert third.beside() == ()
+
+
+def test_who_finds_none_free_waits_and_says_so(tmp_path: Path) -> None:
+    process, holding, release = start(tmp_path, 2, "large")
+    assert holding.wait(60)
+    said: list[str] = []
+
+    def waiting(what: str) -> None:
+        said.append(what)
+        release.set()
+
+    with hold(TWO, tmp_path, "small", waiting) as place:
+        assert len(place.units) == 1
+    assert said == ["waiting for 1 of 2 CPU cores: 0 free"]
+    process.join(60)
+
+
+def test_a_killed_holder_gives_everything_back(tmp_path: Path) -> None:
+    process, holding, _ = start(tmp_path, 2, "killed")
+    assert holding.wait(60)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with hold(Units("core", (0, 1), 2), tmp_path, "next", ignore) as place:
+        assert place.units == (0, 1)
+    process.join(60)
+
+
+def test_a_large_one_is_not_passed_by_small_ones(tmp_path: Path) -> None:
+    with hold(TWO, tmp_path, "first", ignore):
+        large, large_holds, release_large = start(tmp_path, 2, "large")
+        wait_for(lambda: "large" in "".join(path.read_text() for path in tmp_path.glob("core-*.lock")), limit_s=60)
+        small, small_holds, release_small = start(tmp_path, 1, "small")
+        time.sleep(0.5)
+        assert not small_holds.is_set()
+    assert large_holds.wait(60)
+    assert not small_holds.is_set()
+    release_large.set()
+    assert small_holds.wait(60)
+    release_small.set()
+    large.join(60)
+    small.join(60)
+
+
+def test_on_gpus_it_needs_a_device_for_each_rank() -> None:
+    nvidia = Nvidia(devices=tuple(device(index=index) for index in range(4)))
+    config = compose(["tp=2", "pp=2"])
+    assert needed_units(config, nvidia, [0]) == Units("device", (0, 1, 2, 3), 4)
+
+
+def test_on_the_cpu_it_takes_all_cores_unless_told_otherwise() -> None:
+    assert needed_units(compose(["experiment=cpu_demo"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 2)
+    assert needed_units(compose(["experiment=cpu_demo", "sweep.cores=1"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 1)
+    with pytest.raises(MachineError, match="there are 2"):
+        needed_units(compose(["experiment=cpu_demo", "sweep.cores=3"]), Nvidia(), [4, 5])
+
+
+@pytest.mark.parametrize("overrides", [["backend.distributed_executor_backend=ray"], []])
+def test_nothing_is_taken_where_it_cannot_be_told_what(overrides: list[str]) -> None:
+    devices = (device(),) if overrides else ()
+    assert needed_units(compose(overrides), Nvidia(devices=devices), [0]) is None
+
+
+def test_devices_reach_the_processes_and_only_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("bi_experiments.placement.read_nvidia", lambda: Nvidia(devices=(device(), device(index=1))))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = compose([])
+    with placed(config, "first", ignore) as first, placed(config, "second", ignore) as second:
+        assert first is not None
+        assert second is not None
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == str(second.units[0])
+        assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert first.units != second.units
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_cores_reach_the_processes_and_only_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    all_cores = os.sched_getaffinity(0)
+    with placed(compose(["experiment=cpu_demo", "sweep.cores=1"]), "one", ignore) as place:
+        assert place is not None
+        assert os.sched_getaffinity(0) == set(place.units)
+        assert len(place.units) == 1
+    assert os.sched_getaffinity(0) == all_cores
+
+
+def test_the_threads_of_one_core_stand_together(tmp_path: Path) -> None:
+    for cpu, core in enumerate((0, 1, 0, 1)):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "core_id").write_text(f"{core}\n")
+        (topology / "physical_package_id").write_text("0\n")
+    assert by_core({0, 1, 2, 3}, tmp_path) == [0, 2, 1, 3]
