@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config import conf_folder, from_hydra, one_line, register_schema
-from bi_experiments.errors import ExitCode, ExperimentError
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 
 
 def main() -> int:
@@ -61,6 +61,10 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     console = Console()
     try:
         config = from_hydra(composed)
+        if config.sweep.resume:
+            raise ConfigurationError(
+                "sweep.resume=true goes on with a sweep, and this is none: type -m before the settings"
+            )
         prepare(config)
         with progress_for(console, recorded_configuration(config)) as progress:
             result = run_experiment(config, folder, _command(), progress)

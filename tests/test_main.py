@@ -85,6 +85,7 @@ def test_the_terminal_and_the_report_file_say_the_same(program: Program) -> None
         ("backend=xformers",),
         ("model=deepseek", "backend=flash_attn", "tp=8"),
         ("workload.min_prompt=3000",),
+        ("sweep.resume=true",),
     ],
 )
 def test_a_wrong_configuration_ends_with_2_and_one_line(program: Program, arguments: tuple[str, ...]) -> None:

@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.sweep.conftest import Sweep
 
 SIZES = "workload.max_batch_size=2,3,4"
@@ -117,3 +119,17 @@ def test_a_folder_that_holds_a_sweep_is_not_overwritten(sweep: Sweep) -> None:
     done = sweep("workload.max_batch_size=2")
     assert done.returncode == 2
     assert "sweep.resume=true" in done.stderr
+
+
+def test_the_experiments_runs_are_under_the_sweeps_run(sweep: Sweep) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    done = sweep("workload.max_batch_size=2", "tracking=sqlite", "protocol.pairs=1")
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(f"sqlite:///{sweep.working_folder}/mlflow.db")
+    runs = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    (parent,) = [run for run in runs if run.data.tags.get("kind") == "sweep"]
+    (experiment,) = [run for run in runs if run.data.tags.get("kind") == "experiment"]
+    assert experiment.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["experiments/done"] == 1
+    assert {"sweep.html", "sweep.csv"} <= {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
