@@ -3,8 +3,7 @@
 import re
 
 from bi_experiments import attention
-from bi_experiments.attention import Platform
-from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave
+from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave, two_engines_fit
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.phase.compositions import composition
 
@@ -117,13 +116,12 @@ def _check_protocol(config: ExperimentConfig) -> None:
             f"with protocol.target_half_width_pct it must be at least protocol.pairs={protocol.pairs}",
         )
         _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
-    both = 2 * config.model.gpu_memory_utilization
-    if protocol.interleave is Interleave.trial and config.backend.platform is Platform.cuda:
+    if protocol.interleave is Interleave.trial:
         _require(
-            both < 0.95,
+            two_engines_fit(config),
             "protocol.interleave",
             "trial",
-            f"two engines would take {both:.2f} of the device's memory; "
+            f"two engines would take {2 * config.model.gpu_memory_utilization:.2f} of the device's memory; "
             "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
         )
 

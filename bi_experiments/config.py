@@ -22,6 +22,9 @@ from bi_experiments import attention
 from bi_experiments.attention import Platform
 from bi_experiments.errors import ConfigurationError
 
+MOST_DEVICE_MEMORY = 0.95
+"""Share of a device's memory that the engines on it may take together."""
+
 
 class Order(Enum):
     """Order of the arms within the pairs."""
@@ -47,6 +50,8 @@ class Interleave(Enum):
     """One phase runs after the other."""
     trial = "trial"
     """Both phases are alive and take turns, trial by trial."""
+    auto = "auto"
+    """`trial` where two engines fit; a composed configuration has what became of it."""
 
 
 class AttentionKind(Enum):
@@ -308,7 +313,14 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     except OmegaConfBaseException as error:
         raise ConfigurationError(one_line(error)) from error
     assert isinstance(config, ExperimentConfig)
+    if config.protocol.interleave is Interleave.auto:
+        config.protocol.interleave = Interleave.trial if two_engines_fit(config) else Interleave.launch
     return config
+
+
+def two_engines_fit(config: ExperimentConfig) -> bool:
+    """Whether a device has memory for both engines of a pair; the CPU's is looked at when the machine is."""
+    return config.backend.platform is not Platform.cuda or 2 * config.model.gpu_memory_utilization < MOST_DEVICE_MEMORY
 
 
 def one_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from bi_experiments.checks import check
-from bi_experiments.config import AttentionKind, ExperimentConfig, compose, conf_folder
+from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave, compose, conf_folder
 from bi_experiments.errors import ConfigurationError
 
 GROUPS = ("model", "backend", "workload", "protocol", "verify", "tracking", "runtime")
@@ -159,3 +159,18 @@ def test_every_model_option_brings_a_backend_that_runs_it(option: str) -> None:
     config = compose([f"model={option}", "workload.min_prompt=8", "workload.max_prompt=16"])
     check(config)
     assert (config.model.attention is AttentionKind.mla) == str(config.backend.attention).endswith("MLA")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "interleave"),
+    [
+        ([], Interleave.trial),
+        (["experiment=cpu_demo"], Interleave.trial),
+        (["model.gpu_memory_utilization=0.5"], Interleave.launch),
+        (["experiment=cpu_demo", "model.gpu_memory_utilization=0.9"], Interleave.trial),
+        (["protocol.interleave=launch"], Interleave.launch),
+        (["protocol=single"], Interleave.launch),
+    ],
+)
+def test_phases_take_turns_where_two_engines_fit(overrides: list[str], interleave: Interleave) -> None:
+    assert compose(overrides).protocol.interleave is interleave
