@@ -13,7 +13,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 UNLOCKED := torchvision torchaudio torchcodec
 
 # Debian packages that the tests marked `system` need.
-SYSTEM_PACKAGES :=
+SYSTEM_PACKAGES := chromium postgresql
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all system-packages check ui lock clean
@@ -49,7 +49,8 @@ check: $(VENV)/installed  ## Lint, format and types: ruff and mypy --strict
 
 ui: $(VENV)/installed  ## The MLflow UI on the store that runs started here have written
 	@test -f mlflow.db || { echo "There is no mlflow.db here yet: type make demo first." >&2; exit 1; }
-	@$(RUN) -m mlflow ui --backend-store-uri sqlite:///mlflow.db
+	@echo "In a minute, the costliest experiment first: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into requirements.lock (minutes)
 	@echo "Resolving, a few minutes. If torch's CPU build is not found: PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) make lock"

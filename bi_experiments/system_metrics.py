@@ -47,15 +47,15 @@ def readings(enabled: bool) -> Iterator[list[Reading]]:
     if not enabled:
         yield taken
         return
-    monitors = _monitors()
+    read_by = monitors()
     interval_s = _interval_s()
     over = threading.Event()
 
     def follow() -> None:
         while not over.wait(interval_s):
-            taken.append(read(monitors))
+            taken.append(read(read_by))
 
-    read(monitors)  # the CPU's share is of the time since the reading before
+    read(read_by)  # the CPU's share is of the time since the reading before
     thread = threading.Thread(target=follow, name="system metrics", daemon=True)
     thread.start()
     try:
@@ -65,10 +65,10 @@ def readings(enabled: bool) -> Iterator[list[Reading]]:
         thread.join()
 
 
-def read(monitors: Sequence["BaseMetricsMonitor"]) -> Reading:
+def read(read_by: Sequence["BaseMetricsMonitor"]) -> Reading:
     """Read all monitors once."""
     values: dict[str, float] = {}
-    for monitor in monitors:
+    for monitor in read_by:
         monitor.collect_metrics()
         values |= monitor.aggregate_metrics()
         monitor.clear_metrics()
@@ -99,15 +99,16 @@ def stored(path: Path) -> list[Reading]:
         raise RecordError(f"{path}: not readings of system metrics: {error}") from error
 
 
-def _monitors() -> "list[BaseMetricsMonitor]":
+def monitors() -> "list[BaseMetricsMonitor]":
+    """MLflow's monitors of the CPU, the memory and, where there are any, NVIDIA's GPUs."""
     with mlflow_settings():
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
-        monitors: list[BaseMetricsMonitor] = [CPUMonitor()]
+        found: list[BaseMetricsMonitor] = [CPUMonitor()]
         with contextlib.suppress(RuntimeError):  # there is no NVIDIA driver
-            monitors.append(GPUMonitor())
-    return monitors
+            found.append(GPUMonitor())
+    return found
 
 
 def _interval_s() -> float:

@@ -25,7 +25,7 @@ from bi_experiments.mlflow_runs import (
     of_phase,
 )
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult
+from bi_experiments.records import ExperimentResult, to_json
 from bi_experiments.system_metrics import stored
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
+ENVIRONMENT = "environment.json"
+"""Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
 """Artifact that MLflow shows as a table."""
 
@@ -165,6 +167,7 @@ def _log_experiment(
     content = of_experiment(result)
     run_id = _create(client, experiment_id, content, sweep_id)
     client.log_artifacts(run_id, str(folder))
+    client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
     for phase in result.phases:

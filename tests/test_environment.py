@@ -44,6 +44,25 @@ def test_secrets_and_everything_else_are_not(name: str, value: str) -> None:
     assert public_variables({name: value}, Path("/home/ann")) == {}
 
 
+def test_no_secret_of_the_environment_is_in_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hush-1f0c"
+    for name in (
+        "HF_TOKEN",
+        "VLLM_API_KEY",
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "NCCL_SOME_SECRET",
+    ):
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://ann:{secret}@host/db")
+    monkeypatch.setenv("VLLM_PROXY", f"https://ann:{secret}@host")
+    monkeypatch.setenv("HOME", f"/home/{secret}")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", f"/home/{secret}/cache")
+    record = to_json(describe()).decode()
+    assert "~/cache" in record
+    assert secret not in record
+
+
 @pytest.mark.parametrize(
     ("home", "value", "expected"),
     [

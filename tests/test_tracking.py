@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bi_experiments.config import TrackingConfig, compose
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
-from bi_experiments.records import ExperimentResult, PhaseStatus, to_json
+from bi_experiments.records import Environment, ExperimentResult, PhaseStatus, from_json, to_json
 from bi_experiments.tracking import log_experiment, log_sweep, refuse_credentials, without_credentials
 from tests import factories
 
@@ -110,7 +110,9 @@ def test_everything_in_the_folder_is_an_artifact_beside_the_store(
 ) -> None:
     run_id = log_experiment(result, folder, store.tracking)
     assert run_id is not None
-    assert {file.path for file in store.client.list_artifacts(run_id)} == {"phases", "result.json"}
+    assert {file.path for file in store.client.list_artifacts(run_id)} == {"environment.json", "phases", "result.json"}
+    environment = Path(store.client.download_artifacts(run_id, "environment.json", str(folder.parent)))
+    assert from_json(environment.read_bytes(), Environment, environment) == result.environment
     log = store.client.list_artifacts(run_id, "phases/00-baseline")
     assert [file.path for file in log] == ["phases/00-baseline/engine.log"]
     kept = list((store.root / "mlruns").glob(f"*/{run_id}/artifacts/result.json"))

@@ -1,0 +1,82 @@
+"""What MLflow costs: logging one experiment, and reading the system metrics while phases run.
+
+    python benchmarks/mlflow_cost.py FOLDER [--repeats 5]
+
+FOLDER is the output folder of an experiment; all of it is logged, figures included. Logging is timed in fresh
+processes, the import of MLflow included, into a new SQLite store and into one that exists, by turns. The table shows
+medians and the longest.
+"""
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from bi_experiments import system_metrics
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import ExperimentResult, from_json, to_json
+
+LOG = """
+import sys, time
+started = time.perf_counter()
+from bi_experiments.track import main
+code = main([sys.argv[1], "--uri", sys.argv[2]])
+print(time.perf_counter() - started)
+sys.exit(code)
+"""
+
+
+def main() -> None:
+    """Measure both and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    times: dict[str, list[float]] = {"new store": [], "existing store": []}
+    with tempfile.TemporaryDirectory() as name:
+        existing = f"sqlite:///{name}/existing.db"
+        log_s(options.folder, existing)
+        for repeat in range(options.repeats):
+            # The experiment is in the store already: a copy with another identity is logged.
+            copy = another(options.folder, Path(name) / f"copy{repeat}", repeat)
+            times["new store"].append(log_s(copy, f"sqlite:///{name}/new{repeat}.db"))
+            times["existing store"].append(log_s(copy, existing))
+    for store, seconds in times.items():
+        print(f"logging into a {store}: {statistics.median(seconds):.2f} s, at most {max(seconds):.2f} s")
+    reading_s = cpu_time_of_a_reading_s()
+    share = reading_s / system_metrics.INTERVAL_S
+    print(f"one reading of the system metrics: {1000 * reading_s:.2f} ms of CPU time, {share:.4%} of a core")
+
+
+def another(folder: Path, copy: Path, number: int) -> Path:
+    """A copy of an output folder whose record began a little later: to MLflow, another experiment."""
+    shutil.copytree(folder, copy)
+    path = OutputFolder(copy).result
+    result = from_json(path.read_bytes(), ExperimentResult, path)
+    path.write_bytes(to_json(msgspec.structs.replace(result, started_at=result.started_at + 1 + number)))
+    return copy
+
+
+def log_s(folder: Path, uri: str) -> float:
+    """Seconds to log a folder in a fresh process, from its first import to the end."""
+    done = subprocess.run([sys.executable, "-c", LOG, str(folder), uri], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def cpu_time_of_a_reading_s(readings: int = 200) -> float:
+    """CPU time of one reading in this process."""
+    monitors = system_metrics.monitors()
+    started = time.process_time()
+    for _ in range(readings):
+        system_metrics.read(monitors)
+    return (time.process_time() - started) / readings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What people see in a browser: the MLflow UI on the store of two experiments, and the report of one.
+
+Screenshots go to the folder that SCREENSHOTS names; without it, to pytest's own temporary folder.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from bi_experiments.mlflow_store import COST_VIEW
+from bi_experiments.records import ExperimentResult, from_json
+from tests.conftest import REPOSITORY, write_fake_python
+from tests.system.servers import mlflow_server
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.system
+
+WAIT_MS = 60_000
+"""The UI is several megabytes of JavaScript; on busy cores it takes its time."""
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.mktemp("screenshots")).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["sync_api.BrowserContext"]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt install chromium")
+    with sync_api.sync_playwright() as playwright:
+        # Only root's browser needs --no-sandbox; nothing but this machine is reached.
+        launched = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+        )
+        context = launched.new_context(viewport={"width": 1400, "height": 900})
+        context.set_default_timeout(WAIT_MS)
+        sync_api.expect.set_options(timeout=WAIT_MS)
+        yield context
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: "sync_api.BrowserContext") -> Iterator["sync_api.Page"]:
+    page = browser.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which two experiments were run, without an engine, in output folders `a` and `b`."""
+    folder = tmp_path_factory.mktemp("work")
+    fake_python = write_fake_python(folder)
+    for name, pairs in (("a", 2), ("b", 3)):  # the fake phases cost a little more with every pair
+        command = (
+            f"experiment=cpu_demo runtime.python={fake_python} hydra.run.dir={name} workload.num_trials=2 "
+            f"workload.max_batch_size=2 protocol.pairs={pairs}"
+        )
+        subprocess.run(
+            [sys.executable, "-m", "bi_experiments", *command.split()],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(work: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{work}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def ui(work: Path) -> Iterator[str]:
+    """The address of the MLflow UI, as `make ui` starts it."""
+    with mlflow_server(work, "--backend-store-uri=sqlite:///mlflow.db") as uri:
+        yield f"{uri}/#"
+
+
+def result(folder: Path) -> ExperimentResult:
+    path = folder / "result.json"
+    return from_json(path.read_bytes(), ExperimentResult, path)
+
+
+def overhead_pct(folder: Path) -> float:
+    comparison = result(folder).comparison
+    assert comparison is not None
+    metric = comparison.metric("trial_time")
+    assert metric is not None
+    assert metric.change_pct is not None
+    return metric.change_pct
+
+
+def experiments(client: MlflowClient) -> list[str]:
+    experiment_id = client.get_experiment_by_name("bi_experiments").experiment_id
+    runs = client.search_runs([experiment_id], "tags.kind = 'experiment'")
+    return [run.info.run_id for run in runs]
+
+
+def phases(client: MlflowClient, run_id: str) -> list[str]:
+    experiment_id = client.get_run(run_id).info.experiment_id
+    return [run.info.run_id for run in client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")]
+
+
+def test_the_runs_are_listed_and_the_costliest_is_first(
+    ui: str, work: Path, page: "sync_api.Page", screenshots: Path
+) -> None:
+    page.goto(f"{ui}/experiments/1/runs?viewStateShareKey={COST_VIEW}")
+    names = page.get_by_role("link", name="demo CPU_ATTN tp1 needle")
+    sync_api.expect(names).to_have_count(2)
+    page.screenshot(path=screenshots / "mlflow-runs.png")
+    # What is written there is the number as JavaScript prints it; the cell may cut its end off.
+    cells = [page.get_by_text(re.compile(rf"^{re.escape(str(overhead_pct(work / name))[:5])}")).first for name in "ab"]
+    heights = [cell.bounding_box() for cell in cells]
+    assert overhead_pct(work / "a") < overhead_pct(work / "b")
+    assert heights[0] is not None
+    assert heights[1] is not None
+    assert heights[1]["y"] < heights[0]["y"]
+
+
+def test_a_run_opens_with_its_description_its_series_and_its_files(
+    ui: str, client: MlflowClient, page: "sync_api.Page", screenshots: Path
+) -> None:
+    run_id = experiments(client)[0]
+    page.goto(f"{ui}/experiments/1/runs/{run_id}")
+    sync_api.expect(page.get_by_text("Batch invariance costs").first).to_be_visible()
+    sync_api.expect(page.get_by_text("overhead/trial_time_pct", exact=True).first).to_be_visible()
+    page.screenshot(path=screenshots / "mlflow-run.png")
+
+    page.goto(f"{ui}/experiments/1/runs/{run_id}/artifacts")
+    sync_api.expect(page.get_by_text("result.json").first).to_be_visible()
+    page.screenshot(path=screenshots / "mlflow-artifacts.png")
+
+    phase = phases(client, run_id)[0]
+    page.goto(f"{ui}/experiments/1/runs/{phase}/system-metrics")
+    sync_api.expect(page.get_by_text("cpu_utilization_percentage").first).to_be_visible()
+    sync_api.expect(page.locator(".main-svg").first).to_be_visible()  # the chart is drawn
+    page.screenshot(path=screenshots / "mlflow-system-metrics.png")
+
+
+def test_two_experiments_are_compared(ui: str, client: MlflowClient, page: "sync_api.Page", screenshots: Path) -> None:
+    page.goto(f"{ui}/compare-runs?runs={json.dumps(experiments(client))}&experiments={json.dumps(['1'])}")
+    for name in ("baseline/trial_time", "batch_invariant/trial_time"):
+        sync_api.expect(page.get_by_text(name, exact=True).first).to_be_attached()
+    page.screenshot(path=screenshots / "mlflow-compare.png")
+    assert page.get_by_text("protocol.pairs").count() > 0
+
+
+def test_the_report_opens_without_errors_and_shows_the_numbers_of_the_record(
+    work: Path, page: "sync_api.Page", screenshots: Path
+) -> None:
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.goto((work / "a" / "report.html").as_uri())
+    comparison = result(work / "a").comparison
+    assert comparison is not None
+    text = " ".join(page.inner_text("body").split())
+    page.screenshot(path=screenshots / "report.png")
+    assert comparison.sentence in text
+    assert f"{overhead_pct(work / 'a'):.1f}" in text
+    assert errors == []
