@@ -97,15 +97,16 @@ def of_sweep(
         tags: Verdicts, counts, whatever is looked for.
         note: The description, in markdown.
     """
+    known = hashlib.sha256(identity.encode()).hexdigest()  # MLflow searches for it, whatever characters it has
     return SweepContent(
         name=name,
-        identity=identity,
+        identity=known,
         start_ms=_ms(started_at),
         step=done,
         status=status,
         parameters={key: _shortened(as_text(value), PARAMETER_LIMIT) for key, value in parameters.items()},
         metrics=dict(metrics),
-        tags=_short({**_SOURCE, KIND: "sweep", **tags, IDENTITY: identity, "mlflow.note.content": note}),
+        tags=_short({**_SOURCE, KIND: "sweep", **tags, IDENTITY: known, "mlflow.note.content": note}),
     )
 
 
@@ -188,14 +189,16 @@ def composition_table(report: InvarianceReport) -> dict[str, list[str | int | fl
     counts = {(count.composition, count.arm): count for count in report.compositions}
     compositions = list(dict.fromkeys(count.composition for count in report.compositions))
     table: dict[str, list[str | int | float]] = {"composition": [*compositions]}
-    for arm in dict.fromkeys(count.arm for count in report.compositions):
-        of_arm = [counts.get((composition, arm)) for composition in compositions]
-        table |= {
-            f"{arm}: differing": [count.differing if count else "" for count in of_arm],
-            f"{arm}: total": [count.total if count else "" for count in of_arm],
-            f"{arm}: tokens differing": [count.tokens_differing if count else "" for count in of_arm],
-            f"{arm}: largest |d logprob|": [count.largest_logprob_difference if count else "" for count in of_arm],
-        }
+    arms = dict.fromkeys(count.arm for count in report.compositions)
+    cells = {arm: [counts.get((composition, arm)) for composition in compositions] for arm in arms}
+    for arm in arms:
+        table[f"{arm}: differing"] = [count.differing if count else "" for count in cells[arm]]
+        table[f"{arm}: total"] = [count.total if count else "" for count in cells[arm]]
+    for arm in arms:
+        table[f"{arm}: tokens differing"] = [count.tokens_differing if count else "" for count in cells[arm]]
+        table[f"{arm}: largest |d logprob|"] = [
+            count.largest_logprob_difference if count else "" for count in cells[arm]
+        ]
     return table
 
 

@@ -10,6 +10,8 @@ from bi_experiments.config import TrackingConfig
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.sweep.command import record_of
+from bi_experiments.sweep.records import SweepFolder
 from bi_experiments.tracking import log_experiment, without_credentials
 
 
@@ -32,11 +34,17 @@ def _track(folder: Path, uri: str | None) -> bool:
     except (OSError, RecordError) as error:
         return _complain(str(error))
     tracking = tracking_of(result, uri)
-    run_id = log_experiment(result, folder, tracking)
+    run_id = log_experiment(result, folder, tracking, parent_run_id=_sweep_run_id(folder, uri))
     if run_id is None:
         return False
     sys.stdout.write(f"{folder}: run {run_id} at {without_credentials(tracking.uri)}\n")
     return True
+
+
+def _sweep_run_id(folder: Path, uri: str | None) -> str | None:
+    """The run of the sweep that an experiment's folder is in, if it was logged; in another store it has none."""
+    sweep = record_of(SweepFolder(folder.resolve().parent))
+    return None if sweep is None or uri is not None else sweep.mlflow_run_id
 
 
 def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:

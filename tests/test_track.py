@@ -9,8 +9,11 @@ from mlflow import MlflowClient
 
 from bi_experiments.config import compose
 from bi_experiments.errors import ExitCode
+from bi_experiments.mlflow_runs import PARENT, of_sweep
 from bi_experiments.records import ExperimentResult, to_json
+from bi_experiments.sweep.records import SweepFolder, SweepRecord
 from bi_experiments.track import main, tracking_of
+from bi_experiments.tracking import log_sweep
 from tests import factories
 
 
@@ -42,6 +45,33 @@ def test_folders_that_mlflow_missed_are_logged_once(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("bi_experiments")
     assert len(client.search_runs([experiment.experiment_id])) == 2 * (1 + 6)
     assert len(list((tmp_path / "mlruns").glob("*/*/artifacts/result.json"))) == 2
+
+
+def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep, tracking = SweepFolder(tmp_path / "sweep"), tracking_of(result(), None)
+    content = of_sweep("s", "s", 1.0, done=0, status=None, parameters={}, metrics={}, tags={}, note="")
+    sweep_id = log_sweep(content, sweep.root, [], tracking)
+    record = SweepRecord(
+        command=(),
+        started_at=1.0,
+        session_started_at=1.0,
+        pid=1,
+        planned=1,
+        skip_impossible=False,
+        mlflow_run_id=sweep_id,
+    )
+    sweep.record.write_bytes(to_json(record))
+    (sweep.root / "0").mkdir()
+    (sweep.root / "0" / "result.json").write_bytes(to_json(result()))
+    assert [main(["sweep/0"]), main(["sweep/0"])] == [ExitCode.DONE, ExitCode.DONE]
+    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("bi_experiments").experiment_id])
+    assert len(runs) == 1 + 1 + 6
+    (experiment,) = [run for run in runs if run.data.tags["kind"] == "experiment"]
+    assert experiment.data.tags[PARENT] == sweep_id
 
 
 @pytest.mark.parametrize(("content", "said"), [(None, "holds no result.json"), (b"{}", "not a ExperimentResult")])

@@ -151,7 +151,7 @@ def test_a_run_that_was_cut_off_is_logged_anew(store: Store, result: ExperimentR
 def sweep(done: int = 0, status: RunStatus | None = None, swept: str = "workload.max_batch_size") -> SweepContent:
     return of_sweep(
         "batch sizes",
-        "s" * 64,
+        "it's of this sweep",
         factories.START,
         done=done,
         status=status,
@@ -223,12 +223,14 @@ def test_a_sweeps_run_is_brought_up_to_date(store: Store, tmp_path: Path) -> Non
     assert len(store.runs()) == 1
 
 
-def log_a_part(uri: str, number: int, folder: Path) -> None:
+def log_a_part(uri: str, number: int, folder: Path, times: int, pairs: int) -> None:
     """What one process of a sweep does: its experiment and the sweep's run, several times."""
     tracking = TrackingConfig(enabled=True, uri=uri, experiment="at once")
-    record = factories.experiment_result(configuration=CONFIGURATION, started_at=factories.START + number)
+    record = factories.experiment_result(
+        factories.phases([7.0] * pairs), configuration=CONFIGURATION, started_at=factories.START + number
+    )
     warnings: list[str] = []
-    for done in range(3):
+    for done in range(times):
         sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], tracking, warnings.append)
         log_experiment(record, folder, tracking, warnings.append, sweep_id)
     assert not warnings, warnings
@@ -238,20 +240,20 @@ def test_several_processes_log_the_experiments_of_one_sweep_and_lose_nothing(tmp
     """Into a store that none of them has made yet."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=log_a_part, args=(uri, number, folder)) for number in range(3)]
+    processes = [context.Process(target=log_a_part, args=(uri, number, folder, 3, 3)) for number in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    check_that_nothing_was_lost(uri, 3)
+    check_that_nothing_was_lost(uri, experiments=3, phases=18)
 
 
-def check_that_nothing_was_lost(uri: str, experiments: int) -> None:
+def check_that_nothing_was_lost(uri: str, experiments: int, phases: int) -> None:
     client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name("at once").experiment_id])
     kinds = Counter(run.data.tags["kind"] for run in runs)
-    assert kinds == {"sweep": 1, "experiment": experiments, "phase": 6 * experiments}
+    assert kinds == {"sweep": 1, "experiment": experiments, "phase": phases}
     for run in runs:
         kind = run.data.tags["kind"]
         if kind == "phase":

@@ -14,9 +14,10 @@ from mlflow import MlflowClient
 
 from bi_experiments.mlflow_runs import PARENT
 from bi_experiments.records import to_json
+from tests import factories
 from tests.conftest import REPOSITORY
 from tests.system.servers import mlflow_server, postgresql
-from tests.test_tracking import CONFIGURATION, check_that_nothing_was_lost, factories, log_a_part
+from tests.test_tracking import CONFIGURATION, check_that_nothing_was_lost, log_a_part
 
 pytestmark = pytest.mark.system
 
@@ -75,7 +76,7 @@ def run(folder: Path, fake_python: Path, server: Server, **variables: str) -> "s
     """A whole experiment, without an engine."""
     command = (
         "experiment=cpu_demo tracking=server hydra.run.dir=out workload.num_trials=2 workload.max_batch_size=2 "
-        f"protocol.pairs=2 verify=off tracking.uri={server.uri} runtime.python={fake_python}"
+        f"protocol.pairs=1 verify=off tracking.uri={server.uri} runtime.python={fake_python}"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     return subprocess.run(
@@ -102,9 +103,9 @@ def test_an_experiment_reaches_the_server_and_its_password_nothing_else(
     (parent,) = [one for one in runs if one.data.tags["kind"] == "experiment"]
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["overhead/trial_time_pct"] == pytest.approx(10, abs=1)
-    assert len([one for one in runs if one.data.tags.get(PARENT) == parent.info.run_id]) == 4
+    assert len([one for one in runs if one.data.tags.get(PARENT) == parent.info.run_id]) == 2
     files = contents(tmp_path) | contents(server.artifacts)
-    assert len([path for path in files if path.name == "result.json"]) == 2 * (1 + 4)
+    assert len([path for path in files if path.name == "result.json"]) == 2 * (1 + 2)
     said = {Path("stdout"): done.stdout.encode(), Path("runs"): repr([one.to_dictionary() for one in runs]).encode()}
     for secret in (server.user.encode(), server.password.encode()):
         assert [path for path, content in (files | said).items() if secret in content and path.name != "auth.ini"] == []
@@ -124,10 +125,10 @@ def test_without_the_password_the_results_are_on_disk_and_one_line_says_so(
 def test_experiments_that_are_logged_at_once_lose_nothing(server: Server, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(to_json(factories.experiment_result(configuration=CONFIGURATION)))
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=log_a_part, args=(server.uri, number, tmp_path)) for number in range(2)]
+    processes = [context.Process(target=log_a_part, args=(server.uri, number, tmp_path, 1, 1)) for number in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
-    check_that_nothing_was_lost(server.uri, 2)
+    check_that_nothing_was_lost(server.uri, experiments=2, phases=4)
