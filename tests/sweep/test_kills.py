@@ -65,12 +65,12 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_results(sweep
     for kill in range(KILLS):
         process = start(sweep, "sweep.resume=true")
         before = phases_done(sweep)
-        wait_for(lambda before=before: phases_done(sweep).keys() > before.keys(), limit_s=60)  # type: ignore[misc]
+        wait_for(lambda before=before: phases_done(sweep).keys() > before.keys(), limit_s=120)  # type: ignore[misc]
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, "it was over before it was killed"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        wait_for(lambda: not left_over(sweep), limit_s=30)
+        wait_for(lambda: not left_over(sweep), limit_s=60)
         done = phases_done(sweep)
         assert all(done.get(name) == written for name, written in finished.items()), f"lost at kill {kill}"
         finished = done
@@ -99,7 +99,7 @@ def phases_done(sweep: Sweep) -> dict[str, int]:
 def test_an_interrupted_sweep_ends_at_once_and_goes_on(sweep: Sweep) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(sweep, FAKE_PHASE=json.dumps({"batch_invariant 2": "hangs"}))
-    wait_for(lambda: any('"trial"' in path.read_text() for path in hanging(sweep)), limit_s=60)
+    wait_for(lambda: any('"trial"' in path.read_text() for path in hanging(sweep)), limit_s=120)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert sweep.statuses() == ["failed"]
@@ -115,10 +115,10 @@ def hanging(sweep: Sweep) -> list[Path]:
 
 def test_a_sweep_that_runs_cannot_be_started_twice(sweep: Sweep) -> None:
     process = start(sweep, FAKE_PHASE=json.dumps({"baseline": "hangs", "batch_invariant": "hangs"}))
-    wait_for(lambda: bool(sweep.records()), limit_s=60)
+    wait_for(lambda: bool(sweep.records()), limit_s=120)
     second = sweep(*ARGUMENTS, "sweep.resume=true")
     assert second.returncode == 2
     assert "still running" in second.stderr
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not left_over(sweep), limit_s=30)
+    wait_for(lambda: not left_over(sweep), limit_s=60)

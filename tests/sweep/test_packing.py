@@ -58,10 +58,10 @@ def test_killed_workers_leave_no_process_and_no_lock(sweep: Sweep) -> None:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(sweep.folder.root.glob("*/phases/*/events.jsonl"))) == 2, limit_s=60)
+    wait_for(lambda: len(list(sweep.folder.root.glob("*/phases/*/events.jsonl"))) == 2, limit_s=120)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not left_over(sweep), limit_s=30)
+    wait_for(lambda: not left_over(sweep), limit_s=60)
     assert sweep(*FOUR_AT_ONCE, "sweep.resume=true").returncode == 0
     assert sweep.statuses() == ["done"] * 4
 
