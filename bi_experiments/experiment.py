@@ -63,6 +63,7 @@ def run_experiment(
     *,
     resumable: bool = False,
     place: Place | None = None,
+    pages_from_s: float = 0.0,
 ) -> ExperimentResult:
     """Run one experiment and write all of its files; logging it to MLflow is the caller's.
 
@@ -76,6 +77,7 @@ def run_experiment(
         resumable: Take over the finished phases that are in the folder, and keep the private caches for the next start
             unless the experiment is complete.
         place: The part of the machine that it runs on, where it has one for itself.
+        pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; they take some.
 
     Raises:
         ExperimentError: The seeded checkpoint could not be made.
@@ -118,7 +120,8 @@ def run_experiment(
     if stopped is None:
         shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
     progress.experiment_ended(result)
-    files.try_write_pages(result, folder)
+    if result.wall_time_s >= pages_from_s:
+        files.try_write_pages(result, folder)
     return result
 
 

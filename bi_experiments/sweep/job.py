@@ -34,6 +34,9 @@ from bi_experiments.tracking import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
 
+PAGES_FROM_S = 60.0
+"""Shortest experiment whose figures and pages are drawn at once, in seconds: they take a few, and can be made later."""
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -101,7 +104,9 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
         with placed(config, name, lambda why: _say(job, why)) as place, _progress(job) as progress:
             command = typed(job.overrides)
-            result = run_experiment(config, job.folder, command, progress, resumable=True, place=place)
+            result = run_experiment(
+                config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
+            )
         summary.sum_up(Summary.of(result), job.folder.root)
         sys.stderr.write(last_words(result, job.folder))
         _log(job, result, config)

@@ -6,8 +6,10 @@ out while it would take more than a twentieth of the time; the end of the sweep 
 
 import csv
 import io
+import logging
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from bi_experiments.report.summary import Summary
 from bi_experiments.sweep.command import record_of, swept, typed_sweep
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord, locked
 from bi_experiments.wording import band, count, signed
+
+_LOGGER = logging.getLogger(__name__)
 
 SHARE_OF_TIME = 0.05
 """Largest part of a sweep's time that goes into writing its summary."""
@@ -67,13 +71,21 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
         started = time.time()
         records, of = sweep.read(), record_of(sweep)
         write_atomically(sweep.csv, to_csv(records, of).encode())
-        rows = to_rows(sweep, records, of)
-        title = f"Sweep of {count(len(rows), 'experiment')}"
-        draw(rows, sweep.figures)
-        write_atomically(sweep.html, render_html(title, rows, typed_sweep(of.command) if of else None).encode())
+        try:
+            _write_page(sweep, records, of)
+        except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep goes on
+            _LOGGER.info("%s", traceback.format_exc())
+            sys.stderr.write(f"warning: {sweep.html} could not be made: {type(error).__name__}: {error}\n")
         now = time.time()
         write_atomically(sweep.summary_stamp, msgspec.json.encode(Stamp(now, now - started)))
     return True
+
+
+def _write_page(sweep: SweepFolder, records: Sequence[ExperimentRecord], of: SweepRecord | None) -> None:
+    rows = to_rows(sweep, records, of)
+    title = f"Sweep of {count(len(rows), 'experiment')}"
+    draw(rows, sweep.figures)
+    write_atomically(sweep.html, render_html(title, rows, typed_sweep(of.command) if of else None).encode())
 
 
 def finish(sweep: SweepFolder) -> ExitCode:

@@ -90,6 +90,20 @@ def test_the_page_shows_what_was_kept_of_each_result(tmp_path: Path) -> None:
     assert "tp=0" in sweep.html.read_text()
 
 
+def test_a_page_that_cannot_be_drawn_does_not_end_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(summary, "draw", fail)
+    sweep = SweepFolder(tmp_path)
+    sweep.append(done(0, 7.4))
+    assert summary.write(sweep)
+    assert "7.4" in sweep.csv.read_text()
+    assert "no font" in capsys.readouterr().err
+
+
 def test_the_summary_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that stands still while nothing is written, and goes 1 s every time it is looked at."""
     clock = iter(range(1000))
