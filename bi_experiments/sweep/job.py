@@ -85,7 +85,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         raise KeyboardInterrupt
     if written:
         tracked.log(job.sweep, config.tracking, None)
-    return record.change_pct
+    return record.change_pct if record.status is Status.DONE else None
 
 
 def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
@@ -97,8 +97,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         identity = identity_of(config)
         started = msgspec.structs.replace(started, identity=identity.digest)
         if (finished := _finished(job, identity)) is not None:
-            _log(job, finished, config)
-            return _of(started, finished, config, taken_over=True)
+            return _close(job, finished, config, started, taken_over=True)
         _write(job, started)
         write_atomically(job.identity, to_json(identity))
         name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
@@ -107,10 +106,8 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
             result = run_experiment(
                 config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
             )
-        summary.sum_up(Summary.of(result), job.folder.root)
         sys.stderr.write(last_words(result, job.folder))
-        _log(job, result, config)
-        return _of(started, result, config, taken_over=False)
+        return _close(job, result, config, started, taken_over=False)
     except ExperimentError as error:
         cannot = error.exit_code == ExitCode.CANNOT_RUN
         return _ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
@@ -122,9 +119,22 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         return _ended(started, Status.FAILED, f"{type(error).__name__}: {why}", ExitCode.PHASE_FAILED)
 
 
-def _log(job: _Job, result: ExperimentResult, config: ExperimentConfig) -> None:
+def _close(
+    job: _Job, result: ExperimentResult, config: ExperimentConfig, started: ExperimentRecord, taken_over: bool
+) -> ExperimentRecord:
+    """What follows from a result that is on disk: also of one whose process was killed before it came to this."""
+    if result.stopped is None:
+        shutil.rmtree(job.folder.caches, ignore_errors=True)
+    summary.sum_up(Summary.of(result), job.folder.root)
     sweep_run_id = tracked.run_id_of(job.sweep, config.tracking)
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
+    code = exit_code(result, config)
+    failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
+    return msgspec.structs.replace(
+        _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code),
+        taken_over=taken_over,
+        **of_result(result),
+    )
 
 
 def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
@@ -157,18 +167,6 @@ def _replace(job: _Job, why: str) -> None:
             path.rename(place / path.name)
     shutil.rmtree(place / "caches", ignore_errors=True)
     _say(job, f"runs again, what is there was another experiment ({why}); it is kept in {place}")
-
-
-def _of(
-    started: ExperimentRecord, result: ExperimentResult, config: ExperimentConfig, taken_over: bool
-) -> ExperimentRecord:
-    code = exit_code(result, config)
-    failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
-    return msgspec.structs.replace(
-        _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code),
-        taken_over=taken_over,
-        **of_result(result),
-    )
 
 
 def _ended(
