@@ -215,9 +215,11 @@ def starts(result: ExperimentResult) -> dict[int, float]:
 
 
 def test_finished_phases_are_taken_over(run: Run) -> None:
-    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    first = resumed(
+        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
+    )
     assert first.stopped is not None
-    second = resumed(run, "protocol.order=baseline_first")
+    second = resumed(run, "protocol.interleave=launch", "protocol.order=baseline_first")
     assert second.stopped is None
     assert second.comparison is not None
     assert second.comparison.pairs == 3
@@ -227,25 +229,33 @@ def test_finished_phases_are_taken_over(run: Run) -> None:
 
 
 def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> None:
-    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
-    second = resumed(run, "protocol.order=baseline_first", "workload.max_tokens=65")
+    first = resumed(
+        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
+    )
+    second = resumed(run, "protocol.interleave=launch", "protocol.order=baseline_first", "workload.max_tokens=65")
     assert not starts(second).items() & starts(first).items()
 
 
 def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_cold(run: Run) -> None:
-    first = resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    first = resumed(
+        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
+    )
     shutil.rmtree(run.folder.caches)
-    second = resumed(run, "protocol.order=baseline_first")
+    second = resumed(run, "protocol.interleave=launch", "protocol.order=baseline_first")
     assert not starts(second).items() & starts(first).items()
 
 
 def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:
-    resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    resumed(
+        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
+    )
     half_filled = run.folder.caches / Arm.BATCH_INVARIANT / "half filled"
     half_filled.touch()
     kept = run.folder.caches / Arm.BASELINE / "kept"
     kept.touch()
-    resumed(run, "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"})
+    resumed(
+        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
+    )
     assert not half_filled.exists()
     assert kept.exists()
 

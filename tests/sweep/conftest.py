@@ -23,6 +23,7 @@ class Sweep:
             f"runtime.python={fake_python}",
             "workload.num_trials=2",
             "protocol.pairs=2",
+            "protocol.interleave=launch",
             "verify=off",
             "tracking=off",
         )
