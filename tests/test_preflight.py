@@ -126,7 +126,12 @@ def test_the_demo_runs_on_a_small_machine() -> None:
 
 
 def test_main_memory_must_hold_weights_and_kv_cache() -> None:
-    demo = ("experiment=cpu_demo", "model.parameters_billion=1", "model.bytes_per_parameter=2")
+    demo = (
+        "experiment=cpu_demo",
+        "protocol.interleave=launch",
+        "model.parameters_billion=1",
+        "model.bytes_per_parameter=2",
+    )
     machine = dataclasses.replace(CPU_MACHINE, memory_bytes=4 * GB)
     assert runs(machine, *demo, "backend.environment.VLLM_CPU_KVCACHE_SPACE='1'")
     line = problem(machine, *demo, "backend.environment.VLLM_CPU_KVCACHE_SPACE='2'")
