@@ -141,6 +141,11 @@ def test_a_run_opens_with_its_description_its_series_and_its_files(
 
     page.goto(f"{ui}/experiments/1/runs/{run_id}/artifacts")
     expect(page.get_by_text("result.json").first).to_be_visible()
+    page.get_by_text("figures", exact=True).click()
+    with page.expect_response(re.compile(r"/get-artifact\?.*overhead\.png"), timeout=WAIT_MS) as figure:
+        page.get_by_text("overhead.png").first.click()
+    assert figure.value.ok
+    page.wait_for_timeout(1000)  # for the screenshot: it is being drawn
     page.screenshot(path=screenshots / "mlflow-artifacts.png")
 
     phase = phases(client, run_id)[0]
