@@ -4,7 +4,7 @@
 
 Runs one sweep of one-pair experiments, of phases that answer at once (`benchmarks/instant_phase.py`), and prints, for
 each quarter of it: the parent's CPU time (its children's not included) and wall time beyond the phases for each
-experiment, and the memory that it grew by for each.
+experiment, and the memory that it grew by for each; and its CPU time until the first was done, shared out among all.
 """
 
 import os
@@ -50,6 +50,8 @@ def measure(arguments: list[str], sweep: SweepFolder, experiments: int) -> None:
         parent = psutil.Process(process.pid)
         wait_for(sweep, 1, process)
         before = usage(parent, sweep)
+        start_ms = 1000 * before[1] / experiments
+        print(f"until the first is done (all are checked first): parent's CPU {start_ms:.1f} ms each", flush=True)
         for quarter in range(QUARTERS):
             wait_for(sweep, 1 + (experiments - 1) * (quarter + 1) // QUARTERS, process)
             now = usage(parent, sweep)
