@@ -14,6 +14,10 @@ UNLOCKED := torchvision torchaudio torchcodec
 
 # Debian packages that the tests marked `system` need.
 SYSTEM_PACKAGES := chromium postgresql
+SYSTEM_PACKAGES += munge slurmctld slurmd slurm-client
+
+# What only the tests marked `system` need of Ray, so that the lock does without its 80 MB.
+RAY := ray==2.60.0 msgpack==1.2.4
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all system-packages check ui lock clean
@@ -30,7 +34,7 @@ demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with r
 test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, real vLLM on the CPU included
 	@$(RUN) -m pytest -m "not system"
 
-test-all: test system-packages  ## The same and the tests that need system packages (installed when root and apt-get allow)
+test-all: test system-packages $(VENV)/ray  ## The same and the tests that need system packages (installed when root and apt-get allow)
 	@if grep --recursive --quiet --include='*.py' 'mark\.system' tests; then $(RUN) -m pytest -m system; \
 	else echo "No test needs system packages."; fi
 
@@ -54,7 +58,7 @@ ui: $(VENV)/installed  ## The MLflow UI on the store that runs started here have
 
 lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into requirements.lock (minutes)
 	@echo "Resolving, a few minutes. If torch's CPU build is not found: PIP_EXTRA_INDEX_URL=$(TORCH_INDEX) make lock"
-	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolution.json '.[cpu,dev,joblib,optuna]'
+	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolution.json '.[cpu,dev,joblib,optuna,slurm]'
 	@$(RUN) -c "$$LOCK" $(UNLOCKED) < $(VENV)/resolution.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
 
@@ -82,6 +86,11 @@ $(VENV)/installed: requirements.lock pyproject.toml | $(RUN)
 	@$(PIP) install --no-deps --requirement requirements.lock
 	@echo "3 of 3: installing this project."
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/ray: $(VENV)/installed
+	@echo "Installing Ray, which only these tests need (80 MB)."
+	@$(PIP) install --no-deps $(RAY)
 	@touch $@
 
 define LOCK

@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments import attention
 from bi_experiments.attention import Platform
+from bi_experiments.cluster.ray import RaySettings
+from bi_experiments.cluster.slurm import SlurmSettings
 from bi_experiments.errors import ConfigurationError
 
 MOST_DEVICE_MEMORY = 0.95
@@ -276,6 +278,8 @@ def register_schema() -> None:
         ("runtime", RuntimeConfig),
     ):
         store.store(group=group, name=f"base_{group}", node=node)
+    store.store(group="hydra/launcher", name="base_submitit_slurm", node=SlurmSettings)
+    store.store(group="hydra/launcher", name="base_ray", node=RaySettings)
 
 
 def conf_folder() -> Path:

@@ -72,6 +72,7 @@ def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugi
     assert templates <= names
     assert expected <= names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
+    assert "hydra_plugins/bi_experiments.py" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "bi_experiments_cpu = bi_experiments.vllm_cpu:register" in entry_points
 
@@ -101,7 +102,7 @@ def test_the_lock_has_every_declared_package_in_a_version_that_is_allowed() -> N
     declared = project()["dependencies"]
     assert isinstance(declared, list)
     versions = locked()
-    for text in [*declared, *(text for name in ("cpu", "dev", "joblib", "optuna") for text in extras[name])]:
+    for text in [*declared, *(text for name in ("cpu", "dev", "joblib", "optuna", "slurm") for text in extras[name])]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)], prereleases=True), text
 
@@ -115,6 +116,14 @@ def test_the_lock_is_complete_but_for_the_packages_that_break_vllm_on_the_cpu() 
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 missing |= {canonicalize_name(requirement.name)} - versions.keys()
     assert missing == OMITTED
+
+
+def test_the_tests_ray_is_one_that_is_allowed() -> None:
+    extras = project()["optional-dependencies"]
+    assert isinstance(extras, dict)
+    pinned = re.search(r"^RAY := ray==(\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert pinned is not None
+    assert Requirement(extras["ray"][0]).specifier.contains(pinned[1])
 
 
 def test_vllm_is_the_same_release_with_and_without_a_gpu() -> None:

@@ -1,0 +1,1 @@
+"""The experiments of a sweep on other machines: as Slurm jobs, as Ray tasks."""

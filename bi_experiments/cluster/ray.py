@@ -1,0 +1,109 @@
+"""The experiments of a sweep as tasks of a Ray cluster."""
+
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from omegaconf import MISSING
+
+from bi_experiments.cluster.job import RemoteJob, without_result
+from bi_experiments.errors import ExitCode
+
+CONNECT_S = 10.0
+"""Time that a cluster has to answer, in seconds."""
+
+
+@dataclass
+class RaySettings:
+    """Option `hydra/launcher=ray`: which cluster, and what each experiment's task takes of it."""
+
+    _target_: str = MISSING
+    address: str | None = MISSING
+    """Address of the cluster; null: that of RAY_ADDRESS, or one that runs on this machine, or a new one here."""
+    cpus_per_rank: float = MISSING
+    """CPUs for each of the tp*pp ranks of the engine, as Ray counts them."""
+    gpus_per_rank: int | None = MISSING
+    """GPUs for each rank; null: one, and none with `backend=cpu`."""
+    max_retries: int = MISSING
+    """How often an experiment is started again whose node or process was lost; it goes on where it was."""
+    init: dict[str, Any] = MISSING
+    """Further arguments of `ray.init`."""
+    remote: dict[str, Any] = MISSING
+    """Further options of the tasks, as `ray.remote` takes them."""
+
+
+def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobReturn]:
+    """Run the experiments as tasks, wait for them, and return what they returned, in the same order.
+
+    An interruption ends the tasks that are left. A cluster that was started for it ends with it.
+
+    Args:
+        jobs: The experiments.
+        settings: Which cluster, and what each task takes of it.
+
+    Raises:
+        HydraException: Ray is not installed, no cluster answers, or vLLM is to take GPUs from the cluster itself.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise HydraException("hydra/launcher=ray needs the package ray; found none; type pip install ray") from error
+    if any(
+        job.config.backend.distributed_executor_backend == "ray" and job.gpus(settings.gpus_per_rank) for job in jobs
+    ):
+        raise HydraException(
+            "hydra/launcher=ray with backend.distributed_executor_backend=ray: the engine would wait for the GPUs that "
+            "the experiment's own task holds; type only the second, on a node of the cluster"
+        )
+    address = re.fullmatch(r"([^/]+):(\d+)", settings.address or "")
+    try:
+        if address:  # Ray itself tries for minutes, and then ends the program
+            socket.create_connection((address[1], int(address[2])), timeout=CONNECT_S).close()
+        ray.init(address=settings.address, **settings.init)
+    except OSError as error:
+        raise HydraException(
+            f"there is no Ray cluster at hydra.launcher.address={settings.address}: {error}"
+        ) from error
+    try:
+        tasks = [_task(job, settings) for job in jobs]
+        return [_returned(job, task) for job, task in zip(jobs, tasks, strict=True)]
+    except BaseException:
+        ray.shutdown()  # with the program that started them, Ray kills the tasks, and so their phases
+        for job in jobs:
+            without_result(job, "the sweep was interrupted", ExitCode.INTERRUPTED)
+        raise
+    finally:
+        ray.shutdown()
+
+
+def _task(job: RemoteJob, settings: RaySettings) -> object:
+    """Start an experiment's task; a process of its own, so that nothing of it is left for the next."""
+    import ray
+
+    options = {
+        "num_cpus": job.ranks * settings.cpus_per_rank,
+        "num_gpus": job.gpus(settings.gpus_per_rank),
+        "max_retries": settings.max_retries,
+        "max_calls": 1,
+        "name": f"experiment {job.config.hydra.job.num}",
+    }
+    return ray.remote(**(options | settings.remote))(_run).remote(job)
+
+
+def _run(job: RemoteJob) -> JobReturn:
+    return job()
+
+
+def _returned(job: RemoteJob, task: object) -> JobReturn:
+    """What an experiment returned."""
+    import ray
+
+    try:
+        returned: JobReturn = ray.get(task)
+    except ray.exceptions.RayError as error:
+        return without_result(job, str(error).strip().splitlines()[0])
+    return returned

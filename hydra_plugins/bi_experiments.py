@@ -1,0 +1,48 @@
+"""Launchers of sweeps, in the package in which Hydra looks for plugins."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from bi_experiments.cluster.job import RemoteJob, compose_jobs
+from bi_experiments.cluster.ray import RaySettings, run_on_ray
+from bi_experiments.cluster.slurm import SlurmSettings, run_on_slurm
+
+
+class _ClusterLauncher(Launcher):
+    """What the launchers have in common; their settings are read from the configuration, where they are typed."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        jobs = compose_jobs(self._context, self._task, self._config, job_overrides, initial_job_idx)
+        return self._run(jobs, OmegaConf.to_object(self._config.hydra.launcher))
+
+    @abstractmethod
+    def _run(self, jobs: list[RemoteJob], settings: object) -> list[JobReturn]:
+        """Run the experiments and return what they returned, in the same order."""
+
+
+class SlurmLauncher(_ClusterLauncher):
+    """Each experiment is a Slurm job."""
+
+    def _run(self, jobs: list[RemoteJob], settings: object) -> list[JobReturn]:
+        assert isinstance(settings, SlurmSettings)
+        return run_on_slurm(jobs, settings, Path(jobs[0].config.hydra.sweep.dir) / "slurm")
+
+
+class RayLauncher(_ClusterLauncher):
+    """Each experiment is a task of a Ray cluster."""
+
+    def _run(self, jobs: list[RemoteJob], settings: object) -> list[JobReturn]:
+        assert isinstance(settings, RaySettings)
+        return run_on_ray(jobs, settings)

@@ -1,0 +1,69 @@
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from bi_experiments.cluster.job import RemoteJob
+from bi_experiments.cluster.ray import RaySettings, run_on_ray
+from bi_experiments.cluster.slurm import SlurmSettings, run_on_slurm
+from bi_experiments.config import conf_folder, register_schema
+
+
+def composed(*overrides: str) -> DictConfig:
+    register_schema()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
+
+
+def job(*overrides: str) -> RemoteJob:
+    config = composed(*overrides)
+    return RemoteJob(None, None, config, Path.cwd(), {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus_per_rank", "expected"),
+    [
+        (("tp=4", "pp=2"), None, 8),
+        (("experiment=cpu_demo", "tp=2"), None, 0),
+        (("tp=2",), 0, 0),
+        (("experiment=cpu_demo", "tp=2"), 1, 2),
+    ],
+)
+def test_an_experiment_asks_for_a_gpu_for_each_rank(
+    overrides: tuple[str, ...], gpus_per_rank: int | None, expected: int
+) -> None:
+    assert job(*overrides).gpus(gpus_per_rank) == expected
+
+
+def test_the_launchers_options_have_their_types() -> None:
+    slurm = OmegaConf.to_object(composed("hydra/launcher=submitit_slurm").hydra.launcher)
+    assert isinstance(slurm, SlurmSettings)
+    assert slurm.max_num_timeout > 0
+    ray = OmegaConf.to_object(composed("hydra/launcher=ray").hydra.launcher)
+    assert isinstance(ray, RaySettings)
+    assert ray.address is None
+    with pytest.raises(HydraException):
+        composed("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=soon")
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = composed("hydra/launcher=submitit_slurm").hydra.launcher
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(HydraException, match="pip install submitit"):
+        run_on_slurm([job("experiment=cpu_demo")], settings, tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(HydraException, match="pip install ray"):
+        run_on_ray([], composed("hydra/launcher=ray").hydra.launcher)
+
+
+def test_an_engine_must_not_wait_for_the_gpus_that_its_own_task_holds() -> None:
+    pytest.importorskip("ray")
+    settings = OmegaConf.to_object(composed("hydra/launcher=ray").hydra.launcher)
+    assert isinstance(settings, RaySettings)
+    with pytest.raises(HydraException, match="would wait"):
+        run_on_ray([job("backend.distributed_executor_backend=ray")], settings)
