@@ -13,8 +13,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 UNLOCKED := torchvision torchaudio torchcodec
 
 # Debian packages that the tests marked `system` need.
-SYSTEM_PACKAGES := chromium postgresql
-SYSTEM_PACKAGES += munge slurmctld slurmd slurm-client
+SYSTEM_PACKAGES := chromium postgresql munge slurmctld slurmd slurm-client
 
 # What only the tests marked `system` need of Ray, so that the lock does without its 80 MB.
 RAY := ray==2.60.0 msgpack==1.2.4
