@@ -1,10 +1,10 @@
 """What the harness itself costs: the parent's CPU time while phases run, and the wall time beyond its phases.
 
-    python benchmarks/harness.py [OVERRIDE ...]        (default: experiment=cpu_demo protocol=single)
+    python benchmarks/harness.py [OVERRIDE ...]        (default: experiment=cpu_demo)
 
 Runs one experiment and prints, from its record and from the operating system's accounting of the parent process:
 the parent's CPU time as a share of one core over the wall time of the phases, and the whole command's wall time over
-the sum of its phases' wall times.
+the sum of its phases' wall times. The phases run one after the other: the times of phases that take turns overlap.
 """
 
 import os
@@ -20,7 +20,7 @@ from bi_experiments.records import ExperimentResult, from_json
 
 def main() -> None:
     """Run the experiment and print the two numbers."""
-    overrides = sys.argv[1:] or ["experiment=cpu_demo", "protocol=single"]
+    overrides = [*(sys.argv[1:] or ["experiment=cpu_demo"]), "protocol.interleave=launch"]
     with tempfile.TemporaryDirectory() as name:
         folder = OutputFolder(Path(name) / "out")
         uri = f"tracking.uri=sqlite:///{name}/mlflow.db"
