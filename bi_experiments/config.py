@@ -53,7 +53,7 @@ class Interleave(Enum):
     trial = "trial"
     """Both phases are alive and take turns, trial by trial."""
     auto = "auto"
-    """`trial` where two engines fit; a composed configuration has what became of it."""
+    """`trial` on a GPU where two engines fit, else `launch`; a composed configuration has what became of it."""
 
 
 class AttentionKind(Enum):
@@ -318,7 +318,8 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
         raise ConfigurationError(one_line(error)) from error
     assert isinstance(config, ExperimentConfig)
     if config.protocol.interleave is Interleave.auto:
-        config.protocol.interleave = Interleave.trial if two_engines_fit(config) else Interleave.launch
+        by_turns = config.backend.platform is Platform.cuda and two_engines_fit(config)
+        config.protocol.interleave = Interleave.trial if by_turns else Interleave.launch
     return config
 
 

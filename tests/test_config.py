@@ -165,12 +165,11 @@ def test_every_model_option_brings_a_backend_that_runs_it(option: str) -> None:
     ("overrides", "interleave"),
     [
         ([], Interleave.trial),
-        (["experiment=cpu_demo"], Interleave.trial),
+        (["experiment=cpu_demo"], Interleave.launch),
         (["model.gpu_memory_utilization=0.5"], Interleave.launch),
-        (["experiment=cpu_demo", "model.gpu_memory_utilization=0.9"], Interleave.trial),
         (["protocol.interleave=launch"], Interleave.launch),
         (["protocol=single"], Interleave.launch),
     ],
 )
-def test_phases_take_turns_where_two_engines_fit(overrides: list[str], interleave: Interleave) -> None:
+def test_phases_take_turns_on_a_gpu_where_two_engines_fit(overrides: list[str], interleave: Interleave) -> None:
     assert compose(overrides).protocol.interleave is interleave
