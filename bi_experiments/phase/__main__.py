@@ -53,6 +53,8 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     try:
         observed = engine.observe(llm)
         pipes.emit(EngineReady(init_time_s=init_time_s, import_time_s=imported - before, observed=observed))
+        if spec.probes is not None:
+            probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
         workloads.run_workload(llm, workload, spec, pipes.emit, wait)
         wait()

@@ -16,7 +16,7 @@ import msgspec
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request, Sample
-from bi_experiments.phase.compositions import Material, compose, composition
+from bi_experiments.phase.compositions import TEMPERATURE, Material, compose, composition
 from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, Workload
 
 if TYPE_CHECKING:
@@ -26,6 +26,19 @@ RAW_LOGPROBS = "logprobs.jsonl"
 
 Generate = Callable[[Sequence[Request], bool], list[Output]]
 """Runs one batch; the second argument says whether the prefix cache is emptied before it."""
+
+
+def warm_up(llm: "LLM", plan: ProbePlan) -> None:
+    """Have the engine compile what only probes need: vLLM compiles its logprobs for one prompt, and again for more.
+
+    Args:
+        llm: The engine, before anything is timed.
+        plan: Counts.
+    """
+    greedy = Request(prompt=(1,), max_tokens=2)
+    seeded = Request(prompt=(1,), max_tokens=2, temperature=TEMPERATURE, seed=plan.seed)
+    for requests in ([greedy], [greedy, seeded], [seeded, seeded]):
+        engine.generate_together(llm, requests, plan.logprobs)
 
 
 def run_probes(
