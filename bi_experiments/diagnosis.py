@@ -305,7 +305,7 @@ def _beside(beside: Sequence[str]) -> Iterator[Finding]:
             kind="shared",
             message=f"Other experiments ran on this machine meanwhile ({', '.join(beside)}): shared machines are "
             "noisier, since memory, caches and clocks are common to all of it.",
-            remedy="For a final figure run one at a time: hydra/launcher=basic.",
+            remedy="For a final figure run one at a time: hydra/launcher=local.",
         )
 
 

@@ -5,13 +5,14 @@ does. The files that are read depend on the chosen groups alone, and values are 
 that is composed once for each choice of groups, copied, and the values are applied to the copy by Hydra's own code.
 """
 
-import copy
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+
+from bi_experiments.sweep.copies import Original
 
 KEPT = 16
 """Most choices of groups that are kept."""
@@ -26,7 +27,7 @@ class SweepConfigLoader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: Any) -> None:  # noqa: ANN401  a type that is internal to Hydra
         super().__init__(config_search_path)
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], Original] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what was composed: launchers send this object to other processes with every experiment."""
@@ -44,7 +45,7 @@ class SweepConfigLoader(ConfigLoaderImpl):
         values = [override for override in parsed if not self._is_choice(override)]
         if master_config.hydra.searchpath or not all(map(_changes_a_value, values)):
             return super().load_sweep_config(master_config, sweep_overrides)
-        config = copy.deepcopy(self._choose(master_config, [str(choice.input_line) for choice in choices]))
+        config = self._choose(master_config, [str(choice.input_line) for choice in choices]).copy()
         self._apply_overrides_to_config(values, config)
         typed = [override for override in parsed if not override.is_hydra_override()]
         naming = config.hydra.job.config.override_dirname
@@ -55,13 +56,13 @@ class SweepConfigLoader(ConfigLoaderImpl):
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
-    def _choose(self, master_config: DictConfig, choices: list[str]) -> DictConfig:
+    def _choose(self, master_config: DictConfig, choices: list[str]) -> Original:
         """What a choice of groups composes to."""
         key = (*master_config.hydra.overrides.hydra, *choices)
         if key not in self._composed:
             if len(self._composed) >= KEPT:
                 self._composed.clear()
-            self._composed[key] = super().load_sweep_config(master_config, choices)
+            self._composed[key] = Original(super().load_sweep_config(master_config, choices))
         return self._composed[key]
 
     def _is_choice(self, override: Override) -> bool:

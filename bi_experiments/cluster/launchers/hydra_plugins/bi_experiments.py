@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from bi_experiments.cluster.job import RemoteJob, compose_jobs
 from bi_experiments.cluster.ray import RaySettings, run_on_ray
 from bi_experiments.cluster.slurm import SlurmSettings, run_on_slurm
+from bi_experiments.sweep.local import run_here
 
 
-class _ClusterLauncher(Launcher):
+class _Launcher(Launcher):
     """What the launchers have in common; their settings are read from the configuration, where they are typed."""
 
     def __init__(self, **_: object) -> None:
@@ -22,6 +23,18 @@ class _ClusterLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._task, self._config = hydra_context, task_function, config
+
+
+class LocalLauncher(_Launcher):
+    """The experiments run one after the other in this process."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the experiments and return what they returned, in the same order."""
+        return run_here(self._context, self._task, self._config, job_overrides, initial_job_idx)
+
+
+class _ClusterLauncher(_Launcher):
+    """The experiments run in other processes, each as a job that is sent there."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = compose_jobs(self._context, self._task, self._config, job_overrides, initial_job_idx)

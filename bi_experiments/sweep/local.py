@@ -1,0 +1,88 @@
+"""The experiments of a sweep one after the other, in the program's own process: `hydra/launcher=local`.
+
+Hydra's own launcher (`basic`) does the same, and copies every experiment's configuration node by node again and again,
+which takes longer than all else that an experiment costs its parent (`benchmarks/sweep.py`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf._utils import OmegaConfDumper
+
+from bi_experiments.sweep.copies import Original
+
+
+class _QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
+    """Writes what `OmegaConf.to_yaml` writes, in C where PyYAML has it."""
+
+
+_QuickDumper.add_representer(str, OmegaConfDumper.str_representer)
+
+
+def run_here(
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+) -> list[JobReturn]:
+    """Compose and run the experiments; what one of them raises ends the sweep.
+
+    Args:
+        hydra_context: Hydra's loader and callbacks.
+        task_function: What runs one experiment.
+        config: The sweep's configuration.
+        job_overrides: The overrides of each experiment.
+        first: Number of the first one in the sweep.
+    """
+    setup_globals()
+    of_sweep = HydraConfig.instance().cfg
+    returned = []
+    try:
+        for number, overrides in enumerate(job_overrides, first):
+            composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+            with open_dict(composed):
+                composed.hydra.job.id = composed.hydra.job.num = number
+                folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
+                composed.hydra.runtime.output_dir = str(folder)
+            returned.append(_run(hydra_context, task_function, composed, folder))
+    finally:
+        HydraConfig.instance().cfg = of_sweep
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    return returned
+
+
+def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: DictConfig, folder: Path) -> JobReturn:
+    """Run one experiment, with everything around it that Hydra promises."""
+    settings = Original(composed).copy()
+    with read_write(settings), open_dict(settings):
+        del settings["hydra"]
+    OmegaConf.set_readonly(composed.hydra, True)
+    HydraConfig.instance().cfg = composed  # type: ignore[assignment]
+    hydra = composed.hydra
+    if hydra.output_subdir is not None:
+        _write_down(composed, folder / hydra.output_subdir)
+    configure_log(hydra.job_logging, hydra.verbose)
+    returned = JobReturn(overrides=list(hydra.overrides.task), cfg=settings, working_dir=str(Path.cwd()))
+    with env_override(hydra.job.env_set):
+        hydra_context.callbacks.on_job_start(config=composed, task_function=task_function)
+        returned.return_value = task_function(settings)
+    returned.status = JobStatus.COMPLETED
+    hydra_context.callbacks.on_job_end(config=composed, job_return=returned)
+    return returned
+
+
+def _write_down(composed: DictConfig, folder: Path) -> None:
+    """Hydra's three files on how an experiment was composed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings: Any = OmegaConf.to_container(composed, enum_to_str=True)
+    hydra = settings.pop("hydra")
+    for name, part in (("config", settings), ("hydra", {"hydra": hydra}), ("overrides", hydra["overrides"]["task"])):
+        text = yaml.dump(part, Dumper=_QuickDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
