@@ -1,5 +1,6 @@
 """The experiments of a sweep as Slurm jobs, submitted and requeued by submitit."""
 
+import math
 import signal
 import subprocess
 import sys
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a job that Slurm ended, as a shell says it."""
+SIGNAL_EARLY_S = 60
+"""How much sooner than asked Slurm may tell a job of its time limit (sbatch(1), `--signal`), in seconds."""
+START_S = 45
+"""Time that a job has to start, in seconds: one that is told before it listens is gone, and nothing requeues it."""
 
 
 @dataclass
@@ -98,8 +103,15 @@ def run_on_slurm(jobs: Sequence[RemoteJob], settings: SlurmSettings, log_folder:
         log_folder: Where the jobs' logs go, a folder that all nodes see.
 
     Raises:
-        HydraException: submitit is not installed, this machine has no Slurm, or Slurm refuses the jobs.
+        HydraException: The time limit is too short, submitit is not installed, this machine has no Slurm, or Slurm
+            refuses the jobs.
     """
+    least_min = math.ceil((settings.signal_delay_s + SIGNAL_EARLY_S + START_S) / 60)
+    if settings.timeout_min < least_min:
+        raise HydraException(
+            f"hydra.launcher.timeout_min={settings.timeout_min} is too short for a job that is told "
+            f"hydra.launcher.signal_delay_s={settings.signal_delay_s} before: type {least_min} or more"
+        )
     submitted: dict[int, Job[JobReturn]] = {}
     by_resources = sorted(enumerate(jobs), key=lambda item: _resources(item[1], settings))
     try:

@@ -61,6 +61,15 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_type(
         run_on_ray([], composed("hydra/launcher=ray").hydra.launcher)
 
 
+def test_a_time_limit_that_strikes_before_a_job_listens_is_refused(tmp_path: Path) -> None:
+    settings = OmegaConf.to_object(
+        composed("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=3").hydra.launcher
+    )
+    assert isinstance(settings, SlurmSettings)
+    with pytest.raises(HydraException, match=r"timeout_min=3 is too short .* type 4 or more"):
+        run_on_slurm([job("experiment=cpu_demo")], settings, tmp_path)
+
+
 def test_an_engine_must_not_wait_for_the_gpus_that_its_own_task_holds() -> None:
     pytest.importorskip("ray")
     settings = OmegaConf.to_object(composed("hydra/launcher=ray").hydra.launcher)

@@ -101,11 +101,11 @@ def test_a_requeued_job_goes_on_where_it_was(slurm: OneNodeSlurm, tmp_path: Path
 
 
 def test_a_job_at_its_time_limit_is_requeued_and_goes_on(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
-    """The signal is the one that Slurm sends before the limit; submitit counts it as that in jobs of minutes."""
-    sweep = Sweep(tmp_path, slurm.variables, *ON_SLURM, "hydra.launcher.timeout_min=5", f"runtime.python={hangs_once}")
+    """By Slurm's own timer, at the shortest limit that is taken: the job is told one to two minutes after its start."""
+    limit = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=5")
+    sweep = Sweep(tmp_path, slurm.variables, *ON_SLURM, *limit, f"runtime.python={hangs_once}")
     before = _finished_before_it_hangs(sweep, tmp_path)
-    slurm.ask("scancel", "--signal=USR2", *slurm.jobs())
-    _goes_on(sweep, before)
+    _goes_on(sweep, before, limit_s=240)
     (log,) = sweep.root.glob("slurm/*/*_log.err")
     assert "this job is timed-out" in log.read_text()
 
@@ -118,10 +118,10 @@ def _finished_before_it_hangs(sweep: Sweep, folder: Path) -> dict[int, float]:
     return before
 
 
-def _goes_on(sweep: Sweep, before: dict[int, float]) -> None:
+def _goes_on(sweep: Sweep, before: dict[int, float], limit_s: float = 120) -> None:
     """The job runs again: what had ended is taken over, what hung is run, and the sweep ends well."""
     requeued = time.time()
-    output = sweep.end()
+    output = sweep.end(limit_s)
     assert sweep.process.returncode == 0, output
     phases = sweep.phases()
     assert [phases[index]["status"] for index in range(4)] == ["ok"] * 4
