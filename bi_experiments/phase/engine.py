@@ -46,7 +46,10 @@ def build_engine(spec: EngineSpec) -> "LLM":
         "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
     }
     arguments.update({name: value for name, value in optional.items() if value is not None})
-    return LLM(**arguments, **spec.extra)
+    llm = LLM(**arguments, **spec.extra)
+    # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
+    llm.llm_engine.logger_manager = None
+    return llm
 
 
 def observe(llm: "LLM") -> ObservedEngine:
