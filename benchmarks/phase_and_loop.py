@@ -1,20 +1,24 @@
 """A phase beside the same work written by hand around `vllm.LLM`: initialisation, warm-up and trials.
 
-    python benchmarks/phase_and_loop.py [--repeats 3]
+    python benchmarks/phase_and_loop.py [--repeats 8]
 
-Both run the workload of `experiment=cpu_demo` in the baseline arm, each in a fresh process with warm compile caches of
-its own, alternating. The table shows medians over the repeats.
+All run the workload of `experiment=cpu_demo` in the baseline arm, each in a fresh process, in random order within a
+repeat: the loop as one would write it, the same loop with vLLM's request metrics on, and a phase of this project. The
+table shows medians, and the change against the loop with its 95 % interval over the repeats.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bi_experiments.config import ExperimentConfig, compose
@@ -22,16 +26,18 @@ from bi_experiments.experiment import run_single_phase
 from bi_experiments.phase_environment import phase_environment
 from bi_experiments.phase_spec import model_path
 from bi_experiments.records import Arm
+from bi_experiments.stats import paired_estimate
 from bi_experiments.workload import build_workload
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Wall times in seconds."""
+    """Wall times in seconds, and the process's CPU time in the trials."""
 
     init_s: float
     warmup_s: float
     trials_s: float
+    trials_cpu_s: float
 
 
 def by_hand(path: Path) -> None:
@@ -47,14 +53,15 @@ def by_hand(path: Path) -> None:
     llm.generate([job["needle"]], params, use_tqdm=False)
     llm.generate(max(job["batches"], key=len), params, use_tqdm=False)
     warmup_s = time.perf_counter() - before
-    before = time.perf_counter()
+    before, cpu_before = time.perf_counter(), time.process_time()
     for batch in job["batches"]:
         llm.generate(batch, params, use_tqdm=False)
-    print(json.dumps([init_s, warmup_s, time.perf_counter() - before]), flush=True)
+    trials_s, trials_cpu_s = time.perf_counter() - before, time.process_time() - cpu_before
+    print(json.dumps([init_s, warmup_s, trials_s, trials_cpu_s]), flush=True)
     os._exit(0)
 
 
-def run_by_hand(config: ExperimentConfig, folder: Path) -> Times:
+def run_by_hand(config: ExperimentConfig, folder: Path, request_metrics: bool) -> Times:
     """Start the loop in a fresh process."""
     workload = build_workload(config.workload, config.seed)
     sampling = workload.sampling
@@ -69,6 +76,7 @@ def run_by_hand(config: ExperimentConfig, folder: Path) -> Times:
             "async_scheduling": False,
             "enforce_eager": config.backend.enforce_eager,
             "attention_config": {"backend": config.backend.attention},
+            "disable_log_stats": not request_metrics,
         },
         "sampling": {
             "temperature": sampling.temperature,
@@ -93,13 +101,25 @@ def run_phase(config: ExperimentConfig) -> Times:
     result = run_single_phase(config, Arm.BASELINE)
     assert result.init_time_s is not None
     assert result.warmup_time_s is not None
-    return Times(result.init_time_s, result.warmup_time_s, sum(trial.time_s for trial in result.trials))
+    return Times(
+        result.init_time_s,
+        result.warmup_time_s,
+        sum(trial.time_s for trial in result.trials),
+        sum(trial.cpu_time_s for trial in result.trials),
+    )
+
+
+def line(name: str, loop: list[float], other: list[float]) -> str:
+    """Median of one side, and its change against the loop."""
+    change = paired_estimate([math.log(ours / theirs) for ours, theirs in zip(other, loop, strict=True)])
+    interval = "" if change.low_pct is None else f" [{change.low_pct:+.1f}, {change.high_pct:+.1f}]"
+    return f"  {name:28} {statistics.median(other):7.3f} s {change.change_pct:+6.1f} %{interval}"
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables, and each repeat's trials as it ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--by-hand", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.by_hand:
@@ -108,14 +128,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["VLLM_CACHE_ROOT"] = f"{name}/vllm"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{name}/torchinductor"
-        run_by_hand(config, Path(name))  # fills the compile caches
-        times = [(run_by_hand(config, Path(name)), run_phase(config)) for _ in range(arguments.repeats)]
-    print(f"{'':12} {'by hand':>10} {'phase':>10} {'ratio':>7}")
+        sides: dict[str, Callable[[], Times]] = {
+            "loop": lambda: run_by_hand(config, Path(name), request_metrics=False),
+            "loop with request metrics": lambda: run_by_hand(config, Path(name), request_metrics=True),
+            "phase": lambda: run_phase(config),
+        }
+        run_phase(config)  # makes the checkpoint and fills the caches
+        times: dict[str, list[Times]] = {side: [] for side in sides}
+        for repeat in range(arguments.repeats):
+            for side in random.sample(list(sides), len(sides)):
+                times[side].append(sides[side]())
+            last = ", ".join(f"{side} {taken[-1].trials_s:.2f} s" for side, taken in times.items())
+            print(f"repeat {repeat}, trials: {last}", flush=True)
     for field in dataclasses.fields(Times):
-        hand, phase = (
-            statistics.median(getattr(column, field.name) for column in side) for side in zip(*times, strict=True)
-        )
-        print(f"{field.name.removesuffix('_s'):12} {hand:8.2f} s {phase:8.2f} s {phase / hand:7.3f}")
+        print(field.name)
+        loop, *_ = columns = {side: [getattr(one, field.name) for one in taken] for side, taken in times.items()}
+        for side, values in columns.items():
+            print(line(side, columns[loop], values))
 
 
 if __name__ == "__main__":

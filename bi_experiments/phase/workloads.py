@@ -67,13 +67,21 @@ def run_workload(
     emit(WarmedUp(time_s=time.perf_counter() - started, needle_token_ids=tuple(alone)))
     for index, trial in enumerate(workload.trials):
         wait_for_turn()
-        emit(TrialDone(trial=_run_trial(llm, index, trial, params, alone)))
+        emit(TrialDone(trial=run_trial(llm, index, trial, params, alone)))
 
 
-def _run_trial(
+def run_trial(
     llm: "LLM", index: int, trial: TrialInput, params: "SamplingParams", needle_alone: Sequence[int]
 ) -> Trial:
-    """Time one `generate`; nothing else is between the two readings of the clock."""
+    """Time one `generate`; nothing else is between the two readings of the clock.
+
+    Args:
+        llm: The engine.
+        index: The trial's number.
+        trial: Its prompts.
+        params: How they are continued.
+        needle_alone: Token ids of the needle's output alone, which that in the batch is compared with.
+    """
     prompts = list(trial.prompts)
     processes = engine.process_tree()
     gc.collect()
