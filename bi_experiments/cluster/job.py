@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from bi_experiments.attention import Platform
 from bi_experiments.errors import ExitCode
+from bi_experiments.sweep.loader import experiments
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder
 
 
@@ -75,16 +76,12 @@ def compose_jobs(
         job_overrides: The overrides of each experiment.
         first: Number of the first one in the sweep.
     """
-    setup_globals()
     sweep_folder = Path(str(config.hydra.sweep.dir)).absolute()
     sweep_folder.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for number, overrides in enumerate(job_overrides, first):
-        composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+    for composed in experiments(hydra_context, config, job_overrides, first):
         with open_dict(composed):
             composed.hydra.sweep.dir = str(sweep_folder)
-            composed.hydra.job.id = str(number)
-            composed.hydra.job.num = number
         jobs.append(RemoteJob(hydra_context, task_function, composed, Path.cwd(), Singleton.get_state()))
     return jobs
 

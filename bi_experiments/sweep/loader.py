@@ -5,12 +5,15 @@ does. The files that are read depend on the chosen groups alone, and values are 
 that is composed once for each choice of groups, copied, and the values are applied to the copy by Hydra's own code.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.utils import setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bi_experiments.sweep.copies import Original
 
@@ -75,3 +78,23 @@ class SweepConfigLoader(ConfigLoaderImpl):
 def _changes_a_value(override: Override) -> bool:
     """Whether an override gives a value to a key that exists: then its place among the others does not matter."""
     return override.type is OverrideType.CHANGE and override.package is None
+
+
+def experiments(
+    hydra_context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+) -> Iterator[DictConfig]:
+    """Compose the experiments of a sweep, each when it is asked for.
+
+    Args:
+        hydra_context: Hydra's loader and callbacks.
+        config: The sweep's configuration.
+        job_overrides: The overrides of each experiment.
+        first: Number of the first one in the sweep.
+    """
+    setup_globals()
+    for number, overrides in enumerate(job_overrides, first):
+        composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = str(number)
+            composed.hydra.job.num = number
+        yield composed

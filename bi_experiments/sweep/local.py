@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
 from bi_experiments.sweep.copies import Original
+from bi_experiments.sweep.loader import experiments
 
 
 class _QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
@@ -41,25 +42,21 @@ def run_here(
         job_overrides: The overrides of each experiment.
         first: Number of the first one in the sweep.
     """
-    setup_globals()
     of_sweep = HydraConfig.instance().cfg
-    returned = []
     try:
-        for number, overrides in enumerate(job_overrides, first):
-            composed = hydra_context.config_loader.load_sweep_config(config, list(overrides))
-            with open_dict(composed):
-                composed.hydra.job.id = composed.hydra.job.num = number
-                folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
-                composed.hydra.runtime.output_dir = str(folder)
-            returned.append(_run(hydra_context, task_function, composed, folder))
+        composed = experiments(hydra_context, config, job_overrides, first)
+        return [_run(hydra_context, task_function, experiment) for experiment in composed]
     finally:
         HydraConfig.instance().cfg = of_sweep
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    return returned
 
 
-def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: DictConfig, folder: Path) -> JobReturn:
+def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: DictConfig) -> JobReturn:
     """Run one experiment, with everything around it that Hydra promises."""
+    folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_dict(composed):
+        composed.hydra.runtime.output_dir = str(folder)
     settings = Original(composed).copy()
     with read_write(settings), open_dict(settings):
         del settings["hydra"]
