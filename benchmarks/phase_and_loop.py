@@ -3,8 +3,8 @@
     python benchmarks/phase_and_loop.py [--repeats 8]
 
 Both run the workload of `experiment=cpu_demo` in the baseline arm, each in a fresh process, in random order within a
-repeat. The tables show medians, and the change against the loop with its 95 % interval over the repeats. Launches of one
-and the same code differ by some per cent: for the trials alone, `trials_in_one_engine.py` sees more.
+repeat. The tables show medians, and the change against the loop with its 95 % interval over the repeats. Launches of
+one and the same code differ by some per cent: for the trials alone, `trials_in_one_engine.py` sees more.
 """
 
 import argparse

@@ -1,24 +1,30 @@
 """Hydra's callback around a multirun: finds the sweep to go on with, and ends with its summary and exit code.
 
 Hydra turns an exception of a callback into a warning and returns nothing to the program, so both ways out are
-`SystemExit`, which it lets through.
+`SystemExit`, which it lets through. It tells callbacks nothing of an interruption: what is left to do then is done when
+the program exits.
 """
 
+import atexit
 import fcntl
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bi_experiments.errors import ConfigurationError
+from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.loader import SweepConfigLoader
-from bi_experiments.sweep.records import SweepFolder, SweepRecord
+from bi_experiments.sweep.records import Status, SweepFolder, SweepRecord, interrupted
+
+if TYPE_CHECKING:
+    from bi_experiments.mlflow_runs import RunStatus
 
 SWEEPS = Path("multirun")
 """Where sweeps are by default (`hydra.sweep.dir`)."""
@@ -43,6 +49,7 @@ class SweepCallback(Callback):
             sys.stderr.write(f"error: {error}\n")
             raise SystemExit(error.exit_code) from error
         _begin(sweep, config)
+        atexit.register(self._cut_short, config)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         hydra.config_loader = SweepConfigLoader(hydra.config_loader.get_search_path())
@@ -53,12 +60,16 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: With the sweep's exit code.
         """
-        from bi_experiments.sweep import summary, tracked
+        atexit.unregister(self._cut_short)
+        raise SystemExit(_finish(config, "FINISHED"))
 
+    def _cut_short(self, config: DictConfig) -> None:
+        """Say of the experiments that ran that they were interrupted, and finish the summary."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
-        code = summary.finish(sweep)
-        tracked.log(sweep, OmegaConf.to_object(config.tracking), "FINISHED")  # type: ignore[arg-type]
-        raise SystemExit(code)
+        for record in sweep.read():
+            if record.status is Status.RUNNING:
+                sweep.append(interrupted(record))
+        _finish(config, "KILLED")
 
     def _claim(self, config: DictConfig) -> SweepFolder:
         chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
@@ -85,6 +96,15 @@ class SweepCallback(Callback):
                 f"the sweep in {sweep.root} is still running: wait for it, or stop it first"
             ) from error
         return sweep
+
+
+def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
+    from bi_experiments.sweep import summary, tracked
+
+    sweep = SweepFolder(Path(config.hydra.sweep.dir))
+    code = summary.finish(sweep)
+    tracked.log(sweep, OmegaConf.to_object(config.tracking), status)  # type: ignore[arg-type]
+    return code
 
 
 def _set_folder(config: DictConfig, folder: Path) -> None:

@@ -28,7 +28,7 @@ from bi_experiments.report.summary import Summary
 from bi_experiments.sweep import summary, tracked
 from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.identity import differences, identity_of
-from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, SweepFolder, of_result
+from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, SweepFolder, interrupted, of_result
 from bi_experiments.sweep.watch import end_with_parent
 from bi_experiments.tracking import log_experiment
 
@@ -80,8 +80,6 @@ def run_in_sweep(composed: DictConfig) -> float | None:
     record = _run(config, job)
     written = _write(job, record)
     if record.exit_code == ExitCode.INTERRUPTED:
-        summary.finish(job.sweep)
-        tracked.log(job.sweep, config.tracking, "KILLED")
         raise KeyboardInterrupt
     if written:
         tracked.log(job.sweep, config.tracking, None)
@@ -112,7 +110,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         cannot = error.exit_code == ExitCode.CANNOT_RUN
         return _ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _ended(started, Status.FAILED, "it was interrupted", ExitCode.INTERRUPTED)
+        return interrupted(started)
     except Exception as error:  # noqa: BLE001  one experiment's trouble must not end the others
         _LOGGER.error("%s", traceback.format_exc())
         why = (str(error).strip().splitlines() or [""])[0]

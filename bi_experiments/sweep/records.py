@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from bi_experiments.errors import ExitCode
 from bi_experiments.records import RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
 
 
@@ -165,6 +167,14 @@ class SweepFolder:
 
 
 _DECODER = msgspec.json.Decoder(ExperimentRecord)
+
+
+def interrupted(started: ExperimentRecord) -> ExperimentRecord:
+    """What is written of an experiment that ran when it, or its sweep, was interrupted."""
+    code = int(ExitCode.INTERRUPTED)
+    return msgspec.structs.replace(
+        started, status=Status.FAILED, reason="it was interrupted", exit_code=code, at=time.time()
+    )
 
 
 def of_result(result: ExperimentResult) -> dict[str, object]:

@@ -66,6 +66,27 @@ def test_killed_workers_leave_no_process_and_no_lock(sweep: Sweep) -> None:
     assert sweep.statuses() == ["done"] * 4
 
 
+def test_the_summary_says_what_an_interruption_of_the_program_cut_short(sweep: Sweep) -> None:
+    """The signal reaches the program alone, not the workers, which therefore write nothing."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        sweep.command("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "workload.max_batch_size=2,3"),
+        cwd=sweep.working_folder,
+        env={**sweep.environment, "FAKE_PHASE": '{"baseline": "hangs", "batch_invariant": "hangs"}'},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: bool(list(sweep.folder.root.glob("*/phases/*/events.jsonl"))), limit_s=120)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "it was interrupted" in output
+    assert "Summary: " in output
+    assert set(sweep.statuses()) == {"failed"}
+    assert ",running," not in sweep.folder.csv.read_text()
+
+
 def read(sweep: Sweep, number: int) -> ExperimentResult:
     path = sweep.folder.root / str(number) / "result.json"
     return from_json(path.read_bytes(), ExperimentResult, path)
