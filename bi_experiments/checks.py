@@ -83,6 +83,11 @@ def _check_backend(config: ExperimentConfig) -> None:
             f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
             "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
         )
+    if not backend.enforce_eager and backend.environment.get("TORCHDYNAMO_DISABLE", "0") != "0":
+        raise ConfigurationError(
+            "backend.enforce_eager=false would compile nothing, since backend.environment.TORCHDYNAMO_DISABLE="
+            f"{backend.environment['TORCHDYNAMO_DISABLE']}: type backend.environment.TORCHDYNAMO_DISABLE=0 too"
+        )
     name = backend.attention
     if name is None:
         return

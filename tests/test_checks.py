@@ -27,6 +27,7 @@ from bi_experiments.errors import ConfigurationError
         (["model.name=deepseek-ai/DeepSeek-R1"], "model.name=deepseek-ai/DeepSeek-R1 has multi-head latent"),
         (["verify.compositions=[batch_2,sideways]"], "verify.compositions has 'sideways'.*type one of"),
         (["verify.max_tokens=6000"], "verify.max_tokens=6000 .*model.max_model_len=5120"),
+        (["experiment=cpu_demo", "backend.enforce_eager=false"], "would compile nothing.*TORCHDYNAMO_DISABLE=0 too"),
         (["backend=cpu", "backend.attention=FLASH_ATTN"], "FLASH_ATTN runs on cuda.*type one of CPU_ATTN"),
     ],
 )
