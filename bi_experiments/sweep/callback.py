@@ -66,10 +66,12 @@ class SweepCallback(Callback):
     def _cut_short(self, config: DictConfig) -> None:
         """Say of the experiments that ran that they were interrupted, and finish the summary."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
-        for record in sweep.read():
+        records = sweep.read()
+        for record in records:
             if record.status is Status.RUNNING:
                 sweep.append(interrupted(record))
-        _finish(config, "KILLED")
+        if records:
+            _finish(config, "KILLED")
 
     def _claim(self, config: DictConfig) -> SweepFolder:
         chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
