@@ -70,6 +70,7 @@ def test_a_time_limit_that_strikes_before_a_job_listens_is_refused(tmp_path: Pat
         run_on_slurm([job("experiment=cpu_demo")], settings, tmp_path)
 
 
+@pytest.mark.system  # Ray is installed for these alone
 def test_an_engine_must_not_wait_for_the_gpus_that_its_own_task_holds() -> None:
     pytest.importorskip("ray")
     settings = OmegaConf.to_object(composed("hydra/launcher=ray").hydra.launcher)
