@@ -3,7 +3,7 @@
     python benchmarks/phase_and_loop.py [--repeats 8]
 
 Both run the workload of `experiment=cpu_demo` in the baseline arm, each in a fresh process, in random order within a
-repeat. The tables show medians, and the change against the loop with its 95 % interval over the repeats. Launches of
+repeat. Printed are medians, and the change against the loop with its 95 % interval over the repeats. Launches of
 one and the same code differ by some per cent: for the trials alone, `trials_in_one_engine.py` sees more.
 """
 
@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from by_turns import interval_line
+
 from bi_experiments.config import ExperimentConfig, compose
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.phase_environment import phase_environment
 from bi_experiments.phase_spec import model_path
 from bi_experiments.records import Arm
-from bi_experiments.stats import paired_estimate
 from bi_experiments.workload import build_workload
 
 
@@ -108,15 +109,17 @@ def run_phase(config: ExperimentConfig) -> Times:
     )
 
 
-def line(name: str, loop: list[float], other: list[float]) -> str:
-    """Median of one side, and its change against the loop."""
-    change = paired_estimate([math.log(ours / theirs) for ours, theirs in zip(other, loop, strict=True)])
-    interval = "" if change.low_pct is None else f" [{change.low_pct:+.1f}, {change.high_pct:+.1f}]"
-    return f"  {name:8} {statistics.median(other):7.3f} s {change.change_pct:+6.1f} %{interval}"
+def report(loop: list[Times], phase: list[Times]) -> None:
+    """Print the medians of both sides, and the change from the loop to the phase."""
+    for field in dataclasses.fields(Times):
+        ours, theirs = ([getattr(times, field.name) for times in side] for side in (phase, loop))
+        effects = [math.log(one / other) for one, other in zip(ours, theirs, strict=True)]
+        medians = f"loop {statistics.median(theirs):.3f} s, phase {statistics.median(ours):.3f} s"
+        print(interval_line(f"{field.name:12} {medians}, phase against loop", effects, "repeats"))
 
 
 def main() -> None:
-    """Print the tables, and each repeat's trials as it ends."""
+    """Print each repeat's trials as it ends, then the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--by-hand", type=Path, help=argparse.SUPPRESS)
@@ -138,11 +141,7 @@ def main() -> None:
                 times[side].append(sides[side]())
             last = ", ".join(f"{side} {taken[-1].trials_s:.2f} s" for side, taken in times.items())
             print(f"repeat {repeat}, trials: {last}", flush=True)
-    for field in dataclasses.fields(Times):
-        print(field.name)
-        loop, *_ = columns = {side: [getattr(one, field.name) for one in taken] for side, taken in times.items()}
-        for side, values in columns.items():
-            print(line(side, columns[loop], values))
+    report(times["loop"], times["phase"])
 
 
 if __name__ == "__main__":

@@ -66,16 +66,18 @@ def launch(rounds: int) -> None:
     params = engine.sampling_params(workload.sampling)
     largest = max(workload.trials, key=lambda trial: trial.batch_size)
 
-    def loop(metrics: bool) -> float:
+    def switch(metrics: bool) -> None:
         for part in (front, front.output_processor, core, core.scheduler):
             part.log_stats = metrics
+
+    def loop(metrics: bool) -> float:
+        switch(metrics)
         started = time.perf_counter()
         llm.generate(list(largest.prompts), params, use_tqdm=False)
         return time.perf_counter() - started
 
     def phase() -> float:
-        for part in (front, front.output_processor, core, core.scheduler):
-            part.log_stats = True
+        switch(metrics=True)
         return workloads.run_trial(llm, 0, largest, params, ()).time_s
 
     kinds: dict[str, Callable[[], float]] = {

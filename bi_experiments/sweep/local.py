@@ -4,9 +4,9 @@ Hydra's own launcher (`basic`) does the same, and copies every experiment's conf
 which takes longer than all else that an experiment costs its parent (`benchmarks/sweep.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -16,35 +16,30 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf._utils import OmegaConfDumper
 
 from bi_experiments.sweep.copies import Original
-from bi_experiments.sweep.loader import experiments
 
 
 class _QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
     """Writes what `OmegaConf.to_yaml` writes, in C where PyYAML has it."""
 
-
-_QuickDumper.add_representer(str, OmegaConfDumper.str_representer)
+    yaml_representers: ClassVar[dict[Any, Any]] = {
+        **yaml.Dumper.yaml_representers,
+        str: OmegaConfDumper.str_representer,
+    }
 
 
 def run_here(
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
-    job_overrides: Sequence[Sequence[str]],
-    first: int,
+    hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig, composed: Iterable[DictConfig]
 ) -> list[JobReturn]:
-    """Compose and run the experiments; what one of them raises ends the sweep.
+    """Run the experiments; what one of them raises ends the sweep.
 
     Args:
-        hydra_context: Hydra's loader and callbacks.
+        hydra_context: Hydra's callbacks.
         task_function: What runs one experiment.
         config: The sweep's configuration.
-        job_overrides: The overrides of each experiment.
-        first: Number of the first one in the sweep.
+        composed: The experiments' configurations, each taken when the one before is over.
     """
     of_sweep = HydraConfig.instance().cfg
     try:
-        composed = experiments(hydra_context, config, job_overrides, first)
         return [_run(hydra_context, task_function, experiment) for experiment in composed]
     finally:
         HydraConfig.instance().cfg = of_sweep

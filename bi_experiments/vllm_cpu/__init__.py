@@ -4,7 +4,7 @@ vLLM calls `register` in every process of an engine (entry point group `vllm.gen
 (`VLLM_BATCH_INVARIANT=1`) a token's logprobs then depend on its own prompt alone, to the last bit, and not on what else
 is in the batch:
 
-    linear      every dense linear layer and the LM head in row tiles of a few fixed sizes
+    linear      every dense linear layer and the LM head in row tiles of fixed sizes
     attention   queries in tiles of a fixed size, no split of the keys
     activations row by row
     experts     vLLM's own fused experts, checked when the engine loads

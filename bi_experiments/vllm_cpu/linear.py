@@ -1,7 +1,7 @@
-"""Dense linear layers and the LM head in row tiles of a few fixed sizes.
+"""Dense linear layers and the LM head in row tiles of fixed sizes.
 
 A matrix multiplication library picks its kernel by the number of rows, so that a row's bits depend on how many others
-there are. Here each layer has oneDNN kernels of a few fixed sizes, and a batch of any size is covered by them. That
+there are. Here each layer has oneDNN kernels of fixed sizes, and a batch of any size is covered by them. That
 they agree with one another is checked for each shape of layer when the engine loads; where they do not, fewer sizes
 remain, in the last resort one.
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from bi_experiments.cluster.job import RemoteJob, compose_jobs
 from bi_experiments.cluster.ray import RaySettings, run_on_ray
 from bi_experiments.cluster.slurm import SlurmSettings, run_on_slurm
+from bi_experiments.sweep.loader import experiments
 from bi_experiments.sweep.local import run_here
 
 
@@ -30,7 +31,8 @@ class LocalLauncher(_Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the experiments and return what they returned, in the same order."""
-        return run_here(self._context, self._task, self._config, job_overrides, initial_job_idx)
+        composed = experiments(self._context, self._config, job_overrides, initial_job_idx)
+        return run_here(self._context, self._task, self._config, composed)
 
 
 class _ClusterLauncher(_Launcher):
