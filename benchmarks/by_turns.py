@@ -17,7 +17,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any, TextIO
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.stats import paired_estimate
 
 SEED = 20240919

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from by_turns import interval_line
 
-from bi_experiments.config import ExperimentConfig, compose
+from bi_experiments.config.compose import compose
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.phase_environment import phase_environment
 from bi_experiments.phase_spec import model_path

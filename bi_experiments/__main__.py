@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from bi_experiments.config import conf_folder, from_hydra, one_line, register_schema
+from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 
 
@@ -49,7 +49,8 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     # Imported here, so that --help and --cfg answer at once.
     from rich.console import Console
 
-    from bi_experiments.experiment import prepare, recorded_configuration, run_experiment
+    from bi_experiments.config.plain import recorded_configuration
+    from bi_experiments.experiment import prepare, run_experiment
     from bi_experiments.outcome import exit_code
     from bi_experiments.paths import OutputFolder
     from bi_experiments.report.failures import last_words

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bi_experiments.config import ProtocolConfig
+from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.diagnosis import diagnose
 from bi_experiments.records import Arm, Comparison, Difference, Metric, PhaseResult
 from bi_experiments.stats import compare_phases, complete_pairs, noise_floor_pct

@@ -104,7 +104,7 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     database = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would make an empty one
         raise ConfigurationError(f"there is no MLflow database {database}: type --tracking-uri or a folder")
-    from bi_experiments.tracking import without_credentials, without_secrets
+    from bi_experiments.config.credentials import without_credentials, without_secrets
 
     name = OutputFolder(Path()).result.name
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.config.schema import Caches, Interleave, Order, ProtocolConfig
 from bi_experiments.drift import Trend, launch_levels, over_launches, trend
 from bi_experiments.records import Finding, PhaseResult, PhaseStatus
 from bi_experiments.stats import CONFIDENCE, Pair, complete_pairs, half_width_pct, output_tokens

@@ -6,16 +6,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from bi_experiments import __version__, invariance, schedule, system_metrics
 from bi_experiments.analysis import compare_experiment
-from bi_experiments.attention import Platform
-from bi_experiments.checks import check
 from bi_experiments.clocks import ClockReader
-from bi_experiments.config import Caches, ExperimentConfig, Interleave
+from bi_experiments.config.backends import Platform
+from bi_experiments.config.checks import check
+from bi_experiments.config.credentials import refuse_credentials
+from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
 from bi_experiments.environment import describe
 from bi_experiments.errors import PhaseError
 from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
@@ -38,7 +37,6 @@ from bi_experiments.records import (
 )
 from bi_experiments.report import files
 from bi_experiments.stats import half_width_pct
-from bi_experiments.tracking import refuse_credentials, without_credentials
 from bi_experiments.turns import run_alone, run_by_turns
 from bi_experiments.workload import build_workload, write_workload
 
@@ -308,10 +306,3 @@ def _token_counts(phases: Sequence[PhaseResult]) -> dict[Arm, TokenCounts]:
             prompt_tokens_max=max(prompt_tokens),
         )
     return counts
-
-
-def recorded_configuration(config: ExperimentConfig) -> dict[str, Any]:
-    """The configuration as plain values, without credentials."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    plain["tracking"]["uri"] = without_credentials(config.tracking.uri)
-    return plain

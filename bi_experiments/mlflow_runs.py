@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
-from bi_experiments.report.settings import as_text, flatten
 from bi_experiments.stats import summarise
 from bi_experiments.system_metrics import Reading
 

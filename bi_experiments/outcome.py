@@ -1,7 +1,7 @@
 """The exit code of a finished experiment."""
 
 from bi_experiments import gate
-from bi_experiments.config import ExperimentConfig
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseStatus
 

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from bi_experiments.config import Caches, ExperimentConfig
+from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.records import Arm
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bi_experiments.attention import Platform
-from bi_experiments.config import ExperimentConfig
+from bi_experiments.config.backends import Platform
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.devices import Nvidia, read_nvidia
 from bi_experiments.errors import MachineError
 

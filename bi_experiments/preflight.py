@@ -12,26 +12,14 @@ from dataclasses import dataclass
 
 import psutil
 
-from bi_experiments.attention import Platform
-from bi_experiments.config import ExperimentConfig, Interleave
+from bi_experiments.config.backends import CAPABILITY_MAJORS, Platform
+from bi_experiments.config.schema import ExperimentConfig, Interleave
 from bi_experiments.devices import Nvidia, read_nvidia
 from bi_experiments.environment import installed_versions
 from bi_experiments.errors import MachineError
 from bi_experiments.limits import memory_limit_bytes
 
 _GB = 1e9
-
-_CAPABILITY_MAJORS = {
-    "FLASH_ATTN_MLA": (9,),
-    "FLASHMLA": (9, 10),
-    "CUTLASS_MLA": (10,),
-    "FLASHINFER_MLA": (10,),
-    "TOKENSPEED_MLA": (10,),
-}
-"""Compute capabilities, major part, of the backends that are made for some only.
-
-From each backend's `supports_compute_capability` in vLLM 0.32.
-"""
 
 
 @dataclass(frozen=True)
@@ -198,7 +186,7 @@ def _capability_problem(
             "type protocol=control for the baseline against itself"
         )
     backend = config.backend.attention
-    majors = _CAPABILITY_MAJORS.get(backend or "")
+    majors = CAPABILITY_MAJORS.get(backend or "")
     if majors is not None and found[0] not in majors and config.runtime.python is None:
         wanted = " or ".join(f"{major}.x" for major in majors)
         return (

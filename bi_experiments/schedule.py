@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from bi_experiments.config import Order
+from bi_experiments.config.schema import Order
 from bi_experiments.records import Arm
 
 

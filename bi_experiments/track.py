@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments.config import TrackingConfig
+from bi_experiments.config.credentials import without_credentials
+from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, RecordError, from_json
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.records import SweepFolder
-from bi_experiments.tracking import log_experiment, without_credentials
+from bi_experiments.tracking import log_experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

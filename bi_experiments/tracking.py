@@ -1,19 +1,16 @@
 """MLflow: a run a sweep, in it a run an experiment, in it a run a phase, from the record and the files on disk."""
 
 import logging
-import os
-import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from bi_experiments import mlflow_store
-from bi_experiments.config import TrackingConfig
-from bi_experiments.errors import ConfigurationError
+from bi_experiments.config.credentials import without_credentials, without_secrets
+from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.mlflow_runs import (
     IDENTITY,
     PARENT,
@@ -38,12 +35,6 @@ ENVIRONMENT = "environment.json"
 """Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
 """Artifact that MLflow shows as a table."""
-
-_CREDENTIALS = re.compile(r"(?<=://)[^/].*@")
-"""Greedy: a password may hold any character, and what is cut too much was no part of a host's name."""
-_SECRET_PARAMETER = re.compile(
-    r"(?<=[?&])(user|username|password|passwd|pwd|token|sslpassword)=([^&#]*)&?", re.IGNORECASE
-)
 
 
 def _to_stderr(message: str) -> None:
@@ -118,35 +109,6 @@ def _attempt(
         why = without_secrets(tracking.uri, mlflow_store.reason(error))
     warn(f"not logged to MLflow at {without_credentials(tracking.uri)}: {why}; {later}")
     return None
-
-
-def without_credentials(uri: str) -> str:
-    """A tracking URI as it may be shown and written down: without user name, password or token."""
-    return _SECRET_PARAMETER.sub("", _CREDENTIALS.sub("", uri)).rstrip("?&")
-
-
-def refuse_credentials(uri: str) -> None:
-    """Refuse a URI that was typed with a user name or password: Hydra writes what is typed into the output folder.
-
-    Raises:
-        ConfigurationError: It has some, and is not the value of MLFLOW_TRACKING_URI.
-    """
-    if without_credentials(uri) != uri and uri != os.environ.get("MLFLOW_TRACKING_URI"):
-        raise ConfigurationError(
-            f"tracking.uri={without_credentials(uri)} was typed with credentials: type it without, and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
-        )
-
-
-def without_secrets(uri: str, text: str) -> str:
-    """The text without the credentials of a URI, as they stand there and as a driver reads them."""
-    user = _CREDENTIALS.search(uri)
-    passwords = [user[0].rstrip("@").partition(":")[2]] if user else []
-    passwords += [found[2] for found in _SECRET_PARAMETER.finditer(uri)]
-    text = text.replace(uri, without_credentials(uri))
-    for secret in (user[0] if user else "", *passwords, *map(unquote, passwords)):
-        text = text.replace(secret, "***") if secret else text
-    return text
 
 
 # --- Runs -------------------------------------------------------------------------------------------------------------

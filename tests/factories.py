@@ -6,8 +6,9 @@ from functools import cache
 from msgspec.structs import replace
 
 from bi_experiments.analysis import compare_experiment
-from bi_experiments.config import Caches, ExperimentConfig, Interleave, Order, ProtocolConfig, compose
-from bi_experiments.experiment import recorded_configuration
+from bi_experiments.config.compose import compose
+from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, Order, ProtocolConfig
 from bi_experiments.records import (
     Arm,
     ArmVerdict,

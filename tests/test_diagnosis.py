@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.config import Caches, Interleave, Order, ProtocolConfig
+from bi_experiments.config.schema import Caches, Interleave, Order, ProtocolConfig
 from bi_experiments.diagnosis import diagnose
 from bi_experiments.records import Arm, Finding, NeedleCheck, PhaseResult, PhaseStatus
 from tests import factories

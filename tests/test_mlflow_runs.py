@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.mlflow_runs import Point, composition_table, identity, of_experiment, of_phase
 from bi_experiments.records import (
     Arm,

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bi_experiments import config
+from bi_experiments.config.compose import conf_folder
 
 ROOT = Path(__file__).parents[1]
 OMITTED = {"torchvision", "torchaudio", "torchcodec"}
@@ -93,7 +93,7 @@ def test_a_user_adds_options_of_their_own(other_python: Path, tmp_path: Path) ->
 
 
 def test_a_checkout_reads_its_own_configuration() -> None:
-    assert config.conf_folder() == ROOT / "conf"
+    assert conf_folder() == ROOT / "conf"
 
 
 def test_the_lock_has_every_declared_package_in_a_version_that_is_allowed() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.devices import Nvidia
 from bi_experiments.errors import MachineError
 from bi_experiments.placement import Units, by_core, hold, needed_units, placed

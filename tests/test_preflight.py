@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.devices import Nvidia
 from bi_experiments.errors import ExitCode, MachineError
 from bi_experiments.preflight import Machine, check_machine, find_problem

@@ -5,8 +5,8 @@ import shlex
 
 import pytest
 
-from bi_experiments.checks import check
-from bi_experiments.config import compose
+from bi_experiments.config.checks import check
+from bi_experiments.config.compose import compose
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from bi_experiments.config import Order
+from bi_experiments.config.schema import Order
 from bi_experiments.records import Arm
 from bi_experiments.schedule import Slot, plan
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bi_experiments.config import Order
+from bi_experiments.config.schema import Order
 from bi_experiments.records import Arm
 from bi_experiments.schedule import plan
 from bi_experiments.stats import Estimate, log_ratio, paired_estimate

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from mlflow import MlflowClient
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
 from bi_experiments.mlflow_runs import PARENT, of_sweep
 from bi_experiments.records import ExperimentResult, to_json

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from bi_experiments.attention import Platform
+from bi_experiments.config.backends import Platform
 from bi_experiments.errors import ExitCode
 from bi_experiments.sweep.loader import experiments
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder

@@ -3,37 +3,16 @@
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from omegaconf import MISSING
 
 from bi_experiments.cluster.job import RemoteJob, without_result
+from bi_experiments.config.launchers import RaySettings
 from bi_experiments.errors import ExitCode
 
 CONNECT_S = 10.0
 """Time that a cluster has to answer, in seconds."""
-
-
-@dataclass
-class RaySettings:
-    """Option `hydra/launcher=ray`: which cluster, and what each experiment's task takes of it."""
-
-    _target_: str = MISSING
-    address: str | None = MISSING
-    """Address of the cluster; null: that of RAY_ADDRESS, or one that runs on this machine, or a new one here."""
-    cpus_per_rank: float = MISSING
-    """CPUs for each of the tp*pp ranks of the engine, as Ray counts them."""
-    gpus_per_rank: int | None = MISSING
-    """GPUs for each rank; null: one, and none with `backend=cpu`."""
-    max_retries: int = MISSING
-    """How often an experiment is started again whose node or process was lost; it goes on where it was."""
-    init: dict[str, Any] = MISSING
-    """Further arguments of `ray.init`."""
-    remote: dict[str, Any] = MISSING
-    """Further options of the tasks, as `ray.remote` takes them."""
 
 
 def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobReturn]:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from omegaconf import MISSING
 
 from bi_experiments.cluster.job import RemoteJob, without_result
+from bi_experiments.config.launchers import SlurmSettings
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -27,37 +27,6 @@ SIGNAL_EARLY_S = 60
 """How much sooner than asked Slurm may tell a job of its time limit (sbatch(1), `--signal`), in seconds."""
 START_S = 45
 """Time that a job has to start, in seconds: one that is told before it listens is gone, and nothing requeues it."""
-
-
-@dataclass
-class SlurmSettings:
-    """Option `hydra/launcher=submitit_slurm`: what each experiment's job asks Slurm for."""
-
-    _target_: str = MISSING
-    timeout_min: int = MISSING
-    """Time limit of a job in minutes; a job that reaches it is requeued and goes on where it was."""
-    max_num_timeout: int = MISSING
-    """How often a job is requeued after its time limit."""
-    signal_delay_s: int = MISSING
-    """How long before the time limit the job is told, in seconds."""
-    cpus_per_rank: int = MISSING
-    """CPUs for each of the tp*pp ranks of the engine."""
-    gpus_per_rank: int | None = MISSING
-    """GPUs for each rank; null: one, and none with `backend=cpu`."""
-    mem_gb: int | None = MISSING
-    """Memory of a job in GB; null: the cluster's default."""
-    partition: str | None = MISSING
-    account: str | None = MISSING
-    qos: str | None = MISSING
-    constraint: str | None = MISSING
-    array_parallelism: int = MISSING
-    """Most jobs that run at the same time."""
-    setup: list[str] = MISSING
-    """Shell commands before the experiment: `module load cuda`."""
-    additional_parameters: dict[str, Any] = MISSING
-    """Further options of sbatch, by their long names."""
-    poll_s: float = MISSING
-    """How often Slurm is asked which jobs there are, in seconds."""
 
 
 @dataclass(frozen=True)

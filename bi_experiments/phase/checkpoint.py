@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bi_experiments.words import WORDS
+from bi_experiments.vocabulary import WORDS
 
 ConfigValue = str | int | float | bool | None | list[int]
 

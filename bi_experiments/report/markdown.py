@@ -2,10 +2,10 @@
 
 import re
 
+from bi_experiments.config.plain import flatten
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, tables
 from bi_experiments.report.method import provenance, ran_on
-from bi_experiments.report.settings import flatten
 from bi_experiments.report.tables import Table
 
 LIMIT = 6000

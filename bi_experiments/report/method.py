@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from bi_experiments.config.plain import flatten, setting
 from bi_experiments.records import Environment, ExperimentResult
 from bi_experiments.report.machine import device, version
-from bi_experiments.report.settings import flatten
-from bi_experiments.report.tables import setting
 from bi_experiments.wording import count
 
 Entries: TypeAlias = list[tuple[str, str]]

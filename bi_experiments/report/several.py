@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from bi_experiments.config.plain import flatten
 from bi_experiments.paths import write_atomically
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.layout import figure
 from bi_experiments.report.rows import Row
-from bi_experiments.report.settings import flatten
 from bi_experiments.report.summary import Summary
 from bi_experiments.report.tables import verdict_word
 from bi_experiments.wording import band, count, signed

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
+from bi_experiments.config.plain import as_text
 from bi_experiments.records import (
     Arm,
     CompositionCount,
@@ -16,7 +16,6 @@ from bi_experiments.records import (
 )
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
-from bi_experiments.report.settings import as_text
 from bi_experiments.stats import summarise
 
 
@@ -38,14 +37,6 @@ def second_arm(phases: Sequence[PhaseResult]) -> Arm:
 def in_order(arms: Sequence[Arm] | Mapping[Arm, object]) -> tuple[Arm, ...]:
     """The arms, the baseline first."""
     return tuple(sorted(set(arms), key=lambda arm: (arm is not Arm.BASELINE, arm)))
-
-
-def setting(configuration: Mapping[str, Any], *keys: str) -> Any:  # noqa: ANN401  a configuration holds anything
-    """One value of a composed configuration; None where an older or shorter one lacks it."""
-    value: Any = configuration
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 # --- What was found -------------------------------------------------------------------------------------------------

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bi_experiments import __version__
-from bi_experiments.attention import Platform
-from bi_experiments.config import ExperimentConfig
+from bi_experiments.config.backends import Platform
+from bi_experiments.config.plain import flatten, recorded_configuration
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.devices import read_nvidia
 from bi_experiments.environment import cpu_name
 from bi_experiments.errors import MachineError
-from bi_experiments.experiment import recorded_configuration
 from bi_experiments.phase_environment import interpreter
-from bi_experiments.report.settings import flatten
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")

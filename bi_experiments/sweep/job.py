@@ -15,7 +15,8 @@ import msgspec
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bi_experiments.config import ExperimentConfig, from_hydra
+from bi_experiments.config.compose import from_hydra
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
 from bi_experiments.outcome import exit_code

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bi_experiments.config import TrackingConfig
+from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.mlflow_runs import RunStatus, of_sweep
 from bi_experiments.paths import write_atomically
 from bi_experiments.records import to_json

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bi_experiments.config import WorkloadConfig
+from bi_experiments.config.schema import WorkloadConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.paths import write_atomically
 from bi_experiments.records import Sampling, TrialInput, Workload, to_json

@@ -2,7 +2,7 @@
 
 import random
 
-from bi_experiments.words import WORDS
+from bi_experiments.vocabulary import WORDS
 
 
 def random_prompt(rng: random.Random, min_words: int, max_words: int) -> str:

@@ -7,9 +7,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.cluster.job import RemoteJob
-from bi_experiments.cluster.ray import RaySettings, run_on_ray
-from bi_experiments.cluster.slurm import SlurmSettings, run_on_slurm
-from bi_experiments.config import conf_folder, register_schema
+from bi_experiments.cluster.ray import run_on_ray
+from bi_experiments.cluster.slurm import run_on_slurm
+from bi_experiments.config.compose import conf_folder, register_schema
+from bi_experiments.config.launchers import RaySettings, SlurmSettings
 
 
 def composed(*overrides: str) -> DictConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.errors import PhaseError
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.records import Arm

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
 from bi_experiments.records import (
     Arm,
     Device,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.config import compose
+from bi_experiments.config.compose import compose
+from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import MachineError
-from bi_experiments.experiment import recorded_configuration
 from bi_experiments.sweep.identity import differences, environment_of, identity, phase_versions
 
 ENVIRONMENT = {"vllm": "0.32.0", "devices": "NVIDIA H100 80GB HBM3 79 GiB"}

@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bi_experiments.config import conf_folder, register_schema
+from bi_experiments.config.compose import conf_folder, register_schema
 from bi_experiments.sweep.loader import SweepConfigLoader
 
 TYPED = ["protocol=single", "seed=3"]

@@ -4,9 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.types import RunMode
 
-from bi_experiments.checks import check
-from bi_experiments.config import compose as compose_experiment
-from bi_experiments.config import conf_folder, register_schema
+from bi_experiments.config.checks import check
+from bi_experiments.config.compose import compose as compose_experiment
+from bi_experiments.config.compose import conf_folder, register_schema
 from bi_experiments.sweep.command import planned_experiments
 from tests.sweep.conftest import Sweep
 

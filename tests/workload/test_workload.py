@@ -4,7 +4,8 @@ from statistics import fmean
 
 import pytest
 
-from bi_experiments.config import WorkloadConfig, compose
+from bi_experiments.config.compose import compose
+from bi_experiments.config.schema import WorkloadConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Workload, from_json
 from bi_experiments.workload import build_workload, write_workload

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from bi_experiments.config.plain import setting
 from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.report.tables import setting, verdict_word
+from bi_experiments.report.tables import verdict_word
 from bi_experiments.wording import band, count, signed
 
 MARKS = {

@@ -7,12 +7,13 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from bi_experiments.config.plain import setting
 from bi_experiments.drift import Level, launch_levels, over_launches
 from bi_experiments.records import ExperimentResult, PhaseResult
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.report.tables import in_order, setting
+from bi_experiments.report.tables import in_order
 from bi_experiments.stats import complete_pairs
 from bi_experiments.wording import band, count, signed
 

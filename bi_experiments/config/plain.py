@@ -4,6 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
+from bi_experiments.config.credentials import without_credentials
+from bi_experiments.config.schema import ExperimentConfig
+
 
 def flatten(configuration: Mapping[str, Any]) -> dict[str, str]:
     """One entry for each key of the schema: `tp`, `model.name`, ...
@@ -34,3 +39,18 @@ def as_text(value: object) -> str:
     if isinstance(value, str) and value and value == value.strip():
         return value
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def setting(configuration: Mapping[str, Any], *keys: str) -> Any:  # noqa: ANN401  a configuration holds anything
+    """One value of a composed configuration; None where an older or shorter one lacks it."""
+    value: Any = configuration
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def recorded_configuration(config: ExperimentConfig) -> dict[str, Any]:
+    """The configuration as plain values, without credentials."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    plain["tracking"]["uri"] = without_credentials(config.tracking.uri)
+    return plain

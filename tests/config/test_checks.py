@@ -1,7 +1,7 @@
 import pytest
 
-from bi_experiments.checks import check
-from bi_experiments.config import compose
+from bi_experiments.config.checks import check
+from bi_experiments.config.compose import compose
 from bi_experiments.errors import ConfigurationError
 
 

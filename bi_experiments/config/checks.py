@@ -1,9 +1,8 @@
 """The checks of a configuration that need several keys, or a range that a type cannot say."""
 
-import re
-
-from bi_experiments import attention
-from bi_experiments.config import AttentionKind, ExperimentConfig, Interleave, two_engines_fit
+from bi_experiments.config import backends
+from bi_experiments.config.backends import MLA_NAMES, Platform
+from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.phase.compositions import composition
 
@@ -72,13 +71,10 @@ def _check_lengths(config: ExperimentConfig) -> None:
     )
 
 
-_MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
-
-
 def _check_backend(config: ExperimentConfig) -> None:
     backend, model = config.backend, config.model
     mla = model.attention is AttentionKind.mla
-    if not mla and _MLA_NAMES.search(model.name):
+    if not mla and MLA_NAMES.search(model.name):
         raise ConfigurationError(
             f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
             "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
@@ -91,22 +87,22 @@ def _check_backend(config: ExperimentConfig) -> None:
     name = backend.attention
     if name is None:
         return
-    fitting = attention.MLA if mla else attention.STANDARD
-    existing = ", ".join(candidate for candidate in fitting if attention.platform(candidate) is backend.platform)
-    if name in attention.REMOVED:
+    fitting = backends.MLA if mla else backends.STANDARD
+    existing = ", ".join(candidate for candidate in fitting if backends.platform(candidate) is backend.platform)
+    if name in backends.REMOVED:
         raise ConfigurationError(
-            f"backend.attention={name} does not exist: {attention.REMOVED[name]}; type one of {existing}"
+            f"backend.attention={name} does not exist: {backends.REMOVED[name]}; type one of {existing}"
         )
-    if name not in attention.STANDARD + attention.MLA:
+    if name not in backends.STANDARD + backends.MLA:
         raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; type one of {existing}")
     if name not in fitting:
         kind = "multi-head latent attention" if mla else "standard attention"
         raise ConfigurationError(
             f"backend.attention={name} does not run {model.name}, which has {kind}; type one of {existing}"
         )
-    if attention.platform(name) is not backend.platform:
+    if backends.platform(name) is not backend.platform:
         raise ConfigurationError(
-            f"backend.attention={name} runs on {attention.platform(name)}, but backend.platform={backend.platform}; "
+            f"backend.attention={name} runs on {backends.platform(name)}, but backend.platform={backend.platform}; "
             f"type one of {existing}"
         )
 
@@ -144,3 +140,12 @@ def _check_probes(config: ExperimentConfig) -> None:
         verify.max_tokens,
         f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; type fewer",
     )
+
+
+MOST_DEVICE_MEMORY = 0.95
+"""Share of a device's memory that the engines on it may take together."""
+
+
+def two_engines_fit(config: ExperimentConfig) -> bool:
+    """Whether a device has memory for both engines of a pair; the CPU's is looked at when the machine is."""
+    return config.backend.platform is not Platform.cuda or 2 * config.model.gpu_memory_utilization < MOST_DEVICE_MEMORY

@@ -3,6 +3,7 @@
 From vLLM 0.32: `vllm/v1/attention/backends/registry.py` (names) and each backend's `supports_batch_invariance`.
 """
 
+import re
 from enum import StrEnum
 
 
@@ -35,3 +36,19 @@ REMOVED = {
 def platform(backend: str) -> Platform:
     """Where the backend of that name runs."""
     return Platform.cpu if backend.startswith("CPU_") else Platform.cuda
+
+
+CAPABILITY_MAJORS = {
+    "FLASH_ATTN_MLA": (9,),
+    "FLASHMLA": (9, 10),
+    "CUTLASS_MLA": (10,),
+    "FLASHINFER_MLA": (10,),
+    "TOKENSPEED_MLA": (10,),
+}
+"""Compute capabilities, major part, of the backends that are made for some only.
+
+From each backend's `supports_compute_capability` in vLLM 0.32.
+"""
+
+
+MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)

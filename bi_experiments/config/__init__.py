@@ -1,0 +1,1 @@
+"""What may be asked for: refuses what contradicts itself, and starts nothing."""

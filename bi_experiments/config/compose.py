@@ -1,0 +1,107 @@
+"""From the YAML files and the command line to an `ExperimentConfig`: Hydra composes, OmegaConf validates."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bi_experiments.config import backends
+from bi_experiments.config.backends import Platform
+from bi_experiments.config.checks import two_engines_fit
+from bi_experiments.config.launchers import RaySettings, SlurmSettings
+from bi_experiments.config.schema import (
+    BackendConfig,
+    ExperimentConfig,
+    Interleave,
+    ModelConfig,
+    ProtocolConfig,
+    RuntimeConfig,
+    TrackingConfig,
+    VerifyConfig,
+    WorkloadConfig,
+)
+from bi_experiments.errors import ConfigurationError
+
+
+def register_schema() -> None:
+    """Put the classes into Hydra's ConfigStore, under the names that the YAML files start from."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=ExperimentConfig)
+    for group, node in (
+        ("model", ModelConfig),
+        ("backend", BackendConfig),
+        ("workload", WorkloadConfig),
+        ("protocol", ProtocolConfig),
+        ("verify", VerifyConfig),
+        ("tracking", TrackingConfig),
+        ("runtime", RuntimeConfig),
+    ):
+        store.store(group=group, name=f"base_{group}", node=node)
+    store.store(group="hydra/launcher", name="base_submitit_slurm", node=SlurmSettings)
+    store.store(group="hydra/launcher", name="base_ray", node=RaySettings)
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def compose(overrides: Sequence[str]) -> ExperimentConfig:
+    """Compose a configuration without a command line.
+
+    Args:
+        overrides: As on the command line: `group=option`, `key=value`.
+
+    Raises:
+        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+    """
+    register_schema()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            return from_hydra(hydra_compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(one_line(error)) from error
+
+
+def from_hydra(composed: DictConfig) -> ExperimentConfig:
+    """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
+
+    Raises:
+        ConfigurationError: a value is missing or cannot be resolved (an environment variable of the wrong type).
+    """
+    try:
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(one_line(error)) from error
+    assert isinstance(config, ExperimentConfig)
+    if config.protocol.interleave is Interleave.auto:
+        by_turns = config.backend.platform is Platform.cuda and two_engines_fit(config)
+        config.protocol.interleave = Interleave.trial if by_turns else Interleave.launch
+    return config
+
+
+def one_line(error: Exception) -> str:
+    """What Hydra or OmegaConf complains about, in one line.
+
+    Hydra lists a group's options one a line, and the folders it searched after them; OmegaConf repeats the key.
+    """
+    lines = [line.strip().rstrip(".") for line in str(error).partition("Config search path:")[0].splitlines()]
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OmegaConfBaseException) and "$" not in str(cause):
+        lines.append(str(cause).strip().splitlines()[0].rstrip("."))
+    said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
+    for index, line in enumerate(said):
+        if line.startswith("Available options in"):
+            options = ", ".join(option for option in said[index + 1 :] if not option.startswith("base_"))
+            removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
+            why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
+            return f"{said[0]}{f' ({why})' if why else ''}; type one of {options}"
+    return "; ".join(said)
