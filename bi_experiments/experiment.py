@@ -9,20 +9,20 @@ from pathlib import Path
 
 from bi_experiments import __version__, invariance, schedule, system_metrics
 from bi_experiments.analysis import compare_experiment
-from bi_experiments.clocks import ClockReader
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
 from bi_experiments.config.credentials import refuse_credentials
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
-from bi_experiments.environment import describe
 from bi_experiments.errors import PhaseError
 from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.machine.clocks import ClockReader
+from bi_experiments.machine.environment import describe
+from bi_experiments.machine.placement import Place
+from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.phase_environment import interpreter, phase_environment
 from bi_experiments.phase_spec import engine_spec, model_path, probe_plan
-from bi_experiments.placement import Place
-from bi_experiments.preflight import check_machine
 from bi_experiments.progress import NoProgress, Progress
 from bi_experiments.records import (
     Arm,

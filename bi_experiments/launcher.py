@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 import psutil
 
-from bi_experiments.clocks import ClockReader, Counters
+from bi_experiments.machine.clocks import ClockReader, Counters
 from bi_experiments.paths import PhaseFolder, write_atomically
 from bi_experiments.phase.pipes import TURN
 from bi_experiments.progress import Progress

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from bi_experiments.clocks import REASONS
 from bi_experiments.config.schema import ProtocolConfig
+from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import ClockReading, Finding, PhaseResult
 from bi_experiments.stats import Pair
 from bi_experiments.wording import count, unsigned

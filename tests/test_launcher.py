@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bi_experiments import __version__
-from bi_experiments.clocks import ClockReader
 from bi_experiments.config.compose import compose
 from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import PhaseFolder
 from bi_experiments.phase_spec import engine_spec
 from bi_experiments.progress import NoProgress

@@ -13,8 +13,8 @@ from types import MappingProxyType
 
 import psutil
 
-from bi_experiments import limits
-from bi_experiments.devices import read_nvidia
+from bi_experiments.machine import cgroups
+from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.records import Environment
 
 _PACKAGES = (
@@ -89,7 +89,7 @@ def installed_versions(packages: tuple[str, ...]) -> Mapping[str, str]:
 @functools.cache
 def _own_checkout() -> tuple[str | None, bool | None]:
     """The checkout that this process was started from, as it was at its first experiment."""
-    return checkout_state(Path(__file__).parents[1])
+    return checkout_state(Path(__file__).parents[2])
 
 
 def public_variables(variables: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -138,9 +138,9 @@ def cpu_name() -> str:
 
 def _limits() -> dict[str, str]:
     found = {}
-    if (quota := limits.cpu_quota()) is not None:
+    if (quota := cgroups.cpu_quota()) is not None:
         found["cpu_quota"] = f"{quota:g} CPUs"
-    if (memory := limits.memory_limit_bytes()) is not None:
+    if (memory := cgroups.memory_limit_bytes()) is not None:
         found["memory"] = f"{memory} bytes"
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     found["open_files"] = "unlimited" if files == resource.RLIM_INFINITY else str(files)

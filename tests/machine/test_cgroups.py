@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.limits import cpu_quota, memory_limit_bytes
+from bi_experiments.machine.cgroups import cpu_quota, memory_limit_bytes
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:

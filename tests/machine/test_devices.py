@@ -1,6 +1,6 @@
 import pytest
 
-from bi_experiments.devices import read_nvidia, select_visible
+from bi_experiments.machine.devices import read_nvidia, select_visible
 
 UUIDS = ["GPU-aaaa1111", "GPU-aaaa2222", "GPU-bbbb3333"]
 

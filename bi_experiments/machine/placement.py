@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.devices import Nvidia, read_nvidia
 from bi_experiments.errors import MachineError
+from bi_experiments.machine.devices import Nvidia, read_nvidia
 
 POLL_S = 0.2
 """How often a waiting experiment looks for free units, in seconds."""

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pynvml
 import pytest
 
-from bi_experiments.clocks import ClockReader
+from bi_experiments.machine.clocks import ClockReader
 from tests.fake_nvml import FakeDevice, FakeNvml
 
 

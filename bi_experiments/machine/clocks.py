@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from bi_experiments.devices import select_visible
+from bi_experiments.machine.devices import select_visible
 from bi_experiments.records import ClockReading
 
 REASONS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.environment import checkout_state, describe, installed_versions, public_variables
+from bi_experiments.machine.environment import checkout_state, describe, installed_versions, public_variables
 from bi_experiments.records import Environment, from_json, to_json
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.devices import Nvidia
 from bi_experiments.errors import MachineError
-from bi_experiments.placement import Units, by_core, hold, needed_units, placed
+from bi_experiments.machine.devices import Nvidia
+from bi_experiments.machine.placement import Units, by_core, hold, needed_units, placed
 from tests.factories import device
 from tests.processes import wait_for
 
@@ -107,7 +107,9 @@ def test_nothing_is_taken_where_it_cannot_be_told_what(overrides: list[str]) -> 
 def test_devices_reach_the_processes_and_only_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr("bi_experiments.placement.read_nvidia", lambda: Nvidia(devices=(device(), device(index=1))))
+    monkeypatch.setattr(
+        "bi_experiments.machine.placement.read_nvidia", lambda: Nvidia(devices=(device(), device(index=1)))
+    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = compose([])
     with placed(config, "first", ignore) as first, placed(config, "second", ignore) as second:

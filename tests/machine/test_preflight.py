@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.devices import Nvidia
 from bi_experiments.errors import ExitCode, MachineError
-from bi_experiments.preflight import Machine, check_machine, find_problem
+from bi_experiments.machine.devices import Nvidia
+from bi_experiments.machine.preflight import Machine, check_machine, find_problem
 from bi_experiments.records import Device
 
 GB = 1_000_000_000

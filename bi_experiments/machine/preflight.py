@@ -14,10 +14,10 @@ import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, Platform
 from bi_experiments.config.schema import ExperimentConfig, Interleave
-from bi_experiments.devices import Nvidia, read_nvidia
-from bi_experiments.environment import installed_versions
 from bi_experiments.errors import MachineError
-from bi_experiments.limits import memory_limit_bytes
+from bi_experiments.machine.cgroups import memory_limit_bytes
+from bi_experiments.machine.devices import Nvidia, read_nvidia
+from bi_experiments.machine.environment import installed_versions
 
 _GB = 1e9
 
