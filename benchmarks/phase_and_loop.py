@@ -26,8 +26,8 @@ from by_turns import interval_line
 from bi_experiments.config.compose import compose
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.experiment import run_single_phase
-from bi_experiments.phase_environment import phase_environment
-from bi_experiments.phase_spec import model_path
+from bi_experiments.launch.spec import model_path
+from bi_experiments.launch.variables import phase_environment
 from bi_experiments.records import Arm
 from bi_experiments.workload import build_workload
 

@@ -25,8 +25,8 @@ from typing import Any
 from by_turns import interval_line
 
 from bi_experiments.config.compose import compose
-from bi_experiments.phase_environment import phase_environment
-from bi_experiments.phase_spec import engine_spec, model_path
+from bi_experiments.launch.spec import engine_spec, model_path
+from bi_experiments.launch.variables import phase_environment
 from bi_experiments.records import Arm
 from bi_experiments.workload import build_workload
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments import __version__, invariance, schedule, system_metrics
+from bi_experiments import __version__, invariance, system_metrics
 from bi_experiments.analysis import compare_experiment
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
@@ -15,15 +15,17 @@ from bi_experiments.config.credentials import refuse_credentials
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
 from bi_experiments.errors import PhaseError
-from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch import schedule
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch.progress import NoProgress, Progress
+from bi_experiments.launch.spec import engine_spec, model_path, probe_plan
+from bi_experiments.launch.turns import run_alone, run_by_turns
+from bi_experiments.launch.variables import interpreter, phase_environment
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.environment import describe
 from bi_experiments.machine.placement import Place
 from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, write_atomically
-from bi_experiments.phase_environment import interpreter, phase_environment
-from bi_experiments.phase_spec import engine_spec, model_path, probe_plan
-from bi_experiments.progress import NoProgress, Progress
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
@@ -37,7 +39,6 @@ from bi_experiments.records import (
 )
 from bi_experiments.report import files
 from bi_experiments.stats import half_width_pct
-from bi_experiments.turns import run_alone, run_by_turns
 from bi_experiments.workload import build_workload, write_workload
 
 

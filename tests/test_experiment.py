@@ -9,8 +9,8 @@ from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import PhaseError
 from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase
+from bi_experiments.launch.progress import NoProgress
 from bi_experiments.paths import OutputFolder
-from bi_experiments.progress import NoProgress
 from bi_experiments.records import Arm, Event, ExperimentResult, PhaseSpec, PhaseStatus, TrialDone, from_json
 
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bi_experiments.config.schema import Order
+from bi_experiments.launch.schedule import plan
 from bi_experiments.records import Arm
-from bi_experiments.schedule import plan
 from bi_experiments.stats import Estimate, log_ratio, paired_estimate
 
 COST_PCT = 7.4

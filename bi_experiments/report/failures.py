@@ -1,6 +1,6 @@
 """What the engine said last in the phases that failed."""
 
-from bi_experiments.launcher import last_lines
+from bi_experiments.launch.process import last_lines
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, PhaseStatus
 

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bi_experiments.progress import Progress
+from bi_experiments.launch.progress import Progress
 from bi_experiments.records import (
     EngineReady,
     Event,

@@ -13,9 +13,9 @@ from bi_experiments.config.backends import Platform
 from bi_experiments.config.plain import flatten, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import MachineError
+from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name
-from bi_experiments.phase_environment import interpreter
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")

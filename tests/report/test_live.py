@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from bi_experiments.config.compose import compose
-from bi_experiments.phase_spec import engine_spec, probe_plan
-from bi_experiments.progress import Progress
+from bi_experiments.launch.progress import Progress
+from bi_experiments.launch.spec import engine_spec, probe_plan
 from bi_experiments.records import (
     Done,
     EngineReady,

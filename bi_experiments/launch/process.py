@@ -14,10 +14,10 @@ from typing import Self
 import msgspec
 import psutil
 
+from bi_experiments.launch.progress import Progress
 from bi_experiments.machine.clocks import ClockReader, Counters
 from bi_experiments.paths import PhaseFolder, write_atomically
 from bi_experiments.phase.pipes import TURN
-from bi_experiments.progress import Progress
 from bi_experiments.records import (
     Done,
     EngineReady,

@@ -3,7 +3,7 @@
 import random
 from contextlib import ExitStack
 
-from bi_experiments.launcher import PhaseProcess, follow
+from bi_experiments.launch.process import PhaseProcess, follow
 
 
 def run_alone(phase: PhaseProcess) -> None:

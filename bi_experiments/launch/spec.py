@@ -7,7 +7,7 @@ import subprocess
 
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ExperimentError
-from bi_experiments.phase_environment import interpreter
+from bi_experiments.launch.variables import interpreter
 from bi_experiments.records import EngineSpec, ProbePlan
 
 

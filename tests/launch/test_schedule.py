@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from bi_experiments.config.schema import Order
+from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.records import Arm
-from bi_experiments.schedule import Slot, plan
 
 
 def baseline_first(pairs: tuple[tuple[Slot, Slot], ...]) -> list[bool]:

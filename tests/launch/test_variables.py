@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.phase_environment import phase_environment
+from bi_experiments.launch.variables import phase_environment
 from bi_experiments.records import Arm
 
 CACHES = Path("/caches")

@@ -7,11 +7,11 @@ import pytest
 
 from bi_experiments import __version__
 from bi_experiments.config.compose import compose
-from bi_experiments.launcher import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch.progress import NoProgress
+from bi_experiments.launch.spec import engine_spec
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import PhaseFolder
-from bi_experiments.phase_spec import engine_spec
-from bi_experiments.progress import NoProgress
 from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, event_from_line, from_json
 from bi_experiments.workload import build_workload, write_workload
 from tests.fake_nvml import FakeDevice, FakeNvml
