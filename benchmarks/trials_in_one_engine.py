@@ -57,7 +57,7 @@ def launch(rounds: int) -> None:
     """One engine's process: prints the time of every trial by kind, and the metrics' share of one, as JSON."""
     from vllm.v1.metrics.stats import IterationStats
 
-    from bi_experiments.phase import engine, workloads
+    from bi_experiments.phase import engine, trials
 
     config = compose(PRESET)
     workload = build_workload(config.workload, config.seed)
@@ -78,7 +78,7 @@ def launch(rounds: int) -> None:
 
     def phase() -> float:
         switch(metrics=True)
-        return workloads.run_trial(llm, 0, largest, params, ()).time_s
+        return trials.run_trial(llm, 0, largest, params, ()).time_s
 
     kinds: dict[str, Callable[[], float]] = {
         "loop": lambda: loop(metrics=False),

@@ -4,7 +4,7 @@ from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.phase.compositions import composition
+from bi_experiments.phase.proof.compositions import composition
 
 
 def check(config: ExperimentConfig) -> None:

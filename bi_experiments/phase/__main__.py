@@ -44,9 +44,10 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     from vllm import LLM  # noqa: F401  its modules are loaded here, so that their import is timed apart from the engine
 
     imported = time.perf_counter()
-    from bi_experiments.phase import engine, probes, workloads
+    from bi_experiments.phase import engine, trials
+    from bi_experiments.phase.proof import probes
 
-    workload = workloads.read_workload(Path(spec.workload_path), spec.workload_digest)
+    workload = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
     started = time.perf_counter()
     llm = engine.build_engine(spec.engine)
     init_time_s = time.perf_counter() - started
@@ -56,7 +57,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
-        workloads.run_workload(llm, workload, spec, pipes.emit, wait)
+        trials.run_workload(llm, workload, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:

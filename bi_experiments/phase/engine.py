@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bi_experiments.phase.batches import Output, Request, Sample
+from bi_experiments.phase.proof.requests import Output, Request, Sample
 from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
 
 if TYPE_CHECKING:

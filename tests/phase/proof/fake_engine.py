@@ -4,7 +4,7 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
-from bi_experiments.phase.batches import Limits, Output, Request, Sample
+from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
 from bi_experiments.records import ProbePlan, Sampling, TrialInput, Workload
 
 TOKEN_IDS = tuple(range(2, 500))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bi_experiments.phase.batches import Batch, Limits, Request
-from bi_experiments.phase.compositions import Material, compose, composition, probe_lengths
-from tests.phase.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
+from bi_experiments.phase.proof.compositions import Material, compose, composition, probe_lengths
+from bi_experiments.phase.proof.requests import Batch, Limits, Request
+from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
 
 
 def material(limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:

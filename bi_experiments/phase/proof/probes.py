@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request, Sample
-from bi_experiments.phase.compositions import TEMPERATURE, Material, compose, composition
+from bi_experiments.phase.proof.compositions import TEMPERATURE, Material, compose, composition
+from bi_experiments.phase.proof.requests import Batch, Limits, Output, Probed, Request, Sample
 from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, Workload
 
 if TYPE_CHECKING:

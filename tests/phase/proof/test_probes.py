@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.phase.batches import Limits, Request, Sample
-from bi_experiments.phase.probes import (
+from bi_experiments.phase.proof.probes import (
     RAW_LOGPROBS,
     digest,
     first_difference,
     largest_logprob_difference,
     run_compositions,
 )
+from bi_experiments.phase.proof.requests import Limits, Request, Sample
 from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
-from tests.phase.fake_engine import (
+from tests.phase.proof.fake_engine import (
     LIMITS,
     TOKEN_IDS,
     WORKLOAD,

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from bi_experiments.phase.batches import Batch, Limits, Output, Probed, Request
+from bi_experiments.phase.proof.requests import Batch, Limits, Output, Probed, Request
 from bi_experiments.records import ProbePlan, Workload
 
 LONGEST_PROBE = 300

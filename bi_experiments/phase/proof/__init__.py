@@ -1,0 +1,1 @@
+"""The proof: probes alone and in batches, compared bit by bit."""
