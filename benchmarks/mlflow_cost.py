@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from bi_experiments import system_metrics
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, from_json, to_json
+from bi_experiments.tracking import system_metrics
 
 LOG = """
 import sys, time

@@ -56,7 +56,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import progress_for
     from bi_experiments.report.text import render_comparison
-    from bi_experiments.tracking import log_experiment
+    from bi_experiments.tracking.log import log_experiment
 
     folder = OutputFolder(Path(HydraConfig.get().runtime.output_dir))
     console = Console()

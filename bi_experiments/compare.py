@@ -25,11 +25,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments import mlflow_store
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
 from bi_experiments.stats import Estimate, complete_pairs, paired_estimate, trial_time_differences, welch_estimate
+from bi_experiments.tracking import store
 from bi_experiments.wording import band, signed, unsigned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -108,10 +108,10 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
 
     name = OutputFolder(Path()).result.name
     try:
-        with mlflow_store.connection(tracking_uri) as client:
+        with store.connection(tracking_uri) as client:
             return Path(client.download_artifacts(run_id, name, folder))
     except Exception as error:  # whatever MLflow, a driver or the network raise
-        reason = without_secrets(tracking_uri, mlflow_store.reason(error))
+        reason = without_secrets(tracking_uri, store.reason(error))
         raise ConfigurationError(
             f"{name} of run {run_id} cannot be had from {without_credentials(tracking_uri)}: {reason}; "
             "type --tracking-uri or a folder"

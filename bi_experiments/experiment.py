@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments import __version__, invariance, system_metrics
+from bi_experiments import __version__, invariance
 from bi_experiments.analysis import compare_experiment
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
@@ -39,6 +39,7 @@ from bi_experiments.records import (
 )
 from bi_experiments.report import files
 from bi_experiments.stats import half_width_pct
+from bi_experiments.tracking import system_metrics
 from bi_experiments.workload import build_workload, write_workload
 
 

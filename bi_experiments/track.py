@@ -13,7 +13,7 @@ from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, RecordError, from_json
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.records import SweepFolder
-from bi_experiments.tracking import log_experiment
+from bi_experiments.tracking.log import log_experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

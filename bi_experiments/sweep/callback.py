@@ -24,7 +24,7 @@ from bi_experiments.sweep.loader import SweepConfigLoader
 from bi_experiments.sweep.records import Status, SweepFolder, SweepRecord, interrupted
 
 if TYPE_CHECKING:
-    from bi_experiments.mlflow_runs import RunStatus
+    from bi_experiments.tracking.runs import RunStatus
 
 SWEEPS = Path("multirun")
 """Where sweeps are by default (`hydra.sweep.dir`)."""

@@ -31,7 +31,7 @@ from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.identity import differences, identity_of
 from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, SweepFolder, interrupted, of_result
 from bi_experiments.sweep.watch import end_with_parent
-from bi_experiments.tracking import log_experiment
+from bi_experiments.tracking.log import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
 

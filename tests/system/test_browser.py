@@ -16,8 +16,8 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
-from bi_experiments.mlflow_store import COST_VIEW
 from bi_experiments.records import ExperimentResult, from_json
+from bi_experiments.tracking.store import COST_VIEW
 from tests.conftest import REPOSITORY, write_fake_python
 from tests.system.servers import mlflow_server
 

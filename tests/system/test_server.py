@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from bi_experiments.mlflow_runs import PARENT
 from bi_experiments.records import to_json
+from bi_experiments.tracking.runs import PARENT
 from tests import factories
 from tests.conftest import REPOSITORY
 from tests.system.servers import mlflow_server, postgresql
-from tests.test_tracking import CONFIGURATION, check_that_nothing_was_lost, log_a_part
+from tests.tracking.test_log import CONFIGURATION, check_that_nothing_was_lost, log_a_part
 
 pytestmark = pytest.mark.system
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bi_experiments.mlflow_store import mlflow_settings
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import PhaseResult, Record, RecordError
+from bi_experiments.tracking.store import mlflow_settings
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor

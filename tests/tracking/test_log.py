@@ -17,9 +17,9 @@ from bi_experiments.config.compose import compose
 from bi_experiments.config.credentials import refuse_credentials, without_credentials
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.mlflow_runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
 from bi_experiments.records import Environment, ExperimentResult, PhaseStatus, from_json, to_json
-from bi_experiments.tracking import log_experiment, log_sweep
+from bi_experiments.tracking.log import log_experiment, log_sweep
+from bi_experiments.tracking.runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
 from tests import factories
 
 CONFIGURATION: dict[str, Any] = msgspec.to_builtins(compose(["experiment=cpu_demo"]))

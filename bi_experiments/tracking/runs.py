@@ -12,7 +12,7 @@ from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
 from bi_experiments.stats import summarise
-from bi_experiments.system_metrics import Reading
+from bi_experiments.tracking.system_metrics import Reading
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bi_experiments import mlflow_store
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.mlflow_runs import (
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import ExperimentResult, to_json
+from bi_experiments.tracking import store
+from bi_experiments.tracking.runs import (
     IDENTITY,
     PARENT,
     RunContent,
@@ -21,9 +23,7 @@ from bi_experiments.mlflow_runs import (
     of_experiment,
     of_phase,
 )
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, to_json
-from bi_experiments.system_metrics import stored
+from bi_experiments.tracking.system_metrics import stored
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,11 +102,11 @@ def _attempt(
     if not tracking.enabled:
         return None
     try:
-        with mlflow_store.connection(tracking.uri) as client:
+        with store.connection(tracking.uri) as client:
             return log(client)
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
-        why = without_secrets(tracking.uri, mlflow_store.reason(error))
+        why = without_secrets(tracking.uri, store.reason(error))
     warn(f"not logged to MLflow at {without_credentials(tracking.uri)}: {why}; {later}")
     return None
 
@@ -117,7 +117,7 @@ def _attempt(
 def _log_experiment(
     client: "MlflowClient", result: ExperimentResult, folder: Path, tracking: TrackingConfig, sweep_id: str | None
 ) -> str:
-    experiment_id = mlflow_store.experiment_id(client, tracking.uri, tracking.experiment)
+    experiment_id = store.experiment_id(client, tracking.uri, tracking.experiment)
     for run in _of_identity(client, experiment_id, identity(result)):
         run_id: str = run.info.run_id
         # The experiment's run is ended last: one that still runs was interrupted while it was logged.
@@ -145,9 +145,9 @@ def _log_sweep(
 ) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
-    experiment_id = mlflow_store.experiment_id(client, tracking.uri, tracking.experiment)
+    experiment_id = store.experiment_id(client, tracking.uri, tracking.experiment)
     # The other processes of the sweep must not make a second run of it.
-    with mlflow_store.one_at_a_time(folder / ".mlflow.lock"):
+    with store.one_at_a_time(folder / ".mlflow.lock"):
         found = _of_identity(client, experiment_id, sweep.identity)
         if not found:
             found = [client.create_run(experiment_id, sweep.start_ms, sweep.tags, sweep.name)]

@@ -7,7 +7,7 @@ import pytest
 
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, RecordError
-from bi_experiments.system_metrics import Reading, readings, stored, write
+from bi_experiments.tracking.system_metrics import Reading, readings, stored, write
 from tests import factories
 
 

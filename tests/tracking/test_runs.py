@@ -5,7 +5,6 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
-from bi_experiments.mlflow_runs import Point, composition_table, identity, of_experiment, of_phase
 from bi_experiments.records import (
     Arm,
     ArmVerdict,
@@ -17,7 +16,8 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.stats import compare_phases
-from bi_experiments.system_metrics import Reading
+from bi_experiments.tracking.runs import Point, composition_table, identity, of_experiment, of_phase
+from bi_experiments.tracking.system_metrics import Reading
 from tests import factories
 
 
