@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from bi_experiments.records import PhaseResult, from_json
-from bi_experiments.sweep.records import SweepFolder
+from bi_experiments.sweep.folder import SweepFolder
 
 QUARTERS = 4
 

@@ -12,7 +12,7 @@ from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, RecordError, from_json
 from bi_experiments.sweep.command import record_of
-from bi_experiments.sweep.records import SweepFolder
+from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.tracking.log import log_experiment
 
 

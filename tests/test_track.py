@@ -10,7 +10,8 @@ from mlflow import MlflowClient
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import ExperimentResult, to_json
-from bi_experiments.sweep.records import SweepFolder, SweepRecord
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import SweepRecord
 from bi_experiments.track import main, tracking_of
 from bi_experiments.tracking.log import log_sweep
 from bi_experiments.tracking.runs import PARENT, of_sweep

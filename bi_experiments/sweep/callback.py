@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
+from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
-from bi_experiments.sweep.records import Status, SweepFolder, SweepRecord, interrupted
+from bi_experiments.sweep.records import Status, SweepRecord, interrupted
 
 if TYPE_CHECKING:
     from bi_experiments.tracking.runs import RunStatus
@@ -101,11 +102,11 @@ class SweepCallback(Callback):
 
 
 def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
-    from bi_experiments.sweep import summary, tracked
+    from bi_experiments.sweep import summary, tracking
 
     sweep = SweepFolder(Path(config.hydra.sweep.dir))
     code = summary.finish(sweep)
-    tracked.log(sweep, OmegaConf.to_object(config.tracking), status)  # type: ignore[arg-type]
+    tracking.log(sweep, OmegaConf.to_object(config.tracking), status)  # type: ignore[arg-type]
     return code
 
 

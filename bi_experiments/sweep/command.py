@@ -7,7 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.records import RecordError, from_json
-from bi_experiments.sweep.records import SweepFolder, SweepRecord
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import SweepRecord
 
 
 def typed(overrides: Iterable[str]) -> str:

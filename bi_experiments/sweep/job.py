@@ -26,11 +26,12 @@ from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
 from bi_experiments.report.failures import last_words
 from bi_experiments.report.summary import Summary
-from bi_experiments.sweep import summary, tracked
+from bi_experiments.sweep import summary, tracking
 from bi_experiments.sweep.command import record_of, swept, typed
+from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.identity import differences, identity_of
-from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, SweepFolder, interrupted, of_result
-from bi_experiments.sweep.watch import end_with_parent
+from bi_experiments.sweep.parent import end_with_parent
+from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, interrupted, of_result
 from bi_experiments.tracking.log import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
     if record.exit_code == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     if written:
-        tracked.log(job.sweep, config.tracking, None)
+        tracking.log(job.sweep, config.tracking, None)
     return record.change_pct if record.status is Status.DONE else None
 
 
@@ -125,7 +126,7 @@ def _close(
     if result.stopped is None:
         shutil.rmtree(job.folder.caches, ignore_errors=True)
     summary.sum_up(Summary.of(result), job.folder.root)
-    sweep_run_id = tracked.run_id_of(job.sweep, config.tracking)
+    sweep_run_id = tracking.run_id_of(job.sweep, config.tracking)
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
     failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}

@@ -2,10 +2,8 @@
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -83,90 +81,6 @@ class Identity(Record, frozen=True, kw_only=True):
     digest: str
     parts: dict[str, str]
     """Settings and environment, flat: what the digest is made of."""
-
-
-@dataclass(frozen=True)
-class SweepFolder:
-    """Files of one sweep; its experiments have folders of their own in it."""
-
-    root: Path
-
-    @property
-    def record(self) -> Path:
-        """What was typed, and when."""
-        return self.root / "sweep.json"
-
-    @property
-    def experiments(self) -> Path:
-        """What became of the experiments, one event a line."""
-        return self.root / "experiments.jsonl"
-
-    @property
-    def csv(self) -> Path:
-        """The summary, one row an experiment."""
-        return self.root / "sweep.csv"
-
-    @property
-    def html(self) -> Path:
-        """The summary as a page."""
-        return self.root / "sweep.html"
-
-    @property
-    def figures(self) -> Path:
-        """The summary's figures."""
-        return self.root / "figures"
-
-    @property
-    def summary_stamp(self) -> Path:
-        """When the summary was last written, and how long that took."""
-        return self.root / ".summary.json"
-
-    @property
-    def summary_lock(self) -> Path:
-        """Held by who writes the summary."""
-        return self.root / ".summary.lock"
-
-    @property
-    def mlflow_lock(self) -> Path:
-        """Held by who makes the sweep's run."""
-        return self.root / ".run.lock"
-
-    @property
-    def running_lock(self) -> Path:
-        """Held by the process that was typed, as long as it lives."""
-        return self.root / ".running.lock"
-
-    @property
-    def replaced(self) -> Path:
-        """Results of experiments whose identity was another one."""
-        return self.root / "replaced"
-
-    def append(self, record: ExperimentRecord) -> None:
-        """Add a line; one write under a lock, so that it is whole whoever else writes."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self.experiments.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            end = file.seek(0, os.SEEK_END)
-            torn = b""  # a process that was killed while it wrote left a part of a line
-            if end:
-                file.seek(end - 1)
-                torn = b"" if file.read(1) == b"\n" else b"\n"
-            file.write(torn + msgspec.json.encode(record) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def read(self) -> list[ExperimentRecord]:
-        """The last record of every experiment, by number; a line that a killed process left unfinished is no record."""
-        last: dict[int, ExperimentRecord] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.experiments.read_bytes().splitlines():
-                with contextlib.suppress(msgspec.DecodeError):
-                    record = _DECODER.decode(line)
-                    last[record.number] = record
-        return [last[number] for number in sorted(last)]
-
-
-_DECODER = msgspec.json.Decoder(ExperimentRecord)
 
 
 def interrupted(started: ExperimentRecord) -> ExperimentRecord:

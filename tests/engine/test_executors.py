@@ -9,8 +9,8 @@ from bi_experiments.config.compose import compose
 from bi_experiments.errors import PhaseError
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.records import Arm
-from tests.cluster.local_ray import MARK, authentication, processes
 from tests.processes import wait_for
+from tests.sweep.launchers.local_ray import MARK, authentication, processes
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.sweep.records import ExperimentRecord, SweepFolder
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord
 from tests.conftest import REPOSITORY
 
 

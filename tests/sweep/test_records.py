@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.records import Arm, ArmVerdict, Invariance, InvarianceReport
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, of_result
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord, Status, of_result
 from tests.factories import experiment_result
 
 

@@ -9,7 +9,8 @@ from bi_experiments.paths import write_atomically
 from bi_experiments.records import Invariance, to_json
 from bi_experiments.report.summary import Summary
 from bi_experiments.sweep import summary
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from tests.factories import experiment_result
 from tests.sweep.test_records import record
 

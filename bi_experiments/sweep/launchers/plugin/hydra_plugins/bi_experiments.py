@@ -9,12 +9,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from bi_experiments.cluster.job import RemoteJob, compose_jobs
-from bi_experiments.cluster.ray import run_on_ray
-from bi_experiments.cluster.slurm import run_on_slurm
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
+from bi_experiments.sweep.launchers.local import run_here
+from bi_experiments.sweep.launchers.ray import run_on_ray
+from bi_experiments.sweep.launchers.remote import RemoteJob, compose_jobs
+from bi_experiments.sweep.launchers.slurm import run_on_slurm
 from bi_experiments.sweep.loader import experiments
-from bi_experiments.sweep.local import run_here
 
 
 class _Launcher(Launcher):

@@ -6,11 +6,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from bi_experiments.cluster.job import RemoteJob
-from bi_experiments.cluster.ray import run_on_ray
-from bi_experiments.cluster.slurm import run_on_slurm
 from bi_experiments.config.compose import conf_folder, register_schema
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
+from bi_experiments.sweep.launchers.ray import run_on_ray
+from bi_experiments.sweep.launchers.remote import RemoteJob
+from bi_experiments.sweep.launchers.slurm import run_on_slurm
 
 
 def composed(*overrides: str) -> DictConfig:

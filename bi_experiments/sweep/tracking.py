@@ -9,7 +9,8 @@ from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.paths import write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder, SweepRecord, locked
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord, locked
 from bi_experiments.tracking.log import log_sweep
 from bi_experiments.tracking.runs import RunStatus, of_sweep
 

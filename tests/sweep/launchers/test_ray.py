@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.local_ray import local_ray, why_not
-from tests.cluster.programs import Sweep, interpreter
 from tests.processes import gone, wait_for
+from tests.sweep.launchers.local_ray import local_ray, why_not
+from tests.sweep.launchers.programs import Sweep, interpreter
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(why_not() is not None, reason=f"no Ray: {why_not()}")]
 

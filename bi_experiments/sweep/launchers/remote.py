@@ -14,8 +14,9 @@ from omegaconf import DictConfig, open_dict
 
 from bi_experiments.config.backends import Platform
 from bi_experiments.errors import ExitCode
+from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import experiments
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord, Status
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
-from bi_experiments.cluster.job import RemoteJob, without_result
 from bi_experiments.config.launchers import RaySettings
 from bi_experiments.errors import ExitCode
+from bi_experiments.sweep.launchers.remote import RemoteJob, without_result
 
 CONNECT_S = 10.0
 """Time that a cluster has to answer, in seconds."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
-from bi_experiments.cluster.job import RemoteJob, without_result
 from bi_experiments.config.launchers import SlurmSettings
+from bi_experiments.sweep.launchers.remote import RemoteJob, without_result
 
 if TYPE_CHECKING:
     from submitit import Job

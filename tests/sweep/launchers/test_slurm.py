@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.one_node_slurm import OneNodeSlurm, one_node_slurm, why_not
-from tests.cluster.programs import Sweep, interpreter
 from tests.processes import gone, wait_for
+from tests.sweep.launchers.one_node_slurm import OneNodeSlurm, one_node_slurm, why_not
+from tests.sweep.launchers.programs import Sweep, interpreter
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(why_not() is not None, reason=f"no Slurm: {why_not()}")]
 

@@ -1,1 +1,0 @@
-"""The experiments of a sweep on other machines: as Slurm jobs, as Ray tasks."""
