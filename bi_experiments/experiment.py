@@ -37,7 +37,7 @@ from bi_experiments.records import (
     from_json,
     to_json,
 )
-from bi_experiments.report import files
+from bi_experiments.report import output
 from bi_experiments.stats import half_width_pct
 from bi_experiments.tracking import system_metrics
 from bi_experiments.workload import build_workload, write_workload
@@ -116,12 +116,12 @@ def run_experiment(
         beside=launches.beside,
     )
     write_atomically(folder.result, to_json(result))
-    files.write_text(result, folder)
+    output.write_text(result, folder)
     if stopped is None:
         shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
     progress.experiment_ended(result)
     if result.wall_time_s >= pages_from_s:
-        files.try_write_pages(result, folder)
+        output.try_write_pages(result, folder)
     return result
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import ExperimentResult, PhaseStatus, RecordError, from_json
-from bi_experiments.report.files import write_pages, write_text
+from bi_experiments.report.output import write_pages, write_text
 from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
 
 COMPARISON = "comparison.html"

@@ -1,9 +1,63 @@
-"""The rows of a page of several experiments."""
+"""The rows of a page of several experiments, which keeps little of each: a thousand whole records fill the memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
-from bi_experiments.records import Metric
-from bi_experiments.report.summary import Summary
+from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
+from bi_experiments.report.machine import device, version
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One experiment in a comparison of several."""
+
+    name: str
+    configuration: Mapping[str, Any]
+    """The composed configuration, as in the record."""
+    second_arm: Arm
+    """`batch_invariant`, or `control`."""
+    pairs: int
+    """Complete pairs."""
+    sentence: str | None
+    """The result in one sentence; None without a complete pair."""
+    trial_time: Metric | None
+    throughput: Metric | None
+    invariance: Invariance | None
+    """The verdict on the second arm; None when it was not probed."""
+    differing: int
+    """Probe outputs of the second arm that changed with the batch, of `probed`."""
+    probed: int
+    findings: tuple[str, ...]
+    """Kinds of the findings."""
+    started_at: float
+    """Unix time in seconds."""
+    device: str
+    vllm_version: str | None
+
+    @classmethod
+    def of(cls, result: ExperimentResult) -> Self:
+        """Sum up one record."""
+        comparison = result.comparison
+        arm = next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
+        verdicts = result.invariance.arms if result.invariance else ()
+        verdict = next((one for one in verdicts if one.arm is arm), None)
+        return cls(
+            name=result.name,
+            configuration=result.configuration,
+            second_arm=arm,
+            pairs=comparison.pairs if comparison else 0,
+            sentence=comparison.sentence if comparison else None,
+            trial_time=comparison.metric("trial_time") if comparison else None,
+            throughput=comparison.metric("throughput") if comparison else None,
+            invariance=verdict.verdict if verdict else None,
+            differing=verdict.differing if verdict else 0,
+            probed=verdict.total if verdict else 0,
+            findings=tuple(dict.fromkeys(finding.kind for finding in comparison.findings)) if comparison else (),
+            started_at=result.started_at,
+            device=device(result.environment),
+            vllm_version=version("vllm", result.environment, result.phases),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from bi_experiments.paths import write_atomically
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.layout import figure
-from bi_experiments.report.rows import Row
-from bi_experiments.report.summary import Summary
+from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
 from bi_experiments.wording import band, count, signed
 

@@ -25,7 +25,7 @@ from bi_experiments.outcome import exit_code
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
 from bi_experiments.report.failures import last_words
-from bi_experiments.report.summary import Summary
+from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary, tracking
 from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.folder import SweepFolder

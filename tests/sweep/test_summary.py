@@ -7,7 +7,7 @@ import pytest
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import write_atomically
 from bi_experiments.records import Invariance, to_json
-from bi_experiments.report.summary import Summary
+from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord

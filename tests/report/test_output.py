@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.paths import OutputFolder
-from bi_experiments.report import files
+from bi_experiments.report import output
 from bi_experiments.report.figures import experiment
 from tests import factories
 
 
 def test_everything_is_written(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
-    files.write_text(factories.whole_result(), folder)
-    files.write_pages(factories.whole_result(), folder)
+    output.write_text(factories.whole_result(), folder)
+    output.write_pages(factories.whole_result(), folder)
     assert {path.name for path in tmp_path.iterdir()} == {"report.txt", "report.html", "report.md", "figures"}
     figures = sorted(folder.figures.iterdir())
     assert [path.stem for path in figures] == ["drift", "init_time", "invariance", "latency", "overhead", "trial_times"]
@@ -21,8 +21,8 @@ def test_everything_is_written(tmp_path: Path) -> None:
 
 def test_a_figure_that_the_record_no_longer_has_is_removed(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
-    files.write_pages(factories.whole_result(), folder)
-    files.write_pages(factories.whole_result(factories.phases([7.0])), folder)
+    output.write_pages(factories.whole_result(), folder)
+    output.write_pages(factories.whole_result(factories.phases([7.0])), folder)
     assert not folder.figure("drift").exists()
     assert folder.figure("trial_times").exists()
 
@@ -36,7 +36,7 @@ def test_a_failure_to_draw_is_one_line_and_a_traceback_in_the_log(
     monkeypatch.setattr(experiment, "draw", broken)
     warnings: list[str] = []
     with caplog.at_level(logging.INFO):
-        files.try_write_pages(factories.whole_result(), OutputFolder(tmp_path), warnings.append)
+        output.try_write_pages(factories.whole_result(), OutputFolder(tmp_path), warnings.append)
     (warning,) = warnings
     assert "RuntimeError: no fonts" in warning
     assert warning.endswith(f"python -m bi_experiments.report {tmp_path}")
@@ -51,4 +51,4 @@ def test_an_interruption_is_not_swallowed(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(experiment, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        files.try_write_pages(factories.whole_result(), OutputFolder(tmp_path))
+        output.try_write_pages(factories.whole_result(), OutputFolder(tmp_path))
