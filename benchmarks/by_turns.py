@@ -17,8 +17,8 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any, TextIO
 
+from bi_experiments.analysis.estimates import paired_estimate
 from bi_experiments.config.compose import compose
-from bi_experiments.stats import paired_estimate
 
 SEED = 20240919
 WARM_UP_TRIALS = 2

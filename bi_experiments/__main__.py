@@ -49,9 +49,9 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     # Imported here, so that --help and --cfg answer at once.
     from rich.console import Console
 
+    from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import prepare, run_experiment
-    from bi_experiments.outcome import exit_code
     from bi_experiments.paths import OutputFolder
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import progress_for

@@ -47,10 +47,10 @@ def run_benchmark_with_batch_invariant(
         PhaseError: The phase failed; its log's last lines are in the message.
     """
     # Local imports: phases import this package too, in environments that may have neither Hydra nor OmegaConf.
+    from bi_experiments.analysis.metrics import summarise
     from bi_experiments.config.compose import compose
     from bi_experiments.experiment import run_single_phase
     from bi_experiments.records import Arm
-    from bi_experiments.stats import summarise
 
     config = compose(
         [

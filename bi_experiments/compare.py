@@ -25,10 +25,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.estimates import Estimate, paired_estimate, welch_estimate
+from bi_experiments.analysis.pairs import complete_pairs, second_arm, trial_time_differences
+from bi_experiments.config.plain import setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
-from bi_experiments.stats import Estimate, complete_pairs, paired_estimate, trial_time_differences, welch_estimate
+from bi_experiments.records import ExperimentResult, RecordError, from_json
 from bi_experiments.tracking import store
 from bi_experiments.wording import band, signed, unsigned
 
@@ -132,11 +134,11 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
         for name, one, other in (
             ("record version", first.version, second.version),
             ("workload", first.workload_digest[:12], second.workload_digest[:12]),
-            ("model", _setting(first, "model", "name"), _setting(second, "model", "name")),
-            ("dtype", _setting(first, "model", "dtype"), _setting(second, "model", "dtype")),
-            ("tp", _setting(first, "tp"), _setting(second, "tp")),
-            ("pp", _setting(first, "pp"), _setting(second, "pp")),
-            ("second arm", _second_arm(first), _second_arm(second)),
+            ("model", setting(first.configuration, "model", "name"), setting(second.configuration, "model", "name")),
+            ("dtype", setting(first.configuration, "model", "dtype"), setting(second.configuration, "model", "dtype")),
+            ("tp", setting(first.configuration, "tp"), setting(second.configuration, "tp")),
+            ("pp", setting(first.configuration, "pp"), setting(second.configuration, "pp")),
+            ("second arm", second_arm(first.phases), second_arm(second.phases)),
             ("machine", _machine(first), _machine(second)),
         )
         if one != other
@@ -191,21 +193,10 @@ def _differences(result: ExperimentResult) -> tuple[float, ...]:
     return trial_time_differences(complete_pairs(result.phases))
 
 
-def _setting(result: ExperimentResult, *keys: str) -> object:
-    value: object = result.configuration
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
 def _equivalence_pct(*results: ExperimentResult) -> float:
     """The stricter of the two, where they were measured by different rules."""
-    values = [_setting(result, "protocol", "equivalence_pct") for result in results]
+    values = [setting(result.configuration, "protocol", "equivalence_pct") for result in results]
     return min((value for value in values if isinstance(value, int | float)), default=0.0)
-
-
-def _second_arm(result: ExperimentResult) -> Arm | None:
-    return next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), None)
 
 
 def _machine(result: ExperimentResult) -> str:
@@ -230,7 +221,7 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
     return (
         result.name,
         _machine(result),
-        pairs[0].batch_invariant.versions.get("vllm", "unknown"),
+        pairs[0].second.versions.get("vllm", "unknown"),
         (result.environment.commit or "unknown")[:12] + (" and changes" if result.environment.dirty else ""),
         str(len(pairs)),
         f"{signed(overhead.change_pct)} {_interval(overhead)}",

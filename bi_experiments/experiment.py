@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments import __version__, invariance
-from bi_experiments.analysis import compare_experiment
+from bi_experiments import __version__
+from bi_experiments.analysis import invariance
+from bi_experiments.analysis.comparison import compare_experiment
+from bi_experiments.analysis.metrics import half_width_pct
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
 from bi_experiments.config.credentials import refuse_credentials
@@ -38,7 +40,6 @@ from bi_experiments.records import (
     to_json,
 )
 from bi_experiments.report import output
-from bi_experiments.stats import half_width_pct
 from bi_experiments.tracking import system_metrics
 from bi_experiments.workload import build_workload, write_workload
 

@@ -5,7 +5,7 @@ from functools import cache
 
 from msgspec.structs import replace
 
-from bi_experiments.analysis import compare_experiment
+from bi_experiments.analysis.comparison import compare_experiment
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, Order, ProtocolConfig

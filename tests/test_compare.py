@@ -11,10 +11,10 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments import compare
+from bi_experiments.analysis.estimates import Estimate, welch_estimate
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import Arm, ExperimentResult, to_json
-from bi_experiments.stats import Estimate, welch_estimate
 from tests import factories
 
 BEFORE = (7.0, 7.5, 8.0)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from bi_experiments import gate
+from bi_experiments.analysis.outcome import decide_gate, describe_gate
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import figure
-from bi_experiments.report.tables import second_arm
 from bi_experiments.wording import band, count, signed
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
@@ -40,7 +40,7 @@ def sentences(result: ExperimentResult) -> list[str]:
         said.append(result.invariance.sentence)
     limit = _limit(result)
     if result.comparison is not None and limit is not None:
-        said.append(gate.describe(result.comparison, limit))
+        said.append(describe_gate(result.comparison, limit))
     return said
 
 
@@ -53,7 +53,7 @@ def badges(result: ExperimentResult) -> list[Badge]:
         found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
     limit = _limit(result)
     if result.comparison is not None and limit is not None:
-        found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[gate.decide(result.comparison, limit)]))
+        found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial
 from bi_experiments.report.layout import heading, paragraph
-from bi_experiments.stats import summarise
 
 LABELS = {Arm.BASELINE: "baseline", Arm.BATCH_INVARIANT: "batch invariant", Arm.CONTROL: "control"}
 """The arms in running text."""

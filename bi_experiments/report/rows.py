@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
 from bi_experiments.report.machine import device, version
 
@@ -39,7 +40,7 @@ class Summary:
     def of(cls, result: ExperimentResult) -> Self:
         """Sum up one record."""
         comparison = result.comparison
-        arm = next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
+        arm = second_arm(result.phases)
         verdicts = result.invariance.arms if result.invariance else ()
         verdict = next((one for one in verdicts if one.arm is arm), None)
         return cls(

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from bi_experiments.analysis.metrics import summarise
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.records import (
     Arm,
@@ -16,7 +18,6 @@ from bi_experiments.records import (
 )
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
-from bi_experiments.stats import summarise
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     left: frozenset[int] = frozenset({0})
     """Indices of the columns that are left-aligned; the others hold numbers."""
-
-
-def second_arm(phases: Sequence[PhaseResult]) -> Arm:
-    """The arm that is compared with the baseline."""
-    return next((phase.arm for phase in phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
 
 
 def in_order(arms: Sequence[Arm] | Mapping[Arm, object]) -> tuple[Arm, ...]:

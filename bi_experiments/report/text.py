@@ -4,7 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
-from bi_experiments import gate
+from bi_experiments.analysis.estimates import paired_estimate
+from bi_experiments.analysis.metrics import summarise
+from bi_experiments.analysis.outcome import describe_gate
+from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratio, second_arm
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
@@ -20,7 +23,6 @@ from bi_experiments.report import tables
 from bi_experiments.report.blocks import LABELS, head, phase_block
 from bi_experiments.report.layout import RULE, change_text, heading, paragraph, table
 from bi_experiments.report.machine import device, version
-from bi_experiments.stats import Pair, complete_pairs, log_ratio, paired_estimate, summarise
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:
@@ -70,7 +72,7 @@ def render_comparison(result: ExperimentResult, folder: Path | None = None) -> s
 
 
 def _comparison(result: ExperimentResult) -> list[str]:
-    other = tables.second_arm(result.phases)
+    other = second_arm(result.phases)
     name = LABELS[other].title()
     title = "Batch Invariance" if other is Arm.BATCH_INVARIANT else name
     lines = heading(f"COMPARISON: {title} vs Baseline")
@@ -124,7 +126,7 @@ def _answer(result: ExperimentResult) -> list[str]:
         lines += paragraph(result.invariance.sentence)
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     if result.comparison is not None and limit is not None:
-        lines += paragraph(gate.describe(result.comparison, float(limit)))
+        lines += paragraph(describe_gate(result.comparison, float(limit)))
     if result.stopped is not None:
         ran = f"{len(result.phases)} of {result.planned_phases} phases"
         lines += paragraph(f"It ended early, after {ran}: {result.stopped}.")

@@ -15,13 +15,13 @@ import msgspec
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import from_hydra
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
 from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.machine.placement import placed
-from bi_experiments.outcome import exit_code
 from bi_experiments.paths import OutputFolder, write_atomically
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
 from bi_experiments.report.failures import last_words

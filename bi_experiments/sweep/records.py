@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
 
@@ -95,10 +96,9 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
     """The fields of an experiment's record that its result gives."""
     trial_time = result.comparison.metric("trial_time") if result.comparison else None
     verdicts = {verdict.arm: verdict.verdict for verdict in result.invariance.arms} if result.invariance else {}
-    other = next((phase.arm for phase in result.phases if phase.arm.value != "baseline"), None)
     fields: dict[str, object] = {
         "wall_time_s": result.wall_time_s,
-        "invariance": verdicts.get(other) if other is not None else None,
+        "invariance": verdicts.get(second_arm(result.phases)),
     }
     if trial_time is not None:
         fields |= {

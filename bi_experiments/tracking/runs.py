@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.analysis.metrics import summarise
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
-from bi_experiments.stats import summarise
 from bi_experiments.tracking.system_metrics import Reading
 
 PARAMETER_LIMIT = 500
@@ -212,7 +213,9 @@ def note(result: ExperimentResult) -> str:
     if result.stopped is not None:
         paragraphs.append(f"Ended early: {result.stopped}.")
     if result.comparison is not None:
-        header = f"| metric | unit | baseline | {LABELS[_other_arm(result)]} | change % | 95 % interval | verdict |"
+        header = (
+            f"| metric | unit | baseline | {LABELS[second_arm(result.phases)]} | change % | 95 % interval | verdict |"
+        )
         rows = [header, "|---|---|--:|--:|--:|--:|---|", *map(_note_row, result.comparison.metrics)]
         paragraphs.append("\n".join(rows))
         paragraphs += [f"- {finding.message} {finding.remedy}" for finding in result.comparison.findings]
@@ -272,7 +275,7 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
         keys = dict.fromkeys(key for launch in launches for key in launch)
         values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
     if result.comparison is not None:
-        other = _other_arm(result)
+        other = second_arm(result.phases)
         for metric in result.comparison.metrics:
             values[f"{Arm.BASELINE}/{metric.name}"] = metric.baseline
             values[f"{other}/{metric.name}"] = metric.batch_invariant
@@ -350,10 +353,6 @@ def _experiment_status(result: ExperimentResult) -> RunStatus:
 
 def _first_error(phases: Iterable[PhaseResult]) -> str | None:
     return next((phase.error for phase in phases if phase.error), None)
-
-
-def _other_arm(result: ExperimentResult) -> Arm:
-    return next((phase.arm for phase in result.phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
 
 
 def _ms(seconds: float) -> int:

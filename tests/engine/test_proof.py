@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.analysis.invariance import judge
 from bi_experiments.config.compose import compose
 from bi_experiments.experiment import run_single_phase
-from bi_experiments.invariance import judge
 from bi_experiments.records import Arm, Invariance, InvarianceReport, PhaseResult, ProbeResult
 from tests.conftest import REPOSITORY
 

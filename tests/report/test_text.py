@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
 from bi_experiments.records import (
     Arm,
@@ -18,7 +19,6 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.report.text import render, render_comparison
-from bi_experiments.stats import compare_phases
 from tests import factories
 
 RULE = "=" * 75

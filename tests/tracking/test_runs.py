@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
 from bi_experiments.records import (
     Arm,
@@ -15,7 +16,6 @@ from bi_experiments.records import (
     NeedleCheck,
     PhaseStatus,
 )
-from bi_experiments.stats import compare_phases
 from bi_experiments.tracking.runs import Point, composition_table, identity, of_experiment, of_phase
 from bi_experiments.tracking.system_metrics import Reading
 from tests import factories

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.config.plain import setting
 from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report.figures import theme
@@ -128,7 +129,7 @@ def _ticks_pct(low: float, high: float) -> list[float]:
     span_pct = 100 * (high - low)
     if span_pct < 120:
         step = next((step for step in _STEPS_PCT if span_pct / step <= 9), _STEPS_PCT[-1])
-        first, last = math.ceil(100 * math.expm1(low) / step), math.floor(100 * math.expm1(high) / step)
+        first, last = math.ceil(per_cent(low) / step), math.floor(per_cent(high) / step)
         return [round(step * index, 6) for index in range(first, last + 1)]
     factors = _FACTORS if span_pct < 400 else _FACTORS[::2]
     return sorted({100 * (factor - 1) for factor in factors} | {100 * (1 / factor - 1) for factor in factors})

@@ -7,14 +7,15 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from bi_experiments.analysis.estimates import per_cent
+from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.analysis.trends import Level, launch_levels, over_launches
 from bi_experiments.config.plain import setting
-from bi_experiments.drift import Level, launch_levels, over_launches
 from bi_experiments.records import ExperimentResult, PhaseResult
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import in_order
-from bi_experiments.stats import complete_pairs
 from bi_experiments.wording import band, count, signed
 
 NAMED_PAIRS = 12
@@ -139,7 +140,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
         own = [level for level in levels if level.arm is arm]
         style = theme.arm_style(arm)
         axes.plot(
-            [(level.at_s - zero) / 60 for level in own], [100 * math.expm1(level.log_ratio) for level in own],
+            [(level.at_s - zero) / 60 for level in own], [per_cent(level.log_ratio) for level in own],
             linestyle="", marker=style.marker, markersize=7, color=style.colour, markeredgecolor=theme.SURFACE,
             markeredgewidth=0.6, label=LABELS[arm], zorder=3,
         )  # fmt: skip
@@ -170,7 +171,7 @@ def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float) -> str:
     slope = math.log1p(trend.total_pct / 100) / span
     ends = (min(starts), max(starts))
     axes.plot(
-        [(end - zero) / 60 for end in ends], [100 * math.expm1(slope * (end - centre)) for end in ends],
+        [(end - zero) / 60 for end in ends], [per_cent(slope * (end - centre)) for end in ends],
         color=theme.INK, linewidth=1.3, linestyle=(0, (5, 2)), label="Theil–Sen slope", zorder=2,
     )  # fmt: skip
     return (

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from bi_experiments.analysis.estimates import per_cent
+from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import ClockReading, Finding, PhaseResult
-from bi_experiments.stats import Pair
 from bi_experiments.wording import count, unsigned
 
 HELD_BACK_SHARE = 0.1
@@ -60,7 +61,7 @@ def _share(reading: ClockReading, reason: str, time_s: float) -> float:
 
 
 def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
-    shares = [(held_back_share(pair.baseline, reason), held_back_share(pair.batch_invariant, reason)) for pair in pairs]
+    shares = [(held_back_share(pair.baseline, reason), held_back_share(pair.second, reason)) for pair in pairs]
     differences = [other - baseline for baseline, other in shares]
     if _one_sign(differences) and abs(fmean(differences)) > HELD_BACK_SHARE:
         baseline, other = (fmean(column) for column in zip(*shares, strict=True))
@@ -74,12 +75,12 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
 
 
 def _clock(pairs: Sequence[Pair], equivalence_pct: float) -> Iterator[Finding]:
-    clocks = [(sm_clock_mhz(pair.baseline), sm_clock_mhz(pair.batch_invariant)) for pair in pairs]
+    clocks = [(sm_clock_mhz(pair.baseline), sm_clock_mhz(pair.second)) for pair in pairs]
     known = [(baseline, other) for baseline, other in clocks if baseline and other]
     ratios = [math.log(other / baseline) for baseline, other in known]
     if not ratios or not _one_sign(ratios):
         return
-    change_pct = 100 * math.expm1(fmean(ratios))
+    change_pct = per_cent(fmean(ratios))
     if abs(change_pct) > equivalence_pct:
         baseline, other = (fmean(column) for column in zip(*known, strict=True))
         yield Finding(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bi_experiments import gate
+from bi_experiments.analysis.outcome import decide_gate, describe_gate
 from bi_experiments.errors import ExitCode
 from tests import factories
 
@@ -20,12 +20,12 @@ from tests import factories
 )
 def test_decision(low: float | None, high: float | None, expected: ExitCode) -> None:
     comparison = factories.comparison(factories.metric(9.5, low, high))
-    assert gate.decide(comparison, max_overhead_pct=10.0) is expected
+    assert decide_gate(comparison, max_overhead_pct=10.0) is expected
 
 
 def test_without_a_trial_time_nothing_is_decided() -> None:
     comparison = factories.comparison(factories.metric(name="throughput"))
-    assert gate.decide(comparison, 10.0) is ExitCode.GATE_UNDECIDED
+    assert decide_gate(comparison, 10.0) is ExitCode.GATE_UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_without_a_trial_time_nothing_is_decided() -> None:
     ],
 )
 def test_the_line_says_what_was_decided_and_by_what(low: float | None, high: float | None, line: str) -> None:
-    assert gate.describe(factories.comparison(factories.metric(7.4, low, high)), 5.0) == line
+    assert describe_gate(factories.comparison(factories.metric(7.4, low, high)), 5.0) == line

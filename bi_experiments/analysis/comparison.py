@@ -1,11 +1,15 @@
 """From the phases of an experiment to its comparison: the metrics, the findings, and one sentence for a reader."""
 
+import math
 from collections.abc import Sequence
+from statistics import fmean, variance
 
+from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
+from bi_experiments.analysis.findings import all_findings
+from bi_experiments.analysis.metrics import compare_phases
+from bi_experiments.analysis.pairs import Pair, complete_pairs, trial_times
 from bi_experiments.config.schema import ProtocolConfig
-from bi_experiments.diagnosis import diagnose
 from bi_experiments.records import Arm, Comparison, Difference, Metric, PhaseResult
-from bi_experiments.stats import compare_phases, complete_pairs, noise_floor_pct
 from bi_experiments.wording import band, count, signed, unsigned
 
 
@@ -35,13 +39,13 @@ def compare_experiment(
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
-        findings=diagnose(phases, protocol, planned_pairs, cpu_count, beside),
+        findings=all_findings(phases, protocol, planned_pairs, cpu_count, beside),
         sequential=sequential,
         noise_floor_pct=floor,
         sentence=sentence(
             trial_time,
             protocol.equivalence_pct,
-            control=pairs[0].batch_invariant.arm is Arm.CONTROL,
+            control=pairs[0].second.arm is Arm.CONTROL,
             sequential=sequential,
             noise_floor_pct=floor,
         ),
@@ -91,3 +95,20 @@ def sentence(
                 "reaches from a saving to a cost"
             )
     return f"{result}, {pairs}{floor}."
+
+
+def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
+    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
+
+    From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
+    mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes
+    from a pair what both its launches share, so that its interval may be narrower than this. None with one pair.
+    """
+    if len(pairs) < 2:
+        return None
+    from scipy.stats import t  # slow to import: only when something is estimated
+
+    arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
+    variances = [variance(fmean(map(math.log, trial_times(phase))) for phase in arm) for arm in arms]
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, 2 * (len(pairs) - 1)))
+    return per_cent(quantile * math.sqrt(fmean(variances) * 2 / len(pairs)))

@@ -3,9 +3,9 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.drift import launch_levels, over_launches, trend
+from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.analysis.trends import launch_levels, over_launches, trend
 from bi_experiments.records import Arm, PhaseResult
-from bi_experiments.stats import complete_pairs
 from tests import factories
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.diagnosis import diagnose
+from bi_experiments.analysis.findings import all_findings
+from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.records import ClockReading, Finding, PhaseResult, from_json, to_json
-from bi_experiments.throttling import held_back_share
 from tests import factories
 
 
@@ -32,7 +32,7 @@ def read(
 
 def findings(phases: Sequence[PhaseResult]) -> list[Finding]:
     protocol = factories.protocol()
-    return [finding for finding in diagnose(phases, protocol, 3, cpu_count=2) if finding.kind == "clocks"]
+    return [finding for finding in all_findings(phases, protocol, 3, cpu_count=2) if finding.kind == "clocks"]
 
 
 def test_arms_at_the_same_clocks_are_no_finding() -> None:

@@ -1,11 +1,32 @@
-"""Whether the trial time's overhead is over the limit that continuous integration sets."""
+"""The exit code of a finished experiment: what it says of the phases, the proof, and the limit that CI sets."""
 
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import Comparison
+from bi_experiments.records import Arm, Comparison, ExperimentResult, Invariance, PhaseStatus
 from bi_experiments.wording import band, signed
 
 
-def decide(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
+def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
+    """What the process's exit status says about an experiment; what keeps the number from being complete comes first.
+
+    Args:
+        result: The finished experiment.
+        config: Its configuration, for `verify.strict` and the gate.
+    """
+    statuses = {phase.status for phase in result.phases}
+    if PhaseStatus.INTERRUPTED in statuses:
+        return ExitCode.INTERRUPTED
+    if statuses & {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
+        return ExitCode.PHASE_FAILED
+    verdict = result.invariance.verdict(Arm.BATCH_INVARIANT) if result.invariance else None
+    if config.verify.strict and verdict is Invariance.VIOLATED:
+        return ExitCode.INVARIANCE_VIOLATED
+    if config.gate.max_overhead_pct is None or result.comparison is None:
+        return ExitCode.DONE
+    return decide_gate(result.comparison, config.gate.max_overhead_pct)
+
+
+def decide_gate(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
     """Compare the interval of the trial time's overhead with the limit.
 
     `OVER_GATE` when the whole interval is over the limit, `DONE` when none of it is, `GATE_UNDECIDED` when the limit
@@ -21,14 +42,14 @@ def decide(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
     return ExitCode.GATE_UNDECIDED
 
 
-def describe(comparison: Comparison, max_overhead_pct: float) -> str:
+def describe_gate(comparison: Comparison, max_overhead_pct: float) -> str:
     """The decision in one line, with what to do where there is none."""
     limit = f"the gate of {max_overhead_pct:g} %"
     trial_time = comparison.metric("trial_time")
     if trial_time is None or trial_time.change_pct is None or trial_time.low_pct is None or trial_time.high_pct is None:
         return f"Gate undecided: no interval to hold against {limit}; type protocol.pairs=3 or more."
     overhead = f"{signed(trial_time.change_pct)} {band(trial_time.low_pct, trial_time.high_pct)} trial time"
-    match decide(comparison, max_overhead_pct):
+    match decide_gate(comparison, max_overhead_pct):
         case ExitCode.OVER_GATE:
             return f"Over the gate: the whole interval of {overhead} is over {limit}."
         case ExitCode.DONE:

@@ -12,14 +12,27 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean, quantiles, stdev, variance
-from typing import Literal, NamedTuple, TypeAlias
+from statistics import fmean, quantiles
+from typing import Literal, TypeAlias
 
-from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
-
-CONFIDENCE = 0.95
-"""Of every interval."""
-
+from bi_experiments.analysis.estimates import (
+    AMOUNT,
+    HIGHER_IS_QUICKER,
+    LOWER_IS_QUICKER,
+    Direction,
+    paired_estimate,
+    verdict,
+)
+from bi_experiments.analysis.pairs import (
+    Pair,
+    Values,
+    complete_pairs,
+    log_ratio,
+    output_tokens,
+    trial_time_differences,
+    trial_times,
+)
+from bi_experiments.records import Metric, PhaseResult
 
 # --- One phase ------------------------------------------------------------------------------------------------------
 
@@ -50,7 +63,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
     """
     if phase.init_time_s is None or not phase.trials:
         raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
-    times = _trial_times(phase)
+    times = trial_times(phase)
     return PhaseSummary(
         init_time_s=phase.init_time_s,
         avg_time_s=fmean(times),
@@ -67,149 +80,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
 # --- Pairs ----------------------------------------------------------------------------------------------------------
 
 
-class Pair(NamedTuple):
-    """The two phases of a complete pair; `batch_invariant` is the second baseline in a control experiment."""
-
-    baseline: PhaseResult
-    batch_invariant: PhaseResult
-
-
-def complete_pairs(phases: Iterable[PhaseResult]) -> tuple[Pair, ...]:
-    """The pairs whose two phases both ended well with all trials, by pair number; every other phase is left out."""
-    done = [phase for phase in phases if phase.status is PhaseStatus.OK and phase.trials]
-    trials = max((len(phase.trials) for phase in done), default=0)
-    whole = [phase for phase in done if len(phase.trials) == trials]
-    baselines = {phase.pair: phase for phase in whole if phase.arm is Arm.BASELINE}
-    others = {phase.pair: phase for phase in whole if phase.arm is not Arm.BASELINE}
-    return tuple(Pair(baselines[pair], others[pair]) for pair in sorted(baselines.keys() & others.keys()))
-
-
-def log_ratio(batch_invariant: Sequence[float], baseline: Sequence[float]) -> float:
-    """D_b of one pair: the mean of ln(batch_invariant / baseline) over the values that belong together.
-
-    Raises:
-        ValueError: the arms have different numbers of values, or a value is not above 0.
-    """
-    return fmean(math.log(one / other) for one, other in zip(batch_invariant, baseline, strict=True))
-
-
-def trial_time_differences(pairs: Iterable[Pair]) -> tuple[float, ...]:
-    """D_b of the trial time, one value a pair."""
-    return tuple(log_ratio(_trial_times(pair.batch_invariant), _trial_times(pair.baseline)) for pair in pairs)
-
-
-def output_tokens(phase: PhaseResult) -> tuple[int, ...]:
-    """Generated tokens of each trial."""
-    return tuple(trial.output_tokens for trial in phase.trials)
-
-
 # --- Estimates ------------------------------------------------------------------------------------------------------
-
-
-class Estimate(NamedTuple):
-    """A change in per cent with its 95 % interval; the ends are None where the data have no spread to judge by."""
-
-    change_pct: float
-    low_pct: float | None
-    high_pct: float | None
-
-    @property
-    def half_width_pct(self) -> float | None:
-        """Half the width of the interval, in percentage points."""
-        return None if self.low_pct is None or self.high_pct is None else (self.high_pct - self.low_pct) / 2
-
-
-def paired_estimate(differences: Sequence[float]) -> Estimate:
-    """exp(mean D) - 1 with its t interval over the pairs, in per cent.
-
-    Args:
-        differences: D_b, one log ratio a pair; a single one gives an estimate without an interval.
-
-    Raises:
-        statistics.StatisticsError: there is no pair at all.
-    """
-    mean, pairs = fmean(differences), len(differences)
-    if pairs < 2:
-        return Estimate(_per_cent(mean), None, None)
-    return _with_interval(mean, stdev(differences) / math.sqrt(pairs), pairs - 1)
-
-
-def welch_estimate(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """exp(mean second - mean first) - 1 in per cent, with Welch's t interval for two independent samples.
-
-    B. L. Welch, "The generalization of Student's problem when several different population variances are involved",
-    Biometrika 34 (1947). Without an interval when either sample has a single value.
-    """
-    mean = fmean(second) - fmean(first)
-    if min(len(first), len(second)) < 2:
-        return Estimate(_per_cent(mean), None, None)
-    squares = [stdev(sample) ** 2 / len(sample) for sample in (first, second)]
-    error_squared = sum(squares)
-    if error_squared == 0:
-        return Estimate(_per_cent(mean), _per_cent(mean), _per_cent(mean))
-    spread = sum(square**2 / (len(sample) - 1) for square, sample in zip(squares, (first, second), strict=True))
-    return _with_interval(mean, math.sqrt(error_squared), error_squared**2 / spread)
-
-
-def _with_interval(mean: float, standard_error: float, degrees_of_freedom: float) -> Estimate:
-    from scipy.stats import t  # slow to import: only when something is estimated
-
-    margin = float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * standard_error
-    return Estimate(_per_cent(mean), _per_cent(mean - margin), _per_cent(mean + margin))
-
-
-def _per_cent(log_ratio: float) -> float:
-    return 100 * math.expm1(log_ratio)
-
-
-class Direction(NamedTuple):
-    """What a change is called."""
-
-    rise: Difference
-    fall: Difference
-
-
-LOWER_IS_QUICKER = Direction(Difference.SLOWER, Difference.FASTER)
-HIGHER_IS_QUICKER = Direction(Difference.FASTER, Difference.SLOWER)
-AMOUNT = Direction(Difference.MORE, Difference.LESS)
-
-
-def verdict(
-    low_pct: float | None, high_pct: float | None, equivalence_pct: float, direction: Direction = LOWER_IS_QUICKER
-) -> Difference:
-    """What an interval says about a change.
-
-    In this order: no interval is `inconclusive`; an interval within ± `equivalence_pct` is `equivalent`, even where it
-    excludes zero, because a change that small counts as none; one that excludes zero is `direction.rise` or
-    `direction.fall`; the rest is `inconclusive`. The 95 % interval makes `equivalent` stricter than two one-sided tests
-    at 5 %, which need the 90 % interval only.
-    """
-    if low_pct is None or high_pct is None:
-        return Difference.INCONCLUSIVE
-    if -equivalence_pct <= low_pct and high_pct <= equivalence_pct:
-        return Difference.EQUIVALENT
-    if low_pct > 0:
-        return direction.rise
-    if high_pct < 0:
-        return direction.fall
-    return Difference.INCONCLUSIVE
-
-
-def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
-    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
-
-    From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
-    mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes
-    from a pair what both its launches share, so that its interval may be narrower than this. None with one pair.
-    """
-    if len(pairs) < 2:
-        return None
-    from scipy.stats import t  # slow to import: only when something is estimated
-
-    arms = [pair.baseline for pair in pairs], [pair.batch_invariant for pair in pairs]
-    variances = [variance(fmean(map(math.log, _trial_times(phase))) for phase in arm) for arm in arms]
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, 2 * (len(pairs) - 1)))
-    return _per_cent(quantile * math.sqrt(fmean(variances) * 2 / len(pairs)))
 
 
 def half_width_pct(phases: Iterable[PhaseResult]) -> float | None:
@@ -220,8 +91,6 @@ def half_width_pct(phases: Iterable[PhaseResult]) -> float | None:
 
 # --- Metrics --------------------------------------------------------------------------------------------------------
 
-Values: TypeAlias = tuple[float, ...]
-"""What a phase yields for one quantity: a value a trial, a single value, or none where it was not measured."""
 
 LatencyField: TypeAlias = Literal["time_to_first_token_s", "time_per_output_token_s", "end_to_end_s"]
 
@@ -240,16 +109,12 @@ class _Quantity:
     """Which percentile over the requests of a launch it is, if it is one."""
 
 
-def _trial_times(phase: PhaseResult) -> Values:
-    return tuple(trial.time_s for trial in phase.trials)
-
-
 def _cpu_times(phase: PhaseResult) -> Values:
     return tuple(trial.cpu_time_s for trial in phase.trials)
 
 
 def _total_time(phase: PhaseResult) -> Values:
-    return (sum(_trial_times(phase)),)
+    return (sum(trial_times(phase)),)
 
 
 def _init_time_cold(phase: PhaseResult) -> Values:
@@ -261,11 +126,11 @@ def _init_time_warm(phase: PhaseResult) -> Values:
 
 
 def _throughput(phase: PhaseResult) -> Values:
-    return (sum(output_tokens(phase)) / sum(_trial_times(phase)),)
+    return (sum(output_tokens(phase)) / sum(trial_times(phase)),)
 
 
 def _prompts_per_sec(phase: PhaseResult) -> Values:
-    return (sum(trial.batch_size for trial in phase.trials) / sum(_trial_times(phase)),)
+    return (sum(trial.batch_size for trial in phase.trials) / sum(trial_times(phase)),)
 
 
 def _peak_memory(phase: PhaseResult) -> Values:
@@ -292,7 +157,7 @@ _LATENCIES: tuple[tuple[str, LatencyField], ...] = (
 )
 
 _QUANTITIES = (
-    _Quantity("trial_time", "s", _trial_times),
+    _Quantity("trial_time", "s", trial_times),
     _Quantity("total_time", "s", _total_time),
     _Quantity("cpu_time", "s", _cpu_times),
     _Quantity("init_time_cold", "s", _init_time_cold),
@@ -330,7 +195,7 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) 
     if not measured:
         return None
     baseline = [quantity.values(pair.baseline) for pair in measured]
-    batch_invariant = [quantity.values(pair.batch_invariant) for pair in measured]
+    batch_invariant = [quantity.values(pair.second) for pair in measured]
     withheld = _why_withheld(quantity, measured)
     estimate = None
     if withheld is None:

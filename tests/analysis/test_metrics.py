@@ -9,18 +9,11 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats as scipy_stats
 
+from bi_experiments.analysis.comparison import noise_floor_pct
+from bi_experiments.analysis.estimates import HIGHER_IS_QUICKER, paired_estimate, verdict, welch_estimate
+from bi_experiments.analysis.metrics import compare_phases, half_width_pct, summarise
+from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
-from bi_experiments.stats import (
-    HIGHER_IS_QUICKER,
-    compare_phases,
-    complete_pairs,
-    half_width_pct,
-    noise_floor_pct,
-    paired_estimate,
-    summarise,
-    verdict,
-    welch_estimate,
-)
 from tests import factories
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.analysis.findings import all_findings
 from bi_experiments.config.schema import Caches, Interleave, Order, ProtocolConfig
-from bi_experiments.diagnosis import diagnose
 from bi_experiments.records import Arm, Finding, NeedleCheck, PhaseResult, PhaseStatus
 from tests import factories
 
@@ -16,7 +16,7 @@ Phases = tuple[PhaseResult, ...]
 
 def findings(phases: Phases, protocol: ProtocolConfig | None = None, cpu_count: int = 2) -> tuple[Finding, ...]:
     pairs = len({phase.pair for phase in phases})
-    return diagnose(phases, protocol or factories.protocol(), planned_pairs=pairs, cpu_count=cpu_count)
+    return all_findings(phases, protocol or factories.protocol(), planned_pairs=pairs, cpu_count=cpu_count)
 
 
 def only(phases: Phases, protocol: ProtocolConfig | None = None) -> Finding:
@@ -91,7 +91,7 @@ def test_a_pair_that_was_lost() -> None:
 
 
 def test_pairs_that_were_never_started() -> None:
-    (finding,) = diagnose(factories.phases((7.0, 7.5)), factories.protocol(), planned_pairs=3, cpu_count=2)
+    (finding,) = all_findings(factories.phases((7.0, 7.5)), factories.protocol(), planned_pairs=3, cpu_count=2)
     assert finding.message.endswith("the experiment ended early.")
 
 
@@ -302,7 +302,7 @@ def test_noise_alone_is_rarely_taken_for_a_cause(first_tokens: int) -> None:
 
 def test_experiments_beside_it_are_named_and_their_load_is_no_second_finding() -> None:
     busy = [factories.phase(load_average=2.0), factories.phase(Arm.BATCH_INVARIANT)]
-    found = diagnose(busy, factories.protocol(), 1, 2, beside=["sweep/1 demo", "sweep/2 demo"])
+    found = all_findings(busy, factories.protocol(), 1, 2, beside=["sweep/1 demo", "sweep/2 demo"])
     (shared,) = [finding for finding in found if finding.kind == "shared"]
     assert "sweep/1 demo, sweep/2 demo" in shared.message
     assert "neighbour" not in {finding.kind for finding in found}
@@ -312,7 +312,7 @@ def test_launches_of_a_pair_that_lie_apart_are_reported() -> None:
     def found(gap_s: float) -> set[str]:
         first = factories.phase()
         second = factories.phase(Arm.BATCH_INVARIANT, started_at=first.started_at + first.wall_time_s + gap_s)
-        return {finding.kind for finding in diagnose([first, second], factories.protocol(), 1, 2)}
+        return {finding.kind for finding in all_findings([first, second], factories.protocol(), 1, 2)}
 
     assert "interrupted" in found(3600)
     assert "interrupted" not in found(5)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.invariance import judge
+from bi_experiments.analysis.invariance import judge
 from bi_experiments.records import Arm, Invariance, InvarianceReport, NeedleCheck, PhaseResult, PhaseStatus, ProbeResult
 from tests import factories
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
+from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Arm
-from bi_experiments.stats import CONFIDENCE, Pair
 
 FEWEST_POINTS = 5
 """For a trend: five values in random order rise or fall throughout in 1 of 60 cases, four in 1 of 12."""
@@ -41,7 +42,7 @@ class Level(NamedTuple):
 def launch_levels(pairs: Sequence[Pair]) -> tuple[Level, ...]:
     """How every launch of the complete pairs stands to the mean of its arm, the baseline's launches first."""
     levels: list[Level] = []
-    for launches in ([pair.baseline for pair in pairs], [pair.batch_invariant for pair in pairs]):
+    for launches in ([pair.baseline for pair in pairs], [pair.second for pair in pairs]):
         starts = [fmean(trial.started_at for trial in phase.trials) for phase in launches]
         logs = [fmean(math.log(trial.time_s) for trial in phase.trials) for phase in launches]
         levels += [
@@ -76,4 +77,4 @@ def trend(positions: Sequence[float], values: Sequence[float], span: float) -> T
     from scipy.stats import theilslopes
 
     fit = theilslopes(values, positions, alpha=CONFIDENCE)
-    return Trend(*(100 * math.expm1(float(slope) * span) for slope in (fit.slope, fit.low_slope, fit.high_slope)))
+    return Trend(*(per_cent(float(slope) * span) for slope in (fit.slope, fit.low_slope, fit.high_slope)))

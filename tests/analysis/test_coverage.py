@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bi_experiments.analysis.estimates import Estimate, paired_estimate
+from bi_experiments.analysis.pairs import log_ratio
 from bi_experiments.config.schema import Order
 from bi_experiments.launch.schedule import plan
 from bi_experiments.records import Arm
-from bi_experiments.stats import Estimate, log_ratio, paired_estimate
 
 COST_PCT = 7.4
 LAUNCH_SIGMA = 0.008

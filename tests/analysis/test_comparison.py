@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.analysis import compare_experiment, sentence
+from bi_experiments.analysis.comparison import compare_experiment, sentence
 from bi_experiments.records import Arm, Difference, Metric, PhaseStatus
 from tests import factories
 

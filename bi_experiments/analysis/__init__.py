@@ -1,0 +1,1 @@
+"""Pure: from records to numbers, findings, verdicts and the exit code."""

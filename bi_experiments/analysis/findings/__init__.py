@@ -1,0 +1,56 @@
+"""What a reader should know before relying on the number, each with what to do about it: the index of the checks.
+
+Every check looks at the phases' records alone and says nothing unless it matters for the result. A trend must be
+distinguishable from noise (its 95 % interval excludes zero) and large (over the equivalence band) to be reported.
+"""
+
+from collections.abc import Sequence
+
+from bi_experiments.analysis.findings.busy_machine import busy_machine, shared
+from bi_experiments.analysis.findings.clocks import clock_findings
+from bi_experiments.analysis.findings.drift import drift_over_launches, drift_within_launches
+from bi_experiments.analysis.findings.interval import incomplete, sequential, single_launch
+from bi_experiments.analysis.findings.order import caches, interrupted, order
+from bi_experiments.analysis.findings.warm_up import warm_up
+from bi_experiments.analysis.findings.work import needle, token_counts
+from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.config.schema import ProtocolConfig
+from bi_experiments.records import Finding, PhaseResult
+
+
+def all_findings(
+    phases: Sequence[PhaseResult],
+    protocol: ProtocolConfig,
+    planned_pairs: int,
+    cpu_count: int,
+    beside: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """Everything that limits what the comparison means, the most severe first.
+
+    Args:
+        phases: all phases of the experiment, failed ones too.
+        protocol: the rules that they were run by.
+        planned_pairs: pairs that were to be run.
+        cpu_count: CPUs that the experiment could use.
+        beside: names of the experiments that ran on the same machine meanwhile.
+    """
+    pairs = complete_pairs(phases)
+    if not pairs:
+        return ()
+    checks = (
+        needle(pairs),
+        token_counts(pairs),
+        incomplete(phases, pairs, planned_pairs),
+        single_launch(pairs),
+        sequential(phases, protocol, len(pairs)),
+        order(pairs, protocol),
+        caches(pairs, protocol),
+        warm_up(pairs, protocol),
+        drift_within_launches(pairs, protocol),
+        drift_over_launches(pairs, protocol),
+        clock_findings(pairs, protocol),
+        interrupted(pairs, protocol),
+        shared(beside),
+        () if beside else busy_machine(phases, protocol, cpu_count),
+    )
+    return tuple(finding for check in checks for finding in check)
