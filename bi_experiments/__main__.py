@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        return _complain(one_line(error), ExitCode.CANNOT_RUN)
+        return complain(one_line(error), ExitCode.CANNOT_RUN)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     return max(codes, default=ExitCode.DONE)
@@ -70,7 +70,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         with progress_for(console, recorded_configuration(config)) as progress:
             result = run_experiment(config, folder, _command(), progress)
     except ExperimentError as error:
-        return _complain(str(error), error.exit_code), None
+        return complain(str(error), error.exit_code), None
     console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
     log_experiment(result, folder.root, config.tracking)
@@ -81,11 +81,6 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
 def _command() -> str:
     overrides = HydraConfig.get().overrides.task
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
-
-
-def _complain(message: str, code: ExitCode) -> ExitCode:
-    sys.stderr.write(f"error: {message}\n")
-    return code
 
 
 def _interrupt(*_: object) -> None:

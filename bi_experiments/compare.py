@@ -28,9 +28,9 @@ from pathlib import Path
 from bi_experiments.analysis.estimates import Estimate, paired_estimate, welch_estimate
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, trial_time_differences
 from bi_experiments.config.plain import setting
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import ExperimentResult
 from bi_experiments.tracking import store
 from bi_experiments.wording import band, signed, unsigned
 
@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             require_alike(first, second)
         change = change_of_overhead(first, second)
     except ExperimentError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return complain(str(error), error.exit_code)
     code = decide(change, options.max_change_pct, _equivalence_pct(first, second))
     sys.stdout.write(f"{_table(first, second)}\n\n{describe(change, code)}\n")
     return code
@@ -86,20 +85,11 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """
     folder = Path(source)
     if folder.is_dir():
-        return _read(OutputFolder(folder).result, source)
+        return read_result(folder)
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
-            return _read(_download(source, tracking_uri, temporary), source)
+            return read_result(_download(source, tracking_uri, temporary))
     raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
-
-
-def _read(path: Path, source: str) -> ExperimentResult:
-    try:
-        return from_json(path.read_bytes(), ExperimentResult, source)
-    except FileNotFoundError:
-        raise ConfigurationError(f"{source} has no {path.name}: type the output folder of a finished run") from None
-    except RecordError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
@@ -111,7 +101,7 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     name = OutputFolder(Path()).result.name
     try:
         with store.connection(tracking_uri) as client:
-            return Path(client.download_artifacts(run_id, name, folder))
+            return Path(client.download_artifacts(run_id, name, folder)).parent
     except Exception as error:  # whatever MLflow, a driver or the network raise
         reason = without_secrets(tracking_uri, store.reason(error))
         raise ConfigurationError(

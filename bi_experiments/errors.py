@@ -1,5 +1,6 @@
 """Exit codes, and the errors that end the program with one of them and one line."""
 
+import sys
 from enum import IntEnum
 
 
@@ -37,3 +38,9 @@ class MachineError(ExperimentError):
 
 class PhaseError(ExperimentError):
     """A phase failed, so that no complete pair exists."""
+
+
+def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
+    """Say on standard error, in one line, what is wrong; returns the exit code that goes with it."""
+    sys.stderr.write(f"error: {message}\n")
+    return code

@@ -17,8 +17,9 @@ from bi_experiments.config.credentials import refuse_credentials
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
 from bi_experiments.errors import PhaseError
+from bi_experiments.files import write_atomically
 from bi_experiments.launch import schedule
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow
 from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.launch.spec import engine_spec, model_path, probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
@@ -27,7 +28,7 @@ from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.environment import describe
 from bi_experiments.machine.placement import Place
 from bi_experiments.machine.preflight import check_machine
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.paths import OutputFolder, log_tail
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
@@ -142,7 +143,7 @@ def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:
         with launches.clocks, phase:
             follow(phase)
         if phase.result.status is not PhaseStatus.OK:
-            log = "\n".join(last_lines(folder.phase(0, arm).log))
+            log = "\n".join(log_tail(folder.phase(0, arm).log))
             raise PhaseError(f"the {arm} phase failed: {phase.result.error}\n{log}")
         return phase.result
 

@@ -7,6 +7,7 @@ another virtual environment can use it.
 History of the file format (`RECORD_VERSION`):
 
 * 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
+* 2: what was added has defaults, with which records of version 1 are read.
 """
 
 from enum import StrEnum
@@ -15,7 +16,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""Of what is written; older versions are read too."""
 
 
 class RecordError(ValueError):
@@ -566,9 +568,21 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
         RecordError: the text is no such record, or of another format version.
     """
     try:
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if not 1 <= version <= RECORD_VERSION:
+            raise RecordError(
+                f"{source} has format version {version}, and this release reads 1 to {RECORD_VERSION}: "
+                "use the release that wrote it, or run the experiment again"
+            )
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise RecordError(f"{source}: not a {kind.__name__} of format version {RECORD_VERSION}: {error}") from error
+        raise RecordError(f"{source}: not a {kind.__name__} of version 1 to {RECORD_VERSION}: {error}") from error
+
+
+class _Versioned(msgspec.Struct):
+    """The version of any record, read before the rest of it."""
+
+    version: int = RECORD_VERSION
 
 
 def event_to_line(event: Event) -> bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.errors import ExitCode
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.paths import read_result
+from bi_experiments.records import ExperimentResult
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.tracking.log import log_experiment
@@ -27,13 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _track(folder: Path, uri: str | None) -> bool:
-    path = OutputFolder(folder).result
     try:
-        result = from_json(path.read_bytes(), ExperimentResult, path)
-    except FileNotFoundError:
-        return _complain(f"{folder} holds no result.json: name the output folder of an experiment")
-    except (OSError, RecordError) as error:
-        return _complain(str(error))
+        result = read_result(folder)
+    except ConfigurationError as error:
+        complain(str(error))
+        return False
     tracking = tracking_of(result, uri)
     run_id = log_experiment(result, folder, tracking, parent_run_id=_sweep_run_id(folder, uri))
     if run_id is None:
@@ -58,11 +56,6 @@ def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:
     if uri is None and without_credentials(from_environment) == recorded["uri"]:
         uri = from_environment
     return TrackingConfig(enabled=True, uri=uri or recorded["uri"], experiment=recorded["experiment"])
-
-
-def _complain(message: str) -> bool:
-    sys.stderr.write(f"error: {message}\n")
-    return False
 
 
 if __name__ == "__main__":

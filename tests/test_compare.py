@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from bi_experiments import compare
 from bi_experiments.analysis.estimates import Estimate, welch_estimate
 from bi_experiments.errors import ConfigurationError, ExitCode
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult, to_json
 from tests import factories
 

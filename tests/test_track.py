@@ -54,7 +54,7 @@ def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(
     monkeypatch.chdir(tmp_path)
     sweep, tracking = SweepFolder(tmp_path / "sweep"), tracking_of(result(), None)
     content = of_sweep("s", "s", 1.0, done=0, status=None, parameters={}, metrics={}, tags={}, note="")
-    sweep_id = log_sweep(content, sweep.root, [], tracking)
+    sweep_id = log_sweep(content, sweep.root, [], sweep.mlflow_lock, tracking)
     record = SweepRecord(
         command=(),
         started_at=1.0,

@@ -5,11 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple, TypeAlias
 
-from bi_experiments.records import (
-    Arm,
-    PhaseResult,
-    PhaseStatus,
-)
+from bi_experiments.records import Arm, PhaseResult, PhaseStatus
 
 
 class Pair(NamedTuple):

@@ -8,15 +8,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import msgspec
 import psutil
 
+from bi_experiments.files import write_atomically
 from bi_experiments.launch.progress import Progress
 from bi_experiments.machine.clocks import ClockReader, Counters
-from bi_experiments.paths import PhaseFolder, write_atomically
+from bi_experiments.paths import PhaseFolder
 from bi_experiments.phase.pipes import TURN
 from bi_experiments.records import (
     Done,
@@ -38,8 +38,6 @@ from bi_experiments.records import (
 
 EXIT_GRACE_S = 60.0
 """Time that a phase has to end after its last event, and its engine's processes with it."""
-LOG_LINES = 30
-"""Lines of the engine's log that are shown when a phase fails."""
 
 
 @dataclass(frozen=True)
@@ -278,11 +276,3 @@ def kill_session(leader: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == leader:
                 os.kill(pid, signal.SIGKILL)
-
-
-def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
-    """The last lines of a log file; none when there is no such file."""
-    try:
-        return log.read_text(errors="replace").splitlines()[-count:]
-    except FileNotFoundError:
-        return []

@@ -6,7 +6,6 @@ nobody holds a part of what he needs while another does the same, and a large ex
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
@@ -14,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import MachineError
+from bi_experiments.files import lock, try_lock
 from bi_experiments.machine.devices import Nvidia, read_nvidia
 
 POLL_S = 0.2
@@ -60,7 +59,7 @@ class Place:
             if path.name in self._own:
                 continue
             with path.open("rb") as file:
-                if not _try_lock(file, fcntl.LOCK_SH):
+                if not try_lock(file, shared=True):
                     with contextlib.suppress(ValueError, KeyError):
                         found.add(str(json.loads(file.read())["experiment"]))
         return tuple(sorted(found))
@@ -136,10 +135,10 @@ def hold(units: Units, folder: Path, experiment: str, waiting: Callable[[str], N
     with contextlib.ExitStack() as held:
         taken: list[int] = []
         with (folder / f"{units.kind}s.queue").open("ab") as queue:
-            at_once = _try_lock(queue, fcntl.LOCK_EX)
+            at_once = try_lock(queue)
             if not at_once:
                 waiting(f"waiting in the queue for {_count(units)}")
-                fcntl.flock(queue, fcntl.LOCK_EX)
+                lock(queue)
             while True:
                 for unit in units.candidates:
                     if unit not in taken and len(taken) < units.needed:
@@ -181,10 +180,10 @@ def by_core(cpus: set[int], system: Path = Path("/sys/devices/system/cpu")) -> l
     return sorted(cpus, key=position)
 
 
-def _take(lock: Path, unit: int, experiment: str, held: contextlib.ExitStack) -> list[int]:
+def _take(path: Path, unit: int, experiment: str, held: contextlib.ExitStack) -> list[int]:
     """Take one unit if it is free, until the stack is left; returns it, or nothing."""
-    file = lock.open("ab")
-    if not _try_lock(file, fcntl.LOCK_EX):
+    file = path.open("ab")
+    if not try_lock(file):
         file.close()
         return []
     held.enter_context(file)
@@ -192,14 +191,6 @@ def _take(lock: Path, unit: int, experiment: str, held: contextlib.ExitStack) ->
     file.write(json.dumps({"experiment": experiment}).encode())
     file.flush()
     return [unit]
-
-
-def _try_lock(file: BinaryIO, mode: int) -> bool:
-    try:
-        fcntl.flock(file, mode | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _lock_name(kind: str, unit: int) -> str:

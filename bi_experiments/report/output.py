@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import markdown, text
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from bi_experiments.config.plain import flatten
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.layout import figure

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bi_experiments.errors import ConfigurationError, ExitCode
+from bi_experiments.errors import ConfigurationError, ExitCode, complain
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
@@ -47,8 +47,7 @@ class SweepCallback(Callback):
         try:
             sweep = self._claim(config)
         except ConfigurationError as error:
-            sys.stderr.write(f"error: {error}\n")
-            raise SystemExit(error.exit_code) from error
+            raise SystemExit(complain(str(error), error.exit_code)) from error
         _begin(sweep, config)
         atexit.register(self._cut_short, config)
         hydra = GlobalHydra.instance().hydra
@@ -119,7 +118,7 @@ def _set_folder(config: DictConfig, folder: Path) -> None:
 
 
 def _begin(sweep: SweepFolder, config: DictConfig) -> None:
-    from bi_experiments.paths import write_atomically
+    from bi_experiments.files import write_atomically
     from bi_experiments.records import to_json
 
     now, before = time.time(), record_of(sweep)

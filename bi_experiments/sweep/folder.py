@@ -1,13 +1,13 @@
 """The files of a sweep, by name, and the list of its experiments that grows while it runs."""
 
 import contextlib
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from bi_experiments.files import lock
 from bi_experiments.sweep.records import ExperimentRecord
 
 
@@ -53,9 +53,14 @@ class SweepFolder:
         return self.root / ".summary.lock"
 
     @property
-    def mlflow_lock(self) -> Path:
-        """Held by who makes the sweep's run."""
+    def run_id_lock(self) -> Path:
+        """Held by the process that asks for the id of the sweep's MLflow run; the others wait for its answer."""
         return self.root / ".run.lock"
+
+    @property
+    def mlflow_lock(self) -> Path:
+        """Held by the process that makes the sweep's MLflow run or brings it up to date; taken within `run_id_lock`."""
+        return self.root / ".mlflow.lock"
 
     @property
     def running_lock(self) -> Path:
@@ -71,7 +76,7 @@ class SweepFolder:
         """Add a line; one write under a lock, so that it is whole whoever else writes."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self.experiments.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             end = file.seek(0, os.SEEK_END)
             torn = b""  # a process that was killed while it wrote left a part of a line
             if end:

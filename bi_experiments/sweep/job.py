@@ -20,9 +20,10 @@ from bi_experiments.config.compose import from_hydra
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
+from bi_experiments.files import write_atomically
 from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.machine.placement import placed
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
 from bi_experiments.report.failures import last_words
 from bi_experiments.report.rows import Summary
@@ -153,8 +154,8 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
         _replace(job, "; ".join(differences(there, identity)))
         return None
     try:
-        result = from_json(job.folder.result.read_bytes(), ExperimentResult, job.folder.result)
-    except (FileNotFoundError, RecordError):
+        result = read_result(job.folder.root)
+    except ConfigurationError:
         return None
     return result if result.stopped is None or result.stopped.startswith("the time budget") else None
 

@@ -1,11 +1,7 @@
 """What a sweep writes down, and where: `sweep.json`, and a line of `experiments.jsonl` for each experiment."""
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 
 import msgspec
 
@@ -110,11 +106,3 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
             "verdict": trial_time.verdict,
         }
     return fields
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; waits for it."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import msgspec
 
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import locked, write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord, locked
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from bi_experiments.tracking.log import log_sweep
 from bi_experiments.tracking.runs import RunStatus, of_sweep
 
@@ -19,7 +19,7 @@ def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
     """The sweep's run, made by the first of its experiments; None when tracking is off or failed."""
     if not tracking.enabled:
         return None
-    with locked(sweep.mlflow_lock):
+    with locked(sweep.run_id_lock):
         of = record_of(sweep)
         if of is None or of.mlflow_run_id is not None:
             return None if of is None else of.mlflow_run_id
@@ -57,7 +57,7 @@ def _log(sweep: SweepFolder, of: SweepRecord, tracking: TrackingConfig, status: 
         note=f"`{command}`",
     )
     files = [sweep.record, sweep.csv, sweep.html, *sorted(sweep.figures.glob("*.png"))]
-    return log_sweep(content, sweep.root, files, tracking)
+    return log_sweep(content, sweep.root, files, sweep.mlflow_lock, tracking)
 
 
 def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.config.schema import TrackingConfig
+from bi_experiments.files import locked
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, to_json
 from bi_experiments.tracking import store
@@ -71,6 +72,7 @@ def log_sweep(
     sweep: SweepContent,
     folder: Path,
     files: Iterable[Path],
+    lock: Path,
     tracking: TrackingConfig,
     warn: Callable[[str], None] = _to_stderr,
 ) -> str | None:
@@ -85,6 +87,7 @@ def log_sweep(
         folder: The sweep's folder, which all of its processes see.
         files: Those of its files that become artifacts, at their places in the folder; what was uploaded before is
             replaced. A file that is not there (yet) is left out.
+        lock: Lock file that the sweep's processes share, so that they make one run and not several.
         tracking: Where to log.
         warn: Told in one line when it could not be logged.
 
@@ -92,7 +95,7 @@ def log_sweep(
         The run id of the sweep; None when tracking is off or the tracking server failed.
     """
     later = f"the summary is in {folder}"
-    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, tracking), tracking, warn, later)
+    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, lock, tracking), tracking, warn, later)
 
 
 def _attempt(
@@ -141,13 +144,18 @@ def _log_experiment(
 
 
 def _log_sweep(
-    client: "MlflowClient", sweep: SweepContent, folder: Path, files: Iterable[Path], tracking: TrackingConfig
+    client: "MlflowClient",
+    sweep: SweepContent,
+    folder: Path,
+    files: Iterable[Path],
+    lock: Path,
+    tracking: TrackingConfig,
 ) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
     experiment_id = store.experiment_id(client, tracking.uri, tracking.experiment)
     # The other processes of the sweep must not make a second run of it.
-    with store.one_at_a_time(folder / ".mlflow.lock"):
+    with locked(lock):
         found = _of_identity(client, experiment_id, sweep.identity)
         if not found:
             found = [client.create_run(experiment_id, sweep.start_ms, sweep.tags, sweep.name)]

@@ -1,13 +1,14 @@
 """A connection to an MLflow store or server that gives up within seconds, and leaves nothing global behind."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from bi_experiments.files import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,18 +86,9 @@ def connection(uri: str) -> Iterator["MlflowClient"]:
 
         path = _sqlite_path(uri)
         # Two processes that make a SQLite store at once leave one that MLflow cannot open any more.
-        with one_at_a_time(path.with_name(f"{path.name}.lock")) if path else contextlib.nullcontext():
+        with locked(path.with_name(f"{path.name}.lock")) if path else contextlib.nullcontext():
             client = MlflowClient(tracking_uri=uri)
         yield client
-
-
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait until no other process is in the block, as told by a lock on a file, which is made and left there."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def reason(error: BaseException) -> str:

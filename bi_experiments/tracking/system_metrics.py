@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import PhaseResult, Record, RecordError
 from bi_experiments.tracking.store import mlflow_settings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bi_experiments.config.schema import WorkloadConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import Sampling, TrialInput, Workload, to_json
 from bi_experiments.workload import needle, vllm_script
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.errors import ExitCode
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import Invariance, to_json
 from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary
