@@ -1,12 +1,16 @@
 """Whether two sets of launches compute the same: the arms of one experiment, or one arm in two experiments."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from math import exp, log
 from statistics import fmean
 from sys import float_info
+from typing import NamedTuple
 
 from bi_experiments.analysis.pairs import second_arm
-from bi_experiments.records import AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult
+from bi_experiments.config.plain import setting
+from bi_experiments.records import NEGATIVE_CONTROL, AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult
+from bi_experiments.wording import count
 
 EXPLAINED_TIMES = 10.0
 """Arms this many times further apart than the baseline is from itself in other batches do not compute the same."""
@@ -60,6 +64,47 @@ def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tupl
     same_workload = first.workload_digest == second.workload_digest
     keys = [key for key in one.keys() & two.keys() if same_workload or key[0] not in OF_THE_WORKLOAD]
     return sum(one[key] == two[key] for key in keys), len(keys)
+
+
+def outputs_agree(first: ExperimentResult, second: ExperimentResult) -> str | None:
+    """Whether the second arm's outputs are the same in two experiments, in a sentence; None: none to compare."""
+    if _probed(first) != _probed(second):
+        return None
+    equal, compared = outputs_in_common(first, second)
+    if not compared:
+        return None
+    if equal == compared:
+        return f"All {count(compared, 'probe output')} that A and B share are the same to the bit."
+    return f"Of {count(compared, 'probe output')} that A and B share, {compared - equal} are not the same to the bit."
+
+
+class AloneDigest(NamedTuple):
+    """The second arm's outputs of the probes alone, in a word."""
+
+    probed: str
+    """The same where two experiments have the same probes."""
+    digest: str
+    """The same where all of their outputs are."""
+
+
+def alone_digest(result: ExperimentResult) -> AloneDigest | None:
+    """The outputs of the probes alone in the second arm's first launch that has some; None: no launch has."""
+    outputs = {key: digest for key, digest in _digests(result).items() if key[0] == NEGATIVE_CONTROL}
+    if not outputs:
+        return None
+    probed = (*_probed(result), *sorted(outputs))
+    digests = "".join(digest for _, digest in sorted(outputs.items()))
+    return AloneDigest(probed=repr(probed), digest=sha256(digests.encode()).hexdigest())
+
+
+def _probed(result: ExperimentResult) -> tuple[object, ...]:
+    """What decides which probes there are, beside the compositions."""
+    keys = ("probes", "max_tokens", "logprobs", "seed")
+    model = ("name", "seeded", "max_model_len")
+    return (
+        *(setting(result.configuration, "verify", key) for key in keys),
+        *(setting(result.configuration, "model", key) for key in model),
+    )
 
 
 def _digests(result: ExperimentResult) -> dict[tuple[str, int, int, int, int], str]:
