@@ -19,8 +19,7 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import change_text, figure
+from bi_experiments.wording import LABELS, change_text, four_digits
 from bi_experiments.wording import count as count_of
 
 
@@ -78,8 +77,8 @@ def _metric_row(metric: Metric) -> tuple[str, ...]:
         interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
     return (
         f"{metric.name.replace('_', ' ')} [{metric.unit}]",
-        figure(metric.baseline),
-        figure(metric.batch_invariant),
+        four_digits(metric.baseline),
+        four_digits(metric.batch_invariant),
         "withheld" if metric.change_pct is None else change_text(metric.change_pct),
         interval,
         str(metric.pairs),
@@ -167,10 +166,10 @@ def arms_apart(agreement: ArmAgreement) -> str:
     explained = "" if agreement.explained else " Rounding does not explain that: the arms do not compute the same."
     return (
         f"The same probes alone in both arms: {agreement.tokens_equal_pct:.0f} % of the tokens equal, largest "
-        f"|delta logprob| {figure(agreement.largest_logprob_difference)}, KL divergence "
-        f"{figure(agreement.kl_mean)} nats a token (largest {figure(agreement.kl_largest)}), over "
+        f"|delta logprob| {four_digits(agreement.largest_logprob_difference)}, KL divergence "
+        f"{four_digits(agreement.kl_mean)} nats a token (largest {four_digits(agreement.kl_largest)}), over "
         f"{count_of(agreement.tokens, 'token')}; the baseline against itself in other batches "
-        f"{figure(agreement.between_batches)}.{explained}"
+        f"{four_digits(agreement.between_batches)}.{explained}"
     )
 
 
@@ -191,7 +190,11 @@ def first_differences(report: InvarianceReport) -> tuple[str, ...]:
 def _count_cells(count: CompositionCount | None) -> tuple[str, str, str]:
     if count is None:
         return "-", "", ""
-    return f"{count.differing}/{count.total}", str(count.tokens_differing), figure(count.largest_logprob_difference)
+    return (
+        f"{count.differing}/{count.total}",
+        str(count.tokens_differing),
+        four_digits(count.largest_logprob_difference),
+    )
 
 
 # --- What was run ---------------------------------------------------------------------------------------------------

@@ -20,10 +20,8 @@ from bi_experiments.records import (
     PhaseStatus,
     Reproducibility,
 )
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import change_text, figure
-from bi_experiments.report.machine import device, version
 from bi_experiments.tracking.system_metrics import Reading
+from bi_experiments.wording import LABELS, change_text, device, four_digits, version
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
@@ -255,8 +253,8 @@ def _note_row(metric: Metric) -> str:
     cells = (
         metric.name,
         metric.unit,
-        figure(metric.baseline),
-        figure(metric.batch_invariant),
+        four_digits(metric.baseline),
+        four_digits(metric.batch_invariant),
         change,
         interval,
         verdict,
