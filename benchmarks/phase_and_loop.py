@@ -1,4 +1,4 @@
-"""A phase beside the same work written by hand around `vllm.LLM`: initialisation, warm-up and trials.
+"""A phase against the same work written by hand around `vllm.LLM`: initialisation, warm-up and trials.
 
     python benchmarks/phase_and_loop.py [--repeats 8]
 
