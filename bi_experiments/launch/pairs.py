@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from bi_experiments import __version__
 from bi_experiments.analysis.metrics import half_width_pct
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
@@ -19,7 +21,15 @@ from bi_experiments.launch.variables import interpreter, phase_environment
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import EngineSpec, PhaseResult, PhaseSpec, PhaseStatus, RecordError, from_json, to_json
+from bi_experiments.records import (
+    RECORD_VERSION,
+    EngineSpec,
+    PhaseResult,
+    PhaseSpec,
+    PhaseStatus,
+    RecordError,
+    from_json,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,10 @@ class Launches:
         return list(self._taken_over.values())
 
     @property
+    def _by_turns(self) -> bool:
+        return self._config.protocol.interleave is Interleave.trial
+
+    @property
     def beside(self) -> tuple[str, ...]:
         """The experiments that were seen to run on other parts of the machine."""
         return tuple(sorted(self._beside))
@@ -97,16 +111,16 @@ class Launches:
             return None
         files = self._folder.phase(slot.index, slot.arm)
         try:
-            told = files.spec.read_bytes()
+            passed = from_json(files.spec.read_bytes(), PhaseSpec, files.spec)
             result = from_json(files.result.read_bytes(), PhaseResult, files.result)
         except (FileNotFoundError, RecordError):
             return None
-        by_turns = self._config.protocol.interleave is Interleave.trial
-        return result if result.status is PhaseStatus.OK and told == to_json(self._spec(slot, by_turns)) else None
+        same = msgspec.structs.replace(passed, version=RECORD_VERSION) == self._spec(slot, self._by_turns)
+        return result if result.status is PhaseStatus.OK and same else None
 
     def run_pair(self, first: Slot, second: Slot) -> None:
         """Run what is not taken over of a pair, as `protocol.interleave` says."""
-        by_turns = self._config.protocol.interleave is Interleave.trial
+        by_turns = self._by_turns
         self._look_around()
         if by_turns and first.index not in self._taken_over:
             rng = random.Random(f"{self._config.protocol.seed}-{first.pair}")
