@@ -36,7 +36,7 @@ def sentences(result: ExperimentResult) -> list[str]:
         said = [result.comparison.sentence]
     if result.invariance is not None:
         said.append(result.invariance.sentence)
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
@@ -49,7 +49,7 @@ def badges(result: ExperimentResult) -> list[Badge]:
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
         found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
@@ -124,6 +124,7 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
     return trial_time.verdict, _COST_TONES[trial_time.verdict]
 
 
-def _limit(result: ExperimentResult) -> float | None:
+def gate_limit(result: ExperimentResult) -> float | None:
+    """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     return None if limit is None else float(limit)

@@ -151,8 +151,8 @@ def _invariance(report: InvarianceReport) -> list[str]:
     return lines + [line for said in tables.first_differences(report) for line in paragraph(said, "  ", "")]
 
 
-def _lines(of: tables.Table) -> list[str]:
-    return table(of.header, of.rows, tuple(of.left))
+def _lines(cells: tables.Table) -> list[str]:
+    return table(cells.header, cells.rows, tuple(cells.left))
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:
