@@ -17,7 +17,7 @@ from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
-from bi_experiments.launch.variables import interpreter, phase_environment
+from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
@@ -139,7 +139,7 @@ class Launches:
         """The phase of one slot of the schedule, not started yet."""
         settings = LaunchSettings(
             python=interpreter(self._config),
-            environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
+            environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
         )
         self._prepare_caches(slot)

@@ -36,7 +36,7 @@ def sentences(result: ExperimentResult) -> list[str]:
         said = [result.comparison.sentence]
     if result.invariance is not None:
         said.append(result.invariance.sentence)
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
@@ -52,7 +52,7 @@ def badges(result: ExperimentResult) -> list[Badge]:
         between = {one.arm: one.reproducible for one in result.invariance.arms}.get(arm) if result.invariance else None
         if between in _LAUNCHES_WORDS:
             found.append(Badge("from launch to launch", *_LAUNCHES_WORDS[between]))
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
@@ -135,6 +135,7 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
     return trial_time.verdict, _COST_TONES[trial_time.verdict]
 
 
-def _limit(result: ExperimentResult) -> float | None:
+def gate_limit(result: ExperimentResult) -> float | None:
+    """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     return None if limit is None else float(limit)

@@ -59,21 +59,21 @@ def escape(text: str, keep: str = "") -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _table(of: Table) -> str:
-    rule = ["---" if column in of.left else "--:" for column in range(len(of.header))]
-    lines = [map(escape, of.header), rule, *(map(escape, row) for row in of.rows)]
+def _table(table: Table) -> str:
+    rule = ["---" if column in table.left else "--:" for column in range(len(table.header))]
+    lines = [map(escape, table.header), rule, *(map(escape, row) for row in table.rows)]
     return "\n".join(f"|{'|'.join(line)}|" for line in lines)
 
 
-def _without_empty(of: Table) -> Table:
+def _without_empty(table: Table) -> Table:
     """Without the columns that hold zeros or nothing alone: in a proof that holds, half of the table."""
     kept = [
         column
-        for column in range(len(of.header))
-        if column == 0 or "/" in of.rows[0][column] or any(row[column] not in {"", "0", "-"} for row in of.rows)
+        for column in range(len(table.header))
+        if column == 0 or "/" in table.rows[0][column] or any(row[column] not in {"", "0", "-"} for row in table.rows)
     ]
-    rows = tuple(tuple(row[column] for column in kept) for row in of.rows)
-    return Table(tuple(of.header[column] for column in kept), rows)
+    rows = tuple(tuple(row[column] for column in kept) for row in table.rows)
+    return Table(tuple(table.header[column] for column in kept), rows)
 
 
 def _configuration(result: ExperimentResult, room: int) -> list[str]:

@@ -154,8 +154,8 @@ def _invariance(report: InvarianceReport) -> list[str]:
     return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
 
 
-def _lines(of: tables.Table) -> list[str]:
-    return table(of.header, of.rows, tuple(of.left))
+def _lines(cells: tables.Table) -> list[str]:
+    return table(cells.header, cells.rows, tuple(cells.left))
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:

@@ -192,8 +192,9 @@ def _write(job: _Job, record: ExperimentRecord) -> bool:
 
 
 def _say(job: _Job, what: str) -> None:
-    of = record_of(job.sweep)
-    name = " ".join(f"{key}={value}" for key, value in swept(job.overrides, of.command if of else ()).items())
+    sweep_record = record_of(job.sweep)
+    settings = swept(job.overrides, sweep_record.command if sweep_record else ())
+    name = " ".join(f"{key}={value}" for key, value in settings.items())
     sys.stdout.write(f"[{job.number}] {name}: {what}\n" if name else f"[{job.number}] {what}\n")
     sys.stdout.flush()
 
@@ -205,8 +206,8 @@ def _progress(job: _Job) -> Iterator[Progress]:
 
     from bi_experiments.report.live import LiveProgress
 
-    console, of = Console(), record_of(job.sweep)
-    if not console.is_terminal or console.is_dumb_terminal or of is None or of.pid != os.getpid():
+    console, sweep_record = Console(), record_of(job.sweep)
+    if not console.is_terminal or console.is_dumb_terminal or sweep_record is None or sweep_record.pid != os.getpid():
         yield NoProgress()
         return
     with LiveProgress(console, NoProgress()) as live:

@@ -185,9 +185,9 @@ def _log_sweep(
     return run_id
 
 
-def _of_identity(client: "MlflowClient", experiment_id: str, of: str) -> "list[Run]":
+def _of_identity(client: "MlflowClient", experiment_id: str, identity: str) -> "list[Run]":
     runs: list[Run] = client.search_runs(
-        [experiment_id], f"tags.{IDENTITY} = '{of}'", order_by=["attributes.start_time"]
+        [experiment_id], f"tags.{IDENTITY} = '{identity}'", order_by=["attributes.start_time"]
     )
     return runs
 

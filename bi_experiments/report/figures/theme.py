@@ -133,11 +133,11 @@ def read_along(axes: Axes, axis: Literal["x", "y"]) -> None:
 def logarithmic(axes: Axes, axis: Literal["x", "y"]) -> None:
     """A logarithmic scale with plain numbers: 1, 3, 10, ..."""
     axes.set_xscale("log") if axis == "x" else axes.set_yscale("log")
-    of = axes.xaxis if axis == "x" else axes.yaxis
+    scale = axes.xaxis if axis == "x" else axes.yaxis
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
-    of.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1000 else (1.0,)))
-    of.set_minor_locator(NullLocator())
-    of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    scale.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1000 else (1.0,)))
+    scale.set_minor_locator(NullLocator())
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def head(figure: Figure, title: str, *, legend: bool = True) -> None:
