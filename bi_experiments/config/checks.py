@@ -39,6 +39,7 @@ def _check_ranges(config: ExperimentConfig) -> None:
         ("verify.probes", verify.probes),
         ("verify.max_tokens", verify.max_tokens),
         ("verify.logprobs", verify.logprobs),
+        ("verify.trial_prompts", verify.trial_prompts),
     ):
         _require(value >= 1, key, value, "type a whole number from 1 up")
     _require(protocol.warmup >= 0, "protocol.warmup", protocol.warmup, "type 0 or more")
@@ -129,7 +130,7 @@ def _check_protocol(config: ExperimentConfig) -> None:
 
 def _check_probes(config: ExperimentConfig) -> None:
     verify = config.verify
-    for name in verify.compositions:
+    for name in (*verify.compositions, *(verify.later_launches or ())):
         try:
             composition(name)
         except ValueError as error:

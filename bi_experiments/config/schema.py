@@ -171,16 +171,22 @@ class VerifyConfig:
     """`off`, `needle`, `standard`, `full`."""
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
+    later_launches: list[str] | None = MISSING
+    """Those of them that the second and later launches of an arm run, to compare launches by; null: all of them."""
     probes: int = MISSING
     max_tokens: int = MISSING
     """Tokens generated for each probe."""
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
+    trial_prompts: int = MISSING
+    """Prompts sampled from every trial for the composition `trial`."""
     seed: int = MISSING
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
-    """End with exit code 3 when invariance is violated in the batch-invariant arm."""
+    """End with exit code 3 when invariance is violated in the batch-invariant arm, or the arm is not deterministic."""
+    strict_launches: bool = MISSING
+    """End with exit code 3 also when the batch-invariant arm's outputs differ from launch to launch."""
 
 
 @dataclass
