@@ -5,7 +5,7 @@ import functools
 import json
 import subprocess
 
-from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.records import EngineSpec, ProbePlan
@@ -42,7 +42,7 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
 def probe_plan(config: ExperimentConfig) -> ProbePlan | None:
     """The probes of group `verify`; None when it is off."""
     verify = config.verify
-    if verify.level == "off":
+    if verify.level is ProofLevel.off:
         return None
     return ProbePlan(
         level=verify.level,
