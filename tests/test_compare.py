@@ -105,7 +105,7 @@ OTHER_MODEL = {
         (experiment(SLOWER, configuration=OTHER_MODEL), "model (demo and another)"),
         (experiment(SLOWER, environment=factories.environment(devices=(factories.device(),))), "H100"),
         (experiment(SLOWER, environment=factories.environment(cpu="Another CPU")), "2 x Another CPU"),
-        (experiment(SLOWER, version=2), "record version (1 and 2)"),
+        (experiment(SLOWER, version=1), "record version (2 and 1)"),
         (factories.experiment_result(factories.phases(SLOWER, second=Arm.CONTROL)), "batch_invariant and control"),
     ],
 )
@@ -135,7 +135,7 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
+    [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
 )
 def test_a_folder_without_a_result(
     content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -156,7 +156,7 @@ def test_a_run_id_without_a_database(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compare.main(["0" * 32, "1" * 32]) is ExitCode.CANNOT_RUN
-    assert capsys.readouterr().err == "there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
+    assert capsys.readouterr().err == "error: there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
     assert list(tmp_path.iterdir()) == []
 
 

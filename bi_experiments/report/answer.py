@@ -8,9 +8,7 @@ from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import figure
-from bi_experiments.wording import band, count, signed
+from bi_experiments.wording import LABELS, band, count, four_digits, signed
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
 
@@ -69,7 +67,7 @@ def tiles(result: ExperimentResult) -> list[Tile]:
     throughput = result.comparison.metric("throughput") if result.comparison else None
     label = LABELS[second_arm(result.phases)]
     if throughput is not None:
-        values = f"{figure(throughput.baseline)} → {figure(throughput.batch_invariant)}"
+        values = f"{four_digits(throughput.baseline)} → {four_digits(throughput.batch_invariant)}"
         found.append(Tile("Throughput, tokens/s", values, f"baseline → {label}"))
     verdicts = {verdict.arm: verdict for verdict in result.invariance.arms} if result.invariance else {}
     other, baseline = verdicts.get(second_arm(result.phases)), verdicts.get(Arm.BASELINE)

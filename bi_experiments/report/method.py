@@ -6,8 +6,7 @@ from typing import Any, TypeAlias
 
 from bi_experiments.config.plain import flatten, setting
 from bi_experiments.records import Environment, ExperimentResult
-from bi_experiments.report.machine import device, version
-from bi_experiments.wording import count
+from bi_experiments.wording import count, device, version
 
 Entries: TypeAlias = list[tuple[str, str]]
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
-from bi_experiments.report.machine import device, version
+from bi_experiments.wording import device, version
 
 
 @dataclass(frozen=True)

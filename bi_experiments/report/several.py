@@ -15,10 +15,9 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
-from bi_experiments.report.layout import figure
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, signed
+from bi_experiments.wording import band, count, four_digits, signed
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
@@ -171,8 +170,8 @@ def _result_cells(result: Summary | None) -> list[_Cell]:
         _Cell(interval, "number"),
         _Cell(str(result.pairs), "number"),
         _Cell(verdict_word(cost) if cost is not None else ""),
-        _Cell(figure(throughput.baseline) if throughput else "", "number"),
-        _Cell(figure(throughput.batch_invariant) if throughput else "", "number"),
+        _Cell(four_digits(throughput.baseline) if throughput else "", "number"),
+        _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
         _Cell(*INVARIANCE_WORDS[result.invariance]),
         _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
         _Cell(", ".join(kind.replace("_", " ") for kind in result.findings)),

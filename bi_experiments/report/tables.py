@@ -16,8 +16,7 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import change_text, figure
+from bi_experiments.wording import LABELS, change_text, four_digits
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ def _metric_row(metric: Metric) -> tuple[str, ...]:
         interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
     return (
         f"{metric.name.replace('_', ' ')} [{metric.unit}]",
-        figure(metric.baseline),
-        figure(metric.batch_invariant),
+        four_digits(metric.baseline),
+        four_digits(metric.batch_invariant),
         "withheld" if metric.change_pct is None else change_text(metric.change_pct),
         interval,
         str(metric.pairs),
@@ -118,7 +117,11 @@ def first_differences(report: InvarianceReport) -> tuple[str, ...]:
 def _count_cells(count: CompositionCount | None) -> tuple[str, str, str]:
     if count is None:
         return "-", "", ""
-    return f"{count.differing}/{count.total}", str(count.tokens_differing), figure(count.largest_logprob_difference)
+    return (
+        f"{count.differing}/{count.total}",
+        str(count.tokens_differing),
+        four_digits(count.largest_logprob_difference),
+    )
 
 
 # --- What was run ---------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.report import tables
-from bi_experiments.report.blocks import LABELS, head, phase_block
-from bi_experiments.report.layout import RULE, change_text, heading, paragraph, table
-from bi_experiments.report.machine import device, version
+from bi_experiments.report.blocks import head, phase_block
+from bi_experiments.report.layout import RULE, heading, paragraph, table
+from bi_experiments.wording import LABELS, change_text, device, version
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.records import RecordError, from_json
 from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.hydra_internals import BasicSweeper
 from bi_experiments.sweep.records import SweepRecord
 
 
@@ -35,7 +36,6 @@ def command_of(config: DictConfig) -> tuple[str, ...]:
 
 def planned_experiments(config: DictConfig) -> int | None:
     """How many experiments Hydra's own sweeper makes of a command; None where another one decides on the way."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):

@@ -8,7 +8,6 @@ that is composed once for each choice of groups, copied, and the values are appl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import setup_globals
@@ -16,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bi_experiments.sweep.copies import Original
+from bi_experiments.sweep.hydra_internals import ConfigLoaderImpl, get_overrides_dirname
 
 KEPT = 16
 """Most choices of groups that are kept."""

@@ -18,13 +18,13 @@ import msgspec
 
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import locked, write_atomically
-from bi_experiments.report.layout import change_text, table
+from bi_experiments.report.layout import table
 from bi_experiments.report.rows import Summary
 from bi_experiments.report.several import Row, draw, render_html
 from bi_experiments.sweep.command import record_of, swept, typed_sweep
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
-from bi_experiments.wording import band, count, signed
+from bi_experiments.wording import band, change_text, count, signed
 
 _LOGGER = logging.getLogger(__name__)
 

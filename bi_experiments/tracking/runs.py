@@ -10,10 +10,8 @@ from bi_experiments.analysis.metrics import summarise
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import change_text, figure
-from bi_experiments.report.machine import device, version
 from bi_experiments.tracking.system_metrics import Reading
+from bi_experiments.wording import LABELS, change_text, device, four_digits, version
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
@@ -232,8 +230,8 @@ def _note_row(metric: Metric) -> str:
     cells = (
         metric.name,
         metric.unit,
-        figure(metric.baseline),
-        figure(metric.batch_invariant),
+        four_digits(metric.baseline),
+        four_digits(metric.batch_invariant),
         change,
         interval,
         verdict,

@@ -12,12 +12,11 @@ from matplotlib.axes import Axes
 
 from bi_experiments.config.plain import setting
 from bi_experiments.records import Arm
-from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.overhead import draw_forest, label_ratios, ratio
 from bi_experiments.report.rows import Row
-from bi_experiments.wording import count, signed
+from bi_experiments.wording import LABELS, count, signed
 
 NAMED = 40
 """Most experiments that get a line with their name."""

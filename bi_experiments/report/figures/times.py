@@ -12,11 +12,10 @@ from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.trends import Level, launch_levels, over_launches
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult, PhaseResult
-from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import in_order
-from bi_experiments.wording import band, count, signed
+from bi_experiments.wording import LABELS, band, count, signed
 
 NAMED_PAIRS = 12
 """With more pairs than this, only some are named below the axis."""
