@@ -5,7 +5,7 @@ import functools
 import json
 import subprocess
 
-from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.records import NEGATIVE_CONTROL, EngineSpec, ProbePlan
@@ -50,7 +50,7 @@ def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
         launch: Which launch of its arm it is, from 0: later ones run `verify.later_launches` alone.
     """
     verify = config.verify
-    if verify.level == "off":
+    if verify.level is ProofLevel.off:
         return None
     later = verify.later_launches
     cached = WITH_PREFIX_CACHING if verify.level == "standard" and config.backend.enable_prefix_caching else ()
