@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
 
 
 class ExperimentError(Exception):
-    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to type."""
+    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to do instead."""
 
     exit_code = ExitCode.PHASE_FAILED
 

@@ -34,7 +34,7 @@ class Arm(StrEnum):
     BASELINE = "baseline"
     BATCH_INVARIANT = "batch_invariant"
     CONTROL = "control"
-    """A second baseline in the place of `batch_invariant` (A/A)."""
+    """A second baseline instead of `batch_invariant` (A/A)."""
 
     @property
     def batch_invariant(self) -> bool:
@@ -57,7 +57,7 @@ class Difference(StrEnum):
     SLOWER = "slower"
     FASTER = "faster"
     MORE = "more"
-    """Of what is no time: memory."""
+    """Of a metric that is not a time: memory."""
     LESS = "less"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
@@ -74,7 +74,7 @@ class Invariance(StrEnum):
     """Nothing differed, and nothing shows that the probes would have seen a difference."""
 
 
-# --- What a phase is told -------------------------------------------------------------------------------------------
+# --- What a phase is passed -----------------------------------------------------------------------------------------
 
 
 class Sampling(Record, frozen=True, kw_only=True):
@@ -153,11 +153,11 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Logprobs returned for each generated token."""
     seed: int
     keep: bool
-    """Whether the raw logprobs are written beside the phase's result."""
+    """Whether the raw logprobs are written next to the phase's result."""
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
-    """Everything one phase is told; written to its folder before the process starts."""
+    """Everything one phase is passed; written to its folder before the process starts."""
 
     version: int = RECORD_VERSION
     project_version: str
@@ -195,7 +195,7 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     dtype: str
     device: str
     kv_cache_tokens: int
-    """Capacity of the KV cache in tokens; 0 when vLLM does not tell."""
+    """Capacity of the KV cache in tokens; 0 if vLLM does not report it."""
     block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
@@ -325,7 +325,7 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
 
 
 class Done(Record, frozen=True, kw_only=True, tag="done"):
-    """The phase did all it was told."""
+    """The phase did everything it was passed."""
 
     peak_memory_bytes: int
     """Largest device memory in use where there is a device, else the largest resident set of the phase's processes."""
@@ -507,7 +507,7 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """Trials in which the needle's tokens differed from its output alone."""
     needle_total: dict[Arm, int]
     not_run: tuple[str, ...] = ()
-    """Compositions asked for that gave no result: the engine's limits make them impossible, or no phase got so far."""
+    """Requested compositions that gave no result: the engine's limits make them impossible, or no phase got there."""
     sentence: str
     """The verdict in one sentence."""
 
@@ -523,7 +523,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     name: str
     """Readable name: model, attention backend, tensor parallel size, workload."""
     command: str
-    """The command line that makes this experiment again."""
+    """The command line that repeats this experiment."""
     configuration: dict[str, Any]
     """The composed configuration."""
     environment: Environment
@@ -565,7 +565,7 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
         source: where the text comes from, for the error message.
 
     Raises:
-        RecordError: the text is no such record, or of another format version.
+        RecordError: the text is not such a record, or of another format version.
     """
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
@@ -594,7 +594,7 @@ def event_from_line(line: bytes) -> Event:
     """Read one event back.
 
     Raises:
-        RecordError: the line is no event.
+        RecordError: the line is not an event.
     """
     try:
         event: Event = msgspec.json.decode(line, type=Event)

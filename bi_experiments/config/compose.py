@@ -62,7 +62,7 @@ def options() -> str:
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML files: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"

@@ -43,7 +43,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", maxsplit=2)
-        # Version 2 has one hierarchy without names; beside version 1 it holds no limits.
+        # Version 2 has one hierarchy without names; alongside version 1 it has no limits.
         if controllers and controller not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / (controller if controllers else "")

@@ -63,7 +63,7 @@ class ClockReader:
             handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
             uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
         except pynvml.NVMLError:
-            return self  # preflight says so where it matters
+            return self  # preflight reports it where it matters
         visible = select_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
         self._handles = {index: handles[index] for index in visible}
         return self

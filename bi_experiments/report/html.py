@@ -35,7 +35,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),
         findings=comparison.findings if comparison else (),
-        nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
+        nothing_found="No finding limits the result." if comparison else "Nothing was compared.",
         method=method.method(result),
         engines=tables.engines(result.phases),
         environment=method.environment(result),

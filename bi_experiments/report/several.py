@@ -52,7 +52,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
     Args:
         title: Heading of the page.
         rows: The experiments, in the order in which they are shown.
-        command: The command line that makes all of it again, if there is one.
+        command: The command line that regenerates all of it, if there is one.
     """
     from bi_experiments.report import pages
     from bi_experiments.report.figures import theme
@@ -75,7 +75,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
         header=[
             {"text": text, "number": text in _NUMBERS}
-            for text in ("experiment", "status", *keys, *_COLUMNS, "before you rely on it")
+            for text in ("experiment", "status", *keys, *_COLUMNS, "findings")
         ],
         rows=[
             {
@@ -141,8 +141,8 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
     said = []
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
-        (low, cheapest), (high, dearest) = costs[0], costs[-1]
-        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({dearest}).")
+        (low, cheapest), (high, most_expensive) = costs[0], costs[-1]
+        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
     verdicts = Counter(
         INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
     )

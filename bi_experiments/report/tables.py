@@ -54,7 +54,7 @@ METRICS_NOTE = (
 
 
 def withheld(result: ExperimentResult) -> tuple[str, ...]:
-    """Why a change is not told, one sentence a metric."""
+    """Why a change is withheld, one sentence a metric."""
     return tuple(
         f"Change of {metric.name.replace('_', ' ')} withheld: {metric.withheld}."
         for metric in (result.comparison.metrics if result.comparison else ())
@@ -189,7 +189,7 @@ def clocks(phases: Sequence[PhaseResult]) -> Table | None:
     if not keys:
         return None
     return Table(
-        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "held back by"),
+        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "throttled by"),
         rows=tuple(_clock_row(phase, device) for phase, device in keys),
         left=frozenset({0, 1, 6}),
     )
@@ -215,7 +215,7 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:
-    """What vLLM itself says it ran with, one column an arm; None when no engine was built."""
+    """What vLLM reports that it ran with, one column an arm; None when no engine was built."""
     observed = {phase.arm: phase.observed for phase in reversed(phases) if phase.observed is not None}
     arms = in_order(observed)
     if not arms:

@@ -156,7 +156,7 @@ def _lines(cells: tables.Table) -> list[str]:
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:
-    lines = ["Before you rely on it:"]
+    lines = ["Findings:"]
     for finding in findings:
         lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding.kind.replace('_', ' ')}: ")
     return lines

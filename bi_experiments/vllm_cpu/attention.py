@@ -2,9 +2,9 @@
 
 vLLM's CPU kernel splits the keys of a decoding request among threads, which is switched off here. It also walks the
 keys in blocks whose length depends on how many queries of a request are computed together, so that a prompt longer
-than a block gets other bits when it is prefilled in other chunks, or beside other requests. So each request is given to
-the kernel in tiles of a few queries, each as a request of its own: the kernel then always takes the blocks it takes for
-a single query. How many queries a tile may have is checked against single queries when the engine loads.
+than a block gets other bits when it is prefilled in other chunks, or alongside other requests. So each request is given
+to the kernel in tiles of a few queries, each as its own request: the kernel then always takes the blocks that it takes
+for a single query. How many queries a tile may have is checked against single queries when the engine loads.
 """
 
 import os

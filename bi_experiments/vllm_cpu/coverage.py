@@ -61,7 +61,7 @@ class NotCoveredError(RuntimeError):
     """Part of the model, or of how it is run, would not be batch-invariant."""
 
 
-def refuse(what: str, instead: str = "run the baseline (VLLM_BATCH_INVARIANT=0) or another model") -> NoReturn:
+def refuse(what: str, instead: str = "run the baseline (VLLM_BATCH_INVARIANT=0) or use another model") -> NoReturn:
     """Raises the one line that says what is not covered and what to do instead."""
     raise NotCoveredError(f"VLLM_BATCH_INVARIANT=1 does not cover {what} on the CPU: {instead}")
 

@@ -63,7 +63,7 @@ def test_the_comparison_is_in_the_working_folder_by_default(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
+    ("content", "said"), [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
 )
 def test_a_folder_without_a_record_is_an_error_of_one_line_and_nothing_is_written(
     content: bytes | None, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

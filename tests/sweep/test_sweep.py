@@ -1,4 +1,4 @@
-"""What a sweep promises, as it is typed."""
+"""What a sweep promises, as it is run."""
 
 import csv
 import json

@@ -15,7 +15,7 @@ HELD_BACK_SHARE = 0.1
 """Difference between the arms, in shares of the trial time, from which being held back is reported."""
 
 LOCK_CLOCKS = (
-    "If it is the kernels' own cost that matters, hold the clock at one value that both arms keep "
+    "If the kernels' own cost matters, fix the clock at a value that both arms can hold "
     "(nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root; --reset-gpu-clocks undoes it) and run again."
 )
 
@@ -49,7 +49,7 @@ def held_back_share(phase: PhaseResult, reason: str) -> float:
 
 
 def sm_clock_mhz(phase: PhaseResult) -> float | None:
-    """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None when none was told."""
+    """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None if none was reported."""
     clocks = [reading.sm_clock_mhz for reading in phase.clocks if reading.sm_clock_mhz is not None]
     return fmean(clocks) if clocks else None
 
@@ -67,9 +67,9 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
         baseline, other = (fmean(column) for column in zip(*shares, strict=True))
         yield Finding(
             kind="clocks",
-            message=f"The arms did not run at the same clocks: the {reason} held the device back for "
+            message=f"The arms did not run at the same clocks: the {reason} throttled the device for "
             f"{100 * baseline:.0f} % of the trial time in the baseline and {100 * other:.0f} % in the other arm, in "
-            f"{count(len(pairs), 'pair')}. Part of the difference is the clock's.",
+            f"{count(len(pairs), 'pair')}. Part of the difference comes from the clock.",
             remedy=LOCK_CLOCKS,
         )
 

@@ -54,7 +54,7 @@ class Material:
         if self.longest_prompt < 1:
             raise ValueError(
                 f"verify.max_tokens={plan.max_tokens} leaves no room for a prompt in "
-                f"model.max_model_len={limits.max_model_len}: type verify.max_tokens={limits.max_model_len // 2}"
+                f"model.max_model_len={limits.max_model_len}: set verify.max_tokens={limits.max_model_len // 2}"
             )
         self._token_ids = token_ids
         self.random = random.Random(plan.seed)
@@ -319,7 +319,7 @@ def composition(name: str) -> tuple[Compose, int]:
     if name in UNSIZED:
         return UNSIZED[name], 0
     known = ", ".join([*(f"{kind}_<number>" for kind in SIZED), *UNSIZED])
-    raise ValueError(f"verify.compositions has {name!r}, which does not exist: type one of {known}")
+    raise ValueError(f"verify.compositions has {name!r}, which does not exist: use one of {known}")
 
 
 def compose(name: str, material: Material) -> Iterator[Batch]:

@@ -180,7 +180,7 @@ def first_difference(expected: Sample, sample: Sample) -> int | None:
 def largest_logprob_difference(expected: Sample, sample: Sample) -> float:
     """Largest |delta logprob| over the tokens that both returned.
 
-    Positions after the first differing token id have another context and do not count. A difference that is no number
+    Positions after the first differing token id have another context and do not count. One that is not a number
     counts as the largest float, because JSON has neither infinity nor NaN.
     """
     largest = 0.0

@@ -32,7 +32,7 @@ class Request:
         temperature: 0 is greedy.
         seed: Sampling seed; None when greedy.
         samples: Continuations of this prompt.
-        scored_from: Index of the first prompt token whose logprobs are returned, in place of an output; None: none.
+        scored_from: Index of the first prompt token whose logprobs are returned instead of an output; None: no scoring.
     """
 
     prompt: tuple[int, ...] | str

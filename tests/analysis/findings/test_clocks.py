@@ -47,7 +47,7 @@ def test_records_without_readings_are_no_finding() -> None:
 def test_an_arm_that_was_held_back_more_is_named_with_both_shares(reason: str) -> None:
     phases = [read(phase, 1740, 0.05 if phase.arm.batch_invariant else 0.62, reason) for phase in factories.phases()]
     (finding,) = findings(phases)
-    assert f"the {reason} held the device back for 62 % of the trial time in the baseline and 5 %" in finding.message
+    assert f"the {reason} throttled the device for 62 % of the trial time in the baseline and 5 %" in finding.message
     assert "--lock-gpu-clocks" in finding.remedy
 
 
