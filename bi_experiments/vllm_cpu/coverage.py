@@ -74,6 +74,9 @@ def refuse_uncovered_features(vllm_config: VllmConfig, model_config: ModelConfig
         refuse("LoRA adapters")
     if vllm_config.speculative_config is not None:
         refuse("speculative decoding")
+    if not linear.onednn_supports(model_config.dtype):
+        dtype = str(model_config.dtype).removeprefix("torch.")
+        refuse(f"{dtype}, for which oneDNN has no matrix multiplication without AVX-512,", "run in float32")
     if model_config.use_mla:
         refuse(f"the MLA attention of {model_config.architecture}")
     if model_config.runner_type != "generate":

@@ -118,6 +118,16 @@ def tiled_linear_shape(
     return x.new_empty(*x.shape[:-1], out_features)
 
 
+@functools.cache
+def onednn_supports(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of a type on this machine: bfloat16 and float16 need AVX-512 on x86-64."""
+    try:
+        ops.create_onednn_mm(torch.zeros(BASE_ROWS, BASE_ROWS, dtype=dtype).t(), PRIMITIVE_CACHE_SIZE)
+    except RuntimeError:
+        return False
+    return True
+
+
 def sgl_supports(out_features: int, in_features: int, dtype: torch.dtype) -> bool:
     """Whether the SGLang kernel exists for a layer of this shape on this machine: it needs AMX and whole blocks."""
     amx = torch.cpu._is_amx_tile_supported() and (

@@ -152,6 +152,20 @@ def test_the_cpu_backend_needs_linux() -> None:
     assert "found Darwin on arm64" in problem(machine, "experiment=cpu_demo")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_two_byte_types_need_avx512_in_the_mode(dtype: str) -> None:
+    demo = ("experiment=cpu_demo", f"model.dtype={dtype}")
+    avx2 = dataclasses.replace(CPU_MACHINE, cpu_flags=frozenset({"avx", "avx2", "fma"}))
+    line = problem(avx2, *demo)
+    assert line.startswith(f"batch-invariant mode in {dtype} needs a CPU with AVX-512")
+    assert line.endswith("type model.dtype=float32")
+    assert runs(avx2, "experiment=cpu_demo")
+    assert runs(avx2, *demo, "protocol=control")
+    assert runs(avx2, *demo, "runtime.python=/elsewhere/python")
+    assert runs(dataclasses.replace(CPU_MACHINE, cpu_flags=frozenset({"avx2", "avx512bw"})), *demo)
+    assert runs(CPU_MACHINE, *demo), "nothing is known of the CPU"
+
+
 def test_a_torchvision_that_breaks_vllm_is_named_with_its_remedy() -> None:
     machine = dataclasses.replace(CPU_MACHINE, versions=CPU_VERSIONS | {"torchvision": "0.28.0"})
     assert problem(machine, "experiment=cpu_demo").endswith("run pip uninstall torchvision torchaudio torchcodec")
