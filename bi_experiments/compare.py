@@ -84,7 +84,7 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """The result in an output folder, or among the artifacts of an MLflow run.
 
     Raises:
-        ConfigurationError: there is no result, or it cannot be read.
+        ConfigurationError: There is no result, or it cannot be read.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -120,7 +120,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     """Refuse to compare experiments that did not ask the same of the same machine.
 
     Raises:
-        ConfigurationError: naming everything that differs.
+        ConfigurationError: Naming everything that differs.
     """
     differences = [
         f"{name} ({one} and {other})"
@@ -146,7 +146,7 @@ def change_of_overhead(first: ExperimentResult, second: ExperimentResult) -> Est
     """(1 + overhead of the second) / (1 + overhead of the first) - 1, in per cent, with Welch's interval.
 
     Raises:
-        ConfigurationError: one of them has no complete pair.
+        ConfigurationError: One of them has no complete pair.
     """
     for name, result in (("A", first), ("B", second)):
         if not complete_pairs(result.phases):

@@ -560,12 +560,12 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
     """Read a record back.
 
     Args:
-        data: the JSON text.
-        kind: the record's type.
-        source: where the text comes from, for the error message.
+        data: The JSON text.
+        kind: The record's type.
+        source: Where the text comes from, for the error message.
 
     Raises:
-        RecordError: the text is not such a record, or of another format version.
+        RecordError: The text is not such a record, or of another format version.
     """
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
@@ -594,7 +594,7 @@ def event_from_line(line: bytes) -> Event:
     """Read one event back.
 
     Raises:
-        RecordError: the line is not an event.
+        RecordError: The line is not an event.
     """
     try:
         event: Event = msgspec.json.decode(line, type=Event)

@@ -23,11 +23,11 @@ def compare_experiment(
     """Compare the arms of one experiment; None without one complete pair.
 
     Args:
-        phases: all phases so far, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run, those added on the way included.
+        phases: All phases so far, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     metrics = compare_phases(phases, protocol.equivalence_pct)
@@ -63,11 +63,11 @@ def sentence(
     """The result in one sentence.
 
     Args:
-        trial_time: the metric of that name.
-        equivalence_pct: changes within plus or minus this many per cent count as none.
-        control: whether both arms were baselines.
-        sequential: whether pairs were added until the interval was narrow enough.
-        noise_floor_pct: what two like arms may differ by here; None with one pair.
+        trial_time: The metric of that name.
+        equivalence_pct: Changes within plus or minus this many per cent count as none.
+        control: Whether both arms were baselines.
+        sequential: Whether pairs were added until the interval was narrow enough.
+        noise_floor_pct: What two like arms may differ by here; None with one pair.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:

@@ -63,9 +63,9 @@ def trend(positions: Sequence[float], values: Sequence[float], span: float) -> T
     """Theil-Sen slope times the span.
 
     Args:
-        positions: where each value was measured, in any unit.
-        values: log times or log ratios, one a position.
-        span: length of what the trend is reported for, in the unit of the positions.
+        positions: Where each value was measured, in any unit.
+        values: Log times or log ratios, one a position.
+        span: Length of what the trend is reported for, in the unit of the positions.
 
     Returns:
         None with fewer than `FEWEST_POINTS` values or `FEWEST_POSITIONS` positions, or when all values are the same.

@@ -11,7 +11,7 @@ def check(config: ExperimentConfig) -> None:
     """Refuse a configuration that contradicts itself, before anything is started.
 
     Raises:
-        ConfigurationError: naming the first contradiction found.
+        ConfigurationError: Naming the first contradiction found.
     """
     _check_ranges(config)
     _check_lengths(config)

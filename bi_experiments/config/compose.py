@@ -75,7 +75,7 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+        ConfigurationError: An override is unknown, has the wrong type, or a value cannot be resolved.
     """
     register_schema()
     try:
@@ -89,7 +89,7 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
 
     Raises:
-        ConfigurationError: a value is missing or cannot be resolved (an environment variable of the wrong type).
+        ConfigurationError: A value is missing or cannot be resolved (an environment variable of the wrong type).
     """
     try:
         config = OmegaConf.to_object(composed)

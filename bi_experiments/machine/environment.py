@@ -96,8 +96,8 @@ def public_variables(variables: Mapping[str, str], home: Path) -> dict[str, str]
     """The variables that can change a result, without those that hold a secret.
 
     Args:
-        variables: environment variables.
-        home: folder whose path is written as `~` in their values.
+        variables: Environment variables.
+        home: Folder whose path is written as `~` in their values.
     """
     # A home folder of `/`, as some containers have it, is in every path and says nothing.
     path = re.compile(re.escape(str(home)) + r"(?![^/:,])") if home != Path("/") else None

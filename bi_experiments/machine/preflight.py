@@ -49,7 +49,7 @@ def check_machine(config: ExperimentConfig) -> None:
     """Refuse a configuration that this machine cannot run.
 
     Raises:
-        MachineError: what is needed, what was found, what to do instead.
+        MachineError: What is needed, what was found, what to do instead.
     """
     python = config.runtime.python
     if python is not None and shutil.which(python) is None:

@@ -1,4 +1,4 @@
-"""Writes the report's files into an experiment's output folder."""
+"""Write the report's files into an experiment's output folder."""
 
 import logging
 import sys

@@ -158,7 +158,7 @@ def test_two_byte_types_need_avx512_in_the_mode(dtype: str) -> None:
     avx2 = dataclasses.replace(CPU_MACHINE, cpu_flags=frozenset({"avx", "avx2", "fma"}))
     line = problem(avx2, *demo)
     assert line.startswith(f"batch-invariant mode in {dtype} needs a CPU with AVX-512")
-    assert line.endswith("type model.dtype=float32")
+    assert line.endswith("use model.dtype=float32")
     assert runs(avx2, "experiment=cpu_demo")
     assert runs(avx2, *demo, "protocol=control")
     assert runs(avx2, *demo, "runtime.python=/elsewhere/python")

@@ -24,8 +24,8 @@ def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[
     """Clocks and reasons of slowing that differ between the arms, in every pair alike so that chance is unlikely.
 
     Args:
-        pairs: complete pairs, at least one.
-        protocol: the rules that they were run by; `equivalence_pct` says what counts as a difference of clocks.
+        pairs: Complete pairs, at least one.
+        protocol: The rules that they were run by; `equivalence_pct` says what counts as a difference of clocks.
     """
     if not all(phase.clocks for pair in pairs for phase in pair):
         return

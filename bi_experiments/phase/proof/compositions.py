@@ -311,7 +311,7 @@ def composition(name: str) -> tuple[Compose, int]:
     """The function that makes the composition of that name, and its size (0 for one that has none).
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     sized = re.fullmatch(r"([a-z]+)_([1-9][0-9]*)", name)
     if sized and sized[1] in SIZED:
@@ -326,7 +326,7 @@ def compose(name: str, material: Material) -> Iterator[Batch]:
     """The batches of the composition of that name; none where the engine's limits make it impossible.
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     make, size = composition(name)
     material.restart(name)

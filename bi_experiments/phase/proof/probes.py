@@ -1,4 +1,4 @@
-"""Runs probes alone and in batch compositions, and compares the bits of what comes back.
+"""Run probes alone and in batch compositions, and compare the bits of what comes back.
 
 Equal means: the same token ids and, at every position, the same returned logprobs as float32 bits.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RAW_LOGPROBS = "logprobs.jsonl"
 
 Generate = Callable[[Sequence[Request], bool], list[Output]]
-"""Runs one batch; the second argument says whether the prefix cache is emptied before it."""
+"""Run one batch; the second argument says whether the prefix cache is emptied before it."""
 
 
 def warm_up(llm: "LLM", plan: ProbePlan) -> None:
@@ -66,7 +66,7 @@ def run_probes(
         keep_folder: Where the raw logprobs are written when the plan keeps them.
 
     Raises:
-        ValueError: a composition does not exist, or the plan does not fit the engine's limits.
+        ValueError: A composition does not exist, or the plan does not fit the engine's limits.
     """
     cache = llm.llm_engine.vllm_config.cache_config
     limits = Limits(
