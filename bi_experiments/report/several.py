@@ -17,7 +17,7 @@ from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, four_digits, signed
+from bi_experiments.wording import band, count, finding_name, four_digits, signed
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
@@ -174,5 +174,5 @@ def _result_cells(result: Summary | None) -> list[_Cell]:
         _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
         _Cell(*INVARIANCE_WORDS[result.invariance]),
         _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
-        _Cell(", ".join(kind.replace("_", " ") for kind in result.findings)),
+        _Cell(", ".join(map(finding_name, result.findings))),
     ]
