@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
     DONE = 0
     PHASE_FAILED = 1
     CANNOT_RUN = 2
-    """The configuration or the machine cannot do this."""
+    """The configuration is invalid, or the machine cannot run it."""
     INVARIANCE_VIOLATED = 3
     """In the batch-invariant arm, with `verify.strict`."""
     OVER_GATE = 4
@@ -41,6 +41,6 @@ class PhaseError(ExperimentError):
 
 
 def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
-    """Say on standard error, in one line, what is wrong; returns the exit code that goes with it."""
+    """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
     sys.stderr.write(f"error: {message}\n")
     return code

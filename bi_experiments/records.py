@@ -161,7 +161,7 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
 
     version: int = RECORD_VERSION
     project_version: str
-    """Version of this project that wrote the spec; the launcher refuses a phase of another version."""
+    """Version of this project that wrote the spec; the parent refuses a phase of another version."""
     index: int
     """Position in the schedule, from 0."""
     pair: int
@@ -255,9 +255,9 @@ class ClockReading(Record, frozen=True, kw_only=True):
     power_w: float | None
     """Mean over the trial, in watts, from the device's energy counter."""
     reasons: tuple[str, ...] = ()
-    """What held the device below its highest clock right after the trial: `power limit`, `temperature`, ..."""
+    """What throttled the device right after the trial: `power limit`, `temperature`, ..."""
     held_back_s: dict[str, float] = {}
-    """Time in the trial that each of these reasons held it back, in seconds; only those that the device counts."""
+    """Time in the trial that each of these reasons throttled it, in seconds; only those that the device counts."""
 
 
 class ProbeResult(Record, frozen=True, kw_only=True):
@@ -429,7 +429,7 @@ class Metric(Record, frozen=True, kw_only=True):
     baseline: float
     """Mean over the launches, in `unit`."""
     batch_invariant: float
-    """The same in the other arm (also for the control arm)."""
+    """The same in the second arm (the control arm too)."""
     change_pct: float | None
     """100 * (exp(mean over pairs of the log ratio) - 1); None when withheld."""
     low_pct: float | None = None
@@ -461,7 +461,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     sequential: bool = False
     """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
     noise_floor_pct: float | None = None
-    """By how much the trial time of two like arms may differ here, in per cent; None with one pair."""
+    """By how much the trial time of two identical arms may differ here, in per cent; None with one pair."""
     sentence: str
     """The result in one sentence."""
 

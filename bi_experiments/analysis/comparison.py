@@ -67,7 +67,7 @@ def sentence(
         equivalence_pct: Changes within plus or minus this many per cent count as none.
         control: Whether both arms were baselines.
         sequential: Whether pairs were added until the interval was narrow enough.
-        noise_floor_pct: What two like arms may differ by here; None with one pair.
+        noise_floor_pct: What two identical arms may differ by here; None with one pair.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:
@@ -98,7 +98,7 @@ def sentence(
 
 
 def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
-    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
+    """By how much the trial times of two identical arms may differ, in per cent: the margin of an A/A with these pairs.
 
     From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
     mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes

@@ -39,7 +39,7 @@ from bi_experiments.records import Metric, PhaseResult
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase in the figures that benchmarks of inference engines usually print."""
+    """One phase in the numbers that benchmarks of inference engines usually print."""
 
     init_time_s: float
     avg_time_s: float

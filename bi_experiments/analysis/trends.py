@@ -40,7 +40,7 @@ class Level(NamedTuple):
 
 
 def launch_levels(pairs: Sequence[Pair]) -> tuple[Level, ...]:
-    """How every launch of the complete pairs stands to the mean of its arm, the baseline's launches first."""
+    """How every launch of the complete pairs compares with the mean of its arm, the baseline's launches first."""
     levels: list[Level] = []
     for launches in ([pair.baseline for pair in pairs], [pair.second for pair in pairs]):
         starts = [fmean(trial.started_at for trial in phase.trials) for phase in launches]

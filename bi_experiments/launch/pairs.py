@@ -44,7 +44,7 @@ class Inputs:
 
 
 class Launches:
-    """Launches the phases of one experiment, and keeps what is known of them, also after an interruption.
+    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
 
     Args:
         config: The experiment's configuration.
@@ -150,7 +150,7 @@ class Launches:
         return process
 
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, also when an earlier start of it was killed."""
+        """An arm's first launch is cold, even when an earlier start of it was killed."""
         if self._config.protocol.caches is Caches.private:
             caches = self._folder.caches / slot.arm
             if slot.launch == 0:

@@ -65,7 +65,7 @@ class PhaseProcess:
         spec: What the phase is passed.
         folder: Its folder.
         settings: How its process is started.
-        progress: Told of the start, of every event once it is on disk, and of the end.
+        progress: Notified of the start, of every event once it is on disk, and of the end.
         clocks: Asked about the devices before and after every trial.
     """
 

@@ -56,10 +56,10 @@ def probe_plan(config: ExperimentConfig) -> ProbePlan | None:
 
 
 def model_path(config: ExperimentConfig) -> str:
-    """The model's name or folder; a seeded checkpoint is made first where it is missing.
+    """The model's name or folder; a seeded checkpoint is created first if it is missing.
 
     Raises:
-        ExperimentError: The checkpoint could not be made.
+        ExperimentError: The checkpoint could not be created.
     """
     seeded = config.model.seeded
     if seeded is None:

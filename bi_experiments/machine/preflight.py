@@ -1,4 +1,4 @@
-"""Whether this machine can run a configuration: asked before any process is started, answered within a second.
+"""Whether this machine can run a configuration: checked before any process is started, within a second.
 
 What is known of the machine (`Machine`) is separate from what follows from it (`find_problem`). Nothing is imported
 for it but NVML; versions come from the metadata of the installed packages.

@@ -1,4 +1,4 @@
-"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Started by the launcher alone."""
+"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Only the parent starts it."""
 
 import argparse
 import os

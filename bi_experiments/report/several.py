@@ -86,7 +86,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
             for row in rows
         ],
         note="overhead: change of trial time against the baseline, with its 95 % interval; n: pairs of launches; "
-        "differ: probe outputs that changed with the batch, in the arm that is compared with the baseline.",
+        "differ: probe outputs that changed with the batch, in the second arm.",
         command=command,
     )
 
@@ -122,11 +122,11 @@ _COLUMNS = (
     "n",
     "verdict",
     "baseline tokens/s",
-    "compared tokens/s",
+    "second arm tokens/s",
     "invariance",
     "differ",
 )
-_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "compared tokens/s", "differ"})
+_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "second arm tokens/s", "differ"})
 
 
 def _counted(rows: Sequence[Row]) -> str:

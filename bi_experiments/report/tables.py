@@ -184,7 +184,7 @@ def _launch_row(phase: PhaseResult) -> tuple[str, ...]:
 
 
 def clocks(phases: Sequence[PhaseResult]) -> Table | None:
-    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not asked."""
+    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not read."""
     keys = [(phase, device) for phase in phases for device in sorted({one.device for one in phase.clocks})]
     if not keys:
         return None

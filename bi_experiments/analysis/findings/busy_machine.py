@@ -53,7 +53,7 @@ def _cpus_used(phase: PhaseResult) -> float:
 
 
 def or_take_turns(protocol: ProtocolConfig) -> str:
-    """The remedy that makes a changing machine change for both arms, where it is not in use already."""
+    """The remedy that makes a changing machine affect both arms, where it is not in use already."""
     if protocol.interleave is Interleave.trial:
         return ""
     return ", or run with protocol.interleave=trial, so that it affects both arms alike"

@@ -53,7 +53,7 @@ def test_an_arm_that_was_held_back_more_is_named_with_both_shares(reason: str) -
 
 def test_clocks_that_differ_are_named_with_both() -> None:
     (finding,) = findings([read(phase, 1980 if phase.arm.batch_invariant else 1800) for phase in factories.phases()])
-    assert "1800 MHz in the baseline and at 1980 MHz in the other arm, 10.0 % higher" in finding.message
+    assert "1800 MHz in the baseline and at 1980 MHz in the second arm, 10.0 % higher" in finding.message
 
 
 def test_clocks_that_differ_in_one_pair_only_are_chance() -> None:
