@@ -79,7 +79,7 @@ def test_exit_code(low: float | None, high: float | None, max_change_pct: float,
         (
             Estimate(2.1, None, None),
             5,
-            "The overhead changed by +2.1 % from A to B: undecided, for one of them has one launch an arm only.",
+            "The overhead changed by +2.1 % from A to B: undecided, since one of them has only one launch an arm.",
         ),
     ],
 )
