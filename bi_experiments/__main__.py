@@ -109,7 +109,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         config = from_hydra(composed)
         if config.sweep.resume:
             raise ConfigurationError(
-                "sweep.resume=true goes on with a sweep, and this is none: type -m before the settings"
+                "sweep.resume=true resumes a sweep, but this is a single run: add -m before the settings"
             )
         prepare(config)
         with progress_for(console, recorded_configuration(config)) as progress:

@@ -65,7 +65,7 @@ def options() -> str:
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML files: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -78,7 +78,7 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+        ConfigurationError: An override is unknown, has the wrong type, or a value cannot be resolved.
     """
     register_schema()
     refuse_overrides(overrides)

@@ -154,7 +154,7 @@ class ProtocolConfig:
     pairs: int = MISSING
     """Launches of each arm."""
     control: bool = MISSING
-    """A/A: a second baseline in the place of the batch-invariant arm."""
+    """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
     seed: int = MISSING
     """Seed of the order."""
