@@ -69,7 +69,7 @@ def run_experiment(
         pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; they take some.
 
     Raises:
-        ExperimentError: The seeded checkpoint could not be made.
+        ExperimentError: The seeded checkpoint could not be created.
     """
     inputs = make_inputs(config, folder)
     clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
@@ -97,10 +97,10 @@ def run_experiment(
 
 
 def make_inputs(config: ExperimentConfig, folder: OutputFolder) -> Inputs:
-    """Draw and write the workload, and make the seeded checkpoint where the model has one that is missing.
+    """Draw and write the workload, and create the seeded checkpoint if the model has one that is missing.
 
     Raises:
-        ExperimentError: The seeded checkpoint could not be made.
+        ExperimentError: The seeded checkpoint could not be created.
     """
     digest = write_workload(build_workload(config.workload, config.seed), folder.workload)
     return Inputs(engine_spec(config, model_path(config)), folder.workload.resolve(), digest)

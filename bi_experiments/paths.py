@@ -18,7 +18,7 @@ class PhaseFolder:
 
     @property
     def spec(self) -> Path:
-        """What the phase was told."""
+        """What the phase was passed."""
         return self.root / "spec.json"
 
     @property
@@ -102,7 +102,7 @@ def read_result(folder: Path) -> ExperimentResult:
     try:
         return from_json(path.read_bytes(), ExperimentResult, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigurationError(f"{folder} holds no {path.name}: name the output folder of an experiment") from None
+        raise ConfigurationError(f"{folder} has no {path.name}: pass the output folder of an experiment") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except RecordError as error:
@@ -110,7 +110,7 @@ def read_result(folder: Path) -> ExperimentResult:
 
 
 def log_tail(log: Path, lines: int = LOG_LINES) -> list[str]:
-    """The last lines of a log file; none when there is no such file."""
+    """The last lines of a log file; empty if there is no such file."""
     try:
         return log.read_text(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:

@@ -38,7 +38,7 @@ class Arm(StrEnum):
     BASELINE = "baseline"
     BATCH_INVARIANT = "batch_invariant"
     CONTROL = "control"
-    """A second baseline in the place of `batch_invariant` (A/A)."""
+    """A second baseline instead of `batch_invariant` (A/A)."""
 
     @property
     def batch_invariant(self) -> bool:
@@ -61,7 +61,7 @@ class Difference(StrEnum):
     SLOWER = "slower"
     FASTER = "faster"
     MORE = "more"
-    """Of what is no time: memory."""
+    """Of a metric that is not a time: memory."""
     LESS = "less"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
@@ -113,7 +113,7 @@ class StepKind(StrEnum):
     """All sequences of the step decode."""
 
 
-# --- What a phase is told -------------------------------------------------------------------------------------------
+# --- What a phase is passed -----------------------------------------------------------------------------------------
 
 
 class Sampling(Record, frozen=True, kw_only=True):
@@ -198,11 +198,11 @@ class ProbePlan(Record, frozen=True, kw_only=True):
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
-    """Everything one phase is told; written to its folder before the process starts."""
+    """Everything one phase is passed; written to its folder before the process starts."""
 
     version: int = RECORD_VERSION
     project_version: str
-    """Version of this project that wrote the spec; the launcher refuses a phase of another version."""
+    """Version of this project that wrote the spec; the parent refuses a phase of another version."""
     index: int
     """Position in the schedule, from 0."""
     pair: int
@@ -236,7 +236,7 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     dtype: str
     device: str
     kv_cache_tokens: int
-    """Capacity of the KV cache in tokens; 0 when vLLM does not tell."""
+    """Capacity of the KV cache in tokens; 0 if vLLM does not report it."""
     block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
@@ -296,9 +296,9 @@ class ClockReading(Record, frozen=True, kw_only=True):
     power_w: float | None
     """Mean over the trial, in watts, from the device's energy counter."""
     reasons: tuple[str, ...] = ()
-    """What held the device below its highest clock right after the trial: `power limit`, `temperature`, ..."""
+    """What throttled the device right after the trial: `power limit`, `temperature`, ..."""
     held_back_s: dict[str, float] = {}
-    """Time in the trial that each of these reasons held it back, in seconds; only those that the device counts."""
+    """Time in the trial that each of these reasons throttled it, in seconds; only those that the device counts."""
 
 
 class ProbeResult(Record, frozen=True, kw_only=True):
@@ -400,7 +400,7 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
 
 
 class Done(Record, frozen=True, kw_only=True, tag="done"):
-    """The phase did all it was told."""
+    """The phase did everything it was passed."""
 
     peak_memory_bytes: int
     """Largest device memory in use where there is a device, else the largest resident set of the phase's processes."""
@@ -508,7 +508,7 @@ class Metric(Record, frozen=True, kw_only=True):
     baseline: float
     """Mean over the launches, in `unit`."""
     batch_invariant: float
-    """The same in the other arm (also for the control arm)."""
+    """The same in the second arm (the control arm too)."""
     change_pct: float | None
     """100 * (exp(mean over pairs of the log ratio) - 1); None when withheld."""
     low_pct: float | None = None
@@ -540,7 +540,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     sequential: bool = False
     """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
     noise_floor_pct: float | None = None
-    """By how much the trial time of two like arms may differ here, in per cent; None with one pair."""
+    """By how much the trial time of two identical arms may differ here, in per cent; None with one pair."""
     sentence: str
     """The result in one sentence."""
 
@@ -633,7 +633,7 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """Trials in which the needle's tokens differed from its output alone."""
     needle_total: dict[Arm, int]
     not_run: tuple[str, ...] = ()
-    """Compositions asked for that gave no result: the engine's limits make them impossible, or no phase got so far."""
+    """Requested compositions that gave no result: the engine's limits make them impossible, or no phase got there."""
     sentence: str
     """The verdict in one sentence."""
     ledger: tuple[LedgerRow, ...] = ()
@@ -658,7 +658,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     name: str
     """Readable name: model, attention backend, tensor parallel size, workload."""
     command: str
-    """The command line that makes this experiment again."""
+    """The command line that repeats this experiment."""
     configuration: dict[str, Any]
     """The composed configuration."""
     environment: Environment
@@ -695,12 +695,12 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
     """Read a record back.
 
     Args:
-        data: the JSON text.
-        kind: the record's type.
-        source: where the text comes from, for the error message.
+        data: The JSON text.
+        kind: The record's type.
+        source: Where the text comes from, for the error message.
 
     Raises:
-        RecordError: the text is no such record, or of another format version.
+        RecordError: The text is not such a record, or of another format version.
     """
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
@@ -729,7 +729,7 @@ def event_from_line(line: bytes) -> Event:
     """Read one event back.
 
     Raises:
-        RecordError: the line is no event.
+        RecordError: The line is not an event.
     """
     try:
         event: Event = msgspec.json.decode(line, type=Event)

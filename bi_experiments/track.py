@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Log every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m bi_experiments.track", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
-    parser.add_argument("--uri", help="MLflow tracking URI; without it, the one that the experiment was run with")
+    parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     given = parser.parse_args(arguments)
     logged = [_track(folder, given.uri) for folder in given.folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN

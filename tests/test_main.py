@@ -1,4 +1,4 @@
-"""The program as it is typed: exit codes and what stands on the terminal."""
+"""The program as it is run: exit codes and what stands on the terminal."""
 
 import json
 import os

@@ -24,11 +24,11 @@ def compare_experiment(
     """Compare the arms of one experiment; None without one complete pair.
 
     Args:
-        phases: all phases so far, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run, those added on the way included.
+        phases: All phases so far, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     metrics = compare_phases(phases, protocol.equivalence_pct)
@@ -108,7 +108,7 @@ def sentence(
 
 
 def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
-    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
+    """By how much the trial times of two identical arms may differ, in per cent: the margin of an A/A with these pairs.
 
     From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
     mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes

@@ -48,11 +48,11 @@ def decide_gate(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
 
 
 def describe_gate(comparison: Comparison, max_overhead_pct: float) -> str:
-    """The decision in one line, with what to do where there is none."""
+    """The decision in one line, with what to do where it is undecided."""
     limit = f"the gate of {max_overhead_pct:g} %"
     trial_time = comparison.metric("trial_time")
     if trial_time is None or trial_time.change_pct is None or trial_time.low_pct is None or trial_time.high_pct is None:
-        return f"Gate undecided: no interval to hold against {limit}; type protocol.pairs=3 or more."
+        return f"Gate undecided: no interval to hold against {limit}; set protocol.pairs=3 or more."
     overhead = f"{signed(trial_time.change_pct)} {band(trial_time.low_pct, trial_time.high_pct)} trial time"
     match decide_gate(comparison, max_overhead_pct):
         case ExitCode.OVER_GATE:

@@ -5,7 +5,7 @@ these types, and `from_hydra` turns the result into an `ExperimentConfig`.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 from omegaconf import MISSING
@@ -39,6 +39,15 @@ class Interleave(Enum):
     """Both phases are alive and take turns, trial by trial."""
     auto = "auto"
     """`trial` on a GPU where two engines fit, else `launch`; a composed configuration has what became of it."""
+
+
+class ProofLevel(StrEnum):
+    """How thoroughly invariance is probed."""
+
+    off = "off"
+    needle = "needle"
+    standard = "standard"
+    full = "full"
 
 
 class AttentionKind(Enum):
@@ -145,7 +154,7 @@ class ProtocolConfig:
     pairs: int = MISSING
     """Launches of each arm."""
     control: bool = MISSING
-    """A/A: a second baseline in the place of the batch-invariant arm."""
+    """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
     seed: int = MISSING
     """Seed of the order."""
@@ -167,8 +176,7 @@ class ProtocolConfig:
 class VerifyConfig:
     """Group `verify`: how invariance is probed."""
 
-    level: str = MISSING
-    """`off`, `needle`, `standard`, `full`."""
+    level: ProofLevel = MISSING
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
     later_launches: list[str] | None = MISSING

@@ -44,7 +44,7 @@ class Inputs:
 
 
 class Launches:
-    """Launches the phases of one experiment, and keeps what is known of them, also after an interruption.
+    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
 
     Args:
         config: The experiment's configuration.
@@ -105,7 +105,7 @@ class Launches:
                 self._taken_over |= finished
 
     def _finished(self, slot: Slot) -> PhaseResult | None:
-        """The result of a phase that ended well and was told what it would be told now."""
+        """The result of a phase that ended well and was passed what it would be passed now."""
         private = self._config.protocol.caches is Caches.private
         if private and not (self._folder.caches / slot.arm).is_dir():
             return None
@@ -150,7 +150,7 @@ class Launches:
         return process
 
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, also when an earlier start of it was killed."""
+        """An arm's first launch is cold, even when an earlier start of it was killed."""
         if self._config.protocol.caches is Caches.private:
             caches = self._folder.caches / slot.arm
             if slot.launch == 0:
@@ -158,7 +158,7 @@ class Launches:
             caches.mkdir(parents=True, exist_ok=True)
 
     def _spec(self, slot: Slot, wait_for_turn: bool) -> PhaseSpec:
-        """What the phase of a slot is told."""
+        """What the phase of a slot is passed."""
         return PhaseSpec(
             project_version=__version__,
             index=slot.index,

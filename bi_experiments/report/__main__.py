@@ -1,4 +1,4 @@
-"""`python -m bi_experiments.report FOLDER...`: make reports again from `result.json`; compare several."""
+"""`python -m bi_experiments.report FOLDER...`: regenerate reports from `result.json`; compare several."""
 
 import argparse
 import os
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Write the reports of every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bi_experiments.report",
-        description="Make report.txt, report.html, report.md and the figures again from result.json.",
-        epilog="Of several folders, a page that compares them is written too.",
+        description="Regenerate report.txt, report.html, report.md and the figures from result.json.",
+        epilog="Given several folders, it also writes a page that compares them.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument(

@@ -7,6 +7,7 @@ from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, tables
 from bi_experiments.report.method import provenance, ran_on
 from bi_experiments.report.tables import Table
+from bi_experiments.wording import finding_name
 
 LIMIT = 6000
 """Longest text in bytes. The configuration is cut first: the whole of it is in the record and in the HTML page."""
@@ -36,7 +37,7 @@ def render(result: ExperimentResult) -> str:
         parts += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
     if result.comparison is not None and result.comparison.findings:
         findings = (
-            f"- **{escape(one.kind.replace('_', ' '))}**: {escape(one.message)} {escape(one.remedy)}"
+            f"- **{escape(finding_name(one.kind))}**: {escape(one.message)} {escape(one.remedy)}"
             for one in result.comparison.findings
         )
         parts.append("\n".join(findings))

@@ -32,12 +32,12 @@ def method(result: ExperimentResult) -> Entries:
 def _rules(protocol: Mapping[str, Any]) -> Entries:
     said = {
         "order": {
-            "balanced": "balanced and random: in each two pairs, either arm is first once",
-            "baseline_first": "the baseline first in every pair",
+            "balanced": "balanced and random: in every two pairs, each arm runs first once",
+            "baseline_first": "the baseline runs first in every pair",
         },
         "interleave": {
-            "launch": "a pair's launches one after the other",
-            "trial": "both launches of a pair alive, taking turns trial by trial",
+            "launch": "the launches of a pair run one after the other",
+            "trial": "both launches of a pair are alive and take turns, trial by trial",
         },
         "caches": {
             "private": "compile caches private to each arm: its first launch is cold, its later ones are warm",

@@ -58,7 +58,7 @@ METRICS_NOTE = (
 
 
 def withheld(result: ExperimentResult) -> tuple[str, ...]:
-    """Why a change is not told, one sentence a metric."""
+    """Why a change is withheld, one sentence a metric."""
     return tuple(
         f"Change of {metric.name.replace('_', ' ')} withheld: {metric.withheld}."
         for metric in (result.comparison.metrics if result.comparison else ())
@@ -257,12 +257,12 @@ def _launch_row(phase: PhaseResult) -> tuple[str, ...]:
 
 
 def clocks(phases: Sequence[PhaseResult]) -> Table | None:
-    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not asked."""
+    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not read."""
     keys = [(phase, device) for phase in phases for device in sorted({one.device for one in phase.clocks})]
     if not keys:
         return None
     return Table(
-        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "held back by"),
+        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "throttled by"),
         rows=tuple(_clock_row(phase, device) for phase, device in keys),
         left=frozenset({0, 1, 6}),
     )
@@ -288,7 +288,7 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:
-    """What vLLM itself says it ran with, one column an arm; None when no engine was built."""
+    """What vLLM reports that it ran with, one column an arm; None when no engine was built."""
     observed = {phase.arm: phase.observed for phase in reversed(phases) if phase.observed is not None}
     arms = in_order(observed)
     if not arms:

@@ -22,7 +22,7 @@ from bi_experiments.records import (
 from bi_experiments.report import tables
 from bi_experiments.report.blocks import head, phase_block
 from bi_experiments.report.layout import RULE, heading, paragraph, table
-from bi_experiments.wording import LABELS, change_text, device, version
+from bi_experiments.wording import LABELS, change_text, device, finding_name, version
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:
@@ -159,9 +159,9 @@ def _lines(cells: tables.Table) -> list[str]:
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:
-    lines = ["Before you rely on it:"]
+    lines = ["Findings:"]
     for finding in findings:
-        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding.kind.replace('_', ' ')}: ")
+        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding_name(finding.kind)}: ")
     return lines
 
 

@@ -1,7 +1,7 @@
 """The summary of a sweep, made from what its experiments have written: table, `sweep.csv`, `sweep.html`, figures.
 
-Whoever finishes an experiment writes it again. Writing takes the longer the more experiments there are, so it is left
-out while it would take more than a fiftieth of the time; the end of the sweep never leaves it out.
+Each process that finishes an experiment rewrites it. Writing takes longer the more experiments there are, so it is
+skipped while it would take more than a fiftieth of the time, but never at the end of the sweep.
 """
 
 import csv
@@ -60,7 +60,7 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
 
     Args:
         sweep: The sweep's folder.
-        at_any_rate: Also when that is a large part of the time since it was written last.
+        at_any_rate: Even if that takes a large part of the time since it was last written.
 
     Returns:
         Whether they were written.
@@ -74,9 +74,9 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
         write_atomically(sweep.csv, to_csv(records, sweep_record).encode())
         try:
             _write_page(sweep, records, sweep_record)
-        except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep goes on
+        except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep continues
             _LOGGER.info("%s", traceback.format_exc())
-            sys.stderr.write(f"warning: {sweep.html} could not be made: {type(error).__name__}: {error}\n")
+            sys.stderr.write(f"warning: {sweep.html} could not be written: {type(error).__name__}: {error}\n")
         now = time.time()
         write_atomically(sweep.summary_stamp, msgspec.json.encode(Stamp(now, now - started)))
     return True
@@ -92,7 +92,7 @@ def _write_page(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_r
 
 
 def finish(sweep: SweepFolder) -> ExitCode:
-    """Write the summary, show it on the terminal, and say the sweep's exit code."""
+    """Write the summary, show it on the terminal, and return the sweep's exit code."""
     write(sweep, at_any_rate=True)
     records, sweep_record = sweep.read(), record_of(sweep)
     sys.stdout.write("\n" + "\n".join([*to_text(records, sweep_record), "", f"Summary: {sweep.html}"]) + "\n")
@@ -101,11 +101,11 @@ def finish(sweep: SweepFolder) -> ExitCode:
 
 
 def exit_code(records: Sequence[ExperimentRecord], skip_impossible: bool) -> ExitCode:
-    """The gravest exit code of the experiments.
+    """The most severe exit code of the experiments.
 
     Args:
         records: All experiments of the sweep.
-        skip_impossible: Whether those that cannot run here are passed over; when none could, that is still said.
+        skip_impossible: Whether those that cannot run here are ignored; if none could run, that is still reported.
     """
     codes = {record.exit_code for record in records}
     if skip_impossible and any(record.status is not Status.CANNOT_RUN for record in records):
@@ -130,7 +130,7 @@ def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> d
 
 
 def outcome(record: ExperimentRecord) -> str:
-    """What became of an experiment, in a few words: overhead and verdict, or why there is none."""
+    """What became of an experiment, in a few words: overhead and verdict, or why it has no result."""
     if record.status is Status.RUNNING:
         return "running"
     if record.status is not Status.DONE:
@@ -163,7 +163,7 @@ def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[Expe
     others = [one for one in records if one.status is not Status.DONE]
     parts = [
         ("The cheapest:", measured[:SOME_ROWS]),
-        ("The dearest:", measured[SOME_ROWS:][-SOME_ROWS:]),
+        ("The most expensive:", measured[SOME_ROWS:][-SOME_ROWS:]),
         (f"Not done, the first of {len(others)}:", others[:SOME_ROWS]),
     ]
     return [(title, some) for title, some in parts if some]
@@ -226,7 +226,7 @@ def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_recor
 
 
 def sum_up(summary: Summary, folder: Path) -> None:
-    """Keep what a page shows of an experiment beside its record, which may be a hundred times as large."""
+    """Keep what a page shows of an experiment next to its record, which may be a hundred times as large."""
     write_atomically(folder / "summary.json", msgspec.json.encode(summary))
 
 

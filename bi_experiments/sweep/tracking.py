@@ -34,7 +34,7 @@ def log(sweep: SweepFolder, tracking: TrackingConfig, status: RunStatus | None) 
     Args:
         sweep: The sweep's folder.
         tracking: Where to log.
-        status: How the sweep ended; None while it is going on.
+        status: How the sweep ended; None while it is running.
     """
     sweep_record = record_of(sweep)
     if tracking.enabled and sweep_record is not None:

@@ -64,7 +64,7 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
-    later = f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
+    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
     return _attempt(
         lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
     )

@@ -31,7 +31,7 @@ TAG_LIMIT = 5000
 IDENTITY = "identity"
 """Tag by which an experiment or a sweep that was logged before is recognised."""
 KIND = "kind"
-"""Tag that tells the runs of a sweep, an experiment and a phase apart."""
+"""Tag that distinguishes the runs of a sweep, an experiment and a phase."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that nests a run under another."""
 
@@ -75,7 +75,7 @@ class SweepContent:
     step: int
     """Experiments that are done: the step at which the metrics are logged."""
     status: RunStatus | None
-    """None: it is going on."""
+    """None: it is running."""
     parameters: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -100,8 +100,8 @@ def of_sweep(
         identity: The same in all processes of the sweep and when it is resumed; of no other sweep.
         started_at: Unix time in seconds.
         done: Experiments that are done.
-        status: How it ended; None while it is going on.
-        parameters: What does not change while it is going on, the swept keys for example.
+        status: How it ended; None while it is running.
+        parameters: What does not change while it is running, the swept keys for example.
         metrics: What is known so far.
         tags: Verdicts, counts, whatever is looked for.
         note: The description, in markdown.
@@ -184,7 +184,7 @@ def of_phase(result: ExperimentResult, phase: PhaseResult, readings: Iterable[Re
 
 
 def identity(result: ExperimentResult) -> str:
-    """What tells this execution of an experiment from every other: the same after its record was analysed anew."""
+    """What distinguishes this execution of an experiment from every other: the same if its record is analysed again."""
     text = "\n".join((result.name, result.command, result.workload_digest, repr(result.started_at)))
     return hashlib.sha256(text.encode()).hexdigest()
 

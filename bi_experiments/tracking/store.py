@@ -27,7 +27,7 @@ _SETTINGS = {
 """Of MLflow, while it is used; the user's own values win."""
 
 COST_VIEW = "cost"
-"""Share key of a view of the runs in MLflow's UI: the experiments, the costliest first."""
+"""Share key of a view of the runs in MLflow's UI: the experiments, the most expensive first."""
 
 _EXPERIMENT_TAGS = {
     # MLflow's UI opens with the runs, not with what is for agents.
@@ -102,7 +102,7 @@ def reason(error: BaseException) -> str:
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the MLflow experiment of that name, which is made where there is none.
+    """The id of the MLflow experiment of that name, which is created if it does not exist.
 
     Args:
         client: A client of the store.

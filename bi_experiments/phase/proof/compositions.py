@@ -71,7 +71,7 @@ class Material:
         if self.longest_prompt < 1:
             raise ValueError(
                 f"verify.max_tokens={plan.max_tokens} leaves no room for a prompt in "
-                f"model.max_model_len={limits.max_model_len}: type verify.max_tokens={limits.max_model_len // 2}"
+                f"model.max_model_len={limits.max_model_len}: set verify.max_tokens={limits.max_model_len // 2}"
             )
         self._token_ids = token_ids
         self.random = random.Random(plan.seed)
@@ -515,7 +515,7 @@ def composition(name: str) -> tuple[Compose, int]:
     """The function that makes the composition of that name, and its size (0 for one that has none).
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     sized = re.fullmatch(r"([a-z]+)_([1-9][0-9]*)", name)
     if sized and sized[1] in SIZED:
@@ -523,14 +523,14 @@ def composition(name: str) -> tuple[Compose, int]:
     if name in UNSIZED:
         return UNSIZED[name], 0
     known = ", ".join([*(f"{kind}_<number>" for kind in SIZED), *UNSIZED])
-    raise ValueError(f"verify.compositions has {name!r}, which does not exist: type one of {known}")
+    raise ValueError(f"verify.compositions has {name!r}, which does not exist: use one of {known}")
 
 
 def compose(name: str, material: Material) -> Iterator[Batch]:
     """The batches of the composition of that name; none where the engine's limits make it impossible.
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     make, size = composition(name)
     material.restart(name)

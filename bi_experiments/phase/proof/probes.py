@@ -1,4 +1,4 @@
-"""Runs probes alone and in batch compositions, and compares the bits of what comes back.
+"""Run probes alone and in batch compositions, and compare the bits of what comes back.
 
 Equal means: the same token ids and, at every position, the same returned logprobs as float32 bits.
 """
@@ -79,7 +79,7 @@ def run_probes(
         keep_folder: Where the raw logprobs are written when the plan keeps them.
 
     Raises:
-        ValueError: a composition does not exist, or the plan does not fit the engine's limits.
+        ValueError: A composition does not exist, or the plan does not fit the engine's limits.
     """
     limits = engine.limits(llm, max_num_batched_tokens, max_num_seqs, max_model_len)
     tokenizer = llm.get_tokenizer()
@@ -259,7 +259,7 @@ def first_difference(expected: Sample, sample: Sample) -> int | None:
 def largest_logprob_difference(expected: Sample, sample: Sample) -> float:
     """Largest |delta logprob| over the tokens that both returned.
 
-    Positions after the first differing token id have another context and do not count. A difference that is no number
+    Positions after the first differing token id have another context and do not count. One that is not a number
     counts as the largest float, because JSON has neither infinity nor NaN.
     """
     largest = 0.0
