@@ -7,6 +7,7 @@ another virtual environment can use it.
 History of the file format (`RECORD_VERSION`):
 
 * 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
+* 2: `ObservedEngine` says more of the engine (`flash_attn_version` and what follows it).
 """
 
 from enum import StrEnum
@@ -200,6 +201,19 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     async_scheduling: bool
     threads: int
     """Intra-operation CPU threads of torch in the phase's process."""
+    flash_attn_version: str | None = None
+    """Version of FlashAttention's kernels that the attention layers call; None, here and below: vLLM does not say, or
+    the record is from before it was asked."""
+    prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    kv_cache_dtype: str | None = None
+    quantization: str | None = None
+    cudagraph_sizes: int | None = None
+    """How many batch sizes have a captured graph."""
+    all_reduce: str | None = None
+    """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
+    fp32_precision: str | None = None
+    """How torch multiplies float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default)."""
 
 
 class Latencies(Record, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,21 @@ def observe(llm: "LLM") -> ObservedEngine:
         max_num_seqs=scheduler.max_num_seqs,
         async_scheduling=bool(scheduler.async_scheduling),
         threads=workers[0]["threads"],
+        flash_attn_version=_distinct(version for worker in workers for version in worker["flash_attn_versions"]),
+        # Where a layer switches prefix caching off, it does so in the worker's copy of the configuration.
+        prefix_caching=bool(cache.enable_prefix_caching) and all(worker["prefix_caching"] for worker in workers),
+        chunked_prefill=bool(scheduler.enable_chunked_prefill),
+        kv_cache_dtype=str(cache.cache_dtype),
+        quantization=config.model_config.quantization,
+        cudagraph_sizes=len(compilation.cudagraph_capture_sizes or ()),
+        all_reduce=_distinct(worker["all_reduce"] for worker in workers),
+        fp32_precision=_distinct(worker["fp32_precision"] for worker in workers),
     )
+
+
+def _distinct(values: Iterable[str | None]) -> str | None:
+    """What the workers say, once each; None when none of them says anything."""
+    return "+".join(sorted({value for value in values if value is not None})) or None
 
 
 def _device_name() -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.records import (
     Arm,
@@ -212,16 +213,21 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:
-    """What vLLM itself says it ran with, one column an arm; None when no engine was built."""
+    """What vLLM itself says it ran with, one column an arm, and what differs; None when no engine was built."""
     observed = {phase.arm: phase.observed for phase in reversed(phases) if phase.observed is not None}
     arms = in_order(observed)
     if not arms:
         return None
+    different = {difference.field for difference in engine_differences(complete_pairs(phases))}
     return Table(
-        header=("Observed in the engine", *(LABELS[arm] for arm in arms)),
+        header=("Observed in the engine", *(LABELS[arm] for arm in arms), ""),
         rows=tuple(
-            (field.replace("_", " "), *(as_text(getattr(observed[arm], field)) for arm in arms))
+            (
+                field.replace("_", " "),
+                *(as_text(getattr(observed[arm], field)) for arm in arms),
+                "differs" if field in different else "",
+            )
             for field in type(observed[arms[0]]).__struct_fields__
         ),
-        left=frozenset(range(len(arms) + 1)),
+        left=frozenset(range(len(arms) + 2)),
     )

@@ -20,6 +20,7 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.report import tables
+from bi_experiments.report.answer import engine_sentence
 from bi_experiments.report.blocks import LABELS, head, phase_block
 from bi_experiments.report.layout import RULE, change_text, heading, paragraph, table
 from bi_experiments.report.machine import device, version
@@ -122,6 +123,8 @@ def _answer(result: ExperimentResult) -> list[str]:
     lines = heading("RESULT")
     if result.comparison is not None:
         lines += paragraph(result.comparison.sentence)
+    if (changed := engine_sentence(result)) is not None:
+        lines += paragraph(changed)
     if result.invariance is not None:
         lines += paragraph(result.invariance.sentence)
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")

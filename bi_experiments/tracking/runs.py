@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
+from bi_experiments.report.answer import engine_sentence
 from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.layout import change_text, figure
 from bi_experiments.report.machine import device, version
@@ -208,6 +210,8 @@ def note(result: ExperimentResult) -> str:
     paragraphs = []
     if result.comparison is not None:
         paragraphs.append(f"**{result.comparison.sentence}**")
+    if (changed := engine_sentence(result)) is not None:
+        paragraphs.append(changed)
     if result.invariance is not None:
         paragraphs.append(result.invariance.sentence)
     if result.stopped is not None:
@@ -331,6 +335,10 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
     tags: dict[str, str | None] = {}
     if result.comparison is not None:
         tags |= {f"verdict/{metric.name}": metric.verdict for metric in result.comparison.metrics}
+    tags |= {
+        f"differs/{difference.field}": f"{difference.baseline} -> {difference.second}"
+        for difference in engine_differences(complete_pairs(result.phases))
+    }
     if result.invariance is not None:
         tags |= {f"invariance/{verdict.arm}": verdict.verdict for verdict in result.invariance.arms}
     return tags

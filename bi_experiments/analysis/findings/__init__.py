@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bi_experiments.analysis.findings.busy_machine import busy_machine, shared
 from bi_experiments.analysis.findings.clocks import clock_findings
 from bi_experiments.analysis.findings.drift import drift_over_launches, drift_within_launches
+from bi_experiments.analysis.findings.engine import engine
 from bi_experiments.analysis.findings.interval import incomplete, sequential, single_launch
 from bi_experiments.analysis.findings.order import caches, interrupted, order
 from bi_experiments.analysis.findings.warm_up import warm_up
@@ -40,6 +41,7 @@ def all_findings(
     checks = (
         needle(pairs),
         token_counts(pairs),
+        engine(pairs),
         incomplete(phases, pairs, planned_pairs),
         single_launch(pairs),
         sequential(phases, protocol, len(pairs)),
