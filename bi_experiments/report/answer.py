@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from bi_experiments.analysis.engines import engine_differences
-from bi_experiments.analysis.outcome import decide_gate, describe_gate
+from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
@@ -58,7 +58,7 @@ def engine_sentence(result: ExperimentResult) -> str | None:
 
 def badges(result: ExperimentResult) -> list[Badge]:
     """The verdicts on cost, invariance and gate."""
-    found = [Badge("trial time", *_cost(result))]
+    found = [Badge("total time", *_cost(result))]
     arm = second_arm(result.phases)
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
@@ -72,12 +72,12 @@ def badges(result: ExperimentResult) -> list[Badge]:
 def tiles(result: ExperimentResult) -> list[Tile]:
     """Cost, throughput and proof, where they were measured."""
     found = []
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
-    if trial_time is not None and trial_time.change_pct is not None:
+    total_time = primary(result.comparison) if result.comparison else None
+    if total_time is not None and total_time.change_pct is not None:
         interval = "one launch an arm, no interval"
-        if trial_time.low_pct is not None and trial_time.high_pct is not None:
-            interval = f"{band(trial_time.low_pct, trial_time.high_pct)}, {count(trial_time.pairs, 'pair')}"
-        found.append(Tile("Change of trial time", signed(trial_time.change_pct), interval))
+        if total_time.low_pct is not None and total_time.high_pct is not None:
+            interval = f"{band(total_time.low_pct, total_time.high_pct)}, {count(total_time.pairs, 'pair')}"
+        found.append(Tile("Change of total time", signed(total_time.change_pct), interval))
     throughput = result.comparison.metric("throughput") if result.comparison else None
     label = LABELS[second_arm(result.phases)]
     if throughput is not None:
@@ -130,12 +130,14 @@ _GATE_WORDS: dict[ExitCode, tuple[str, Tone]] = {
 
 
 def _cost(result: ExperimentResult) -> tuple[str, Tone]:
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
-    if trial_time is None:
+    total_time = primary(result.comparison) if result.comparison else None
+    if total_time is None:
         return "not compared", "open"
-    if trial_time.low_pct is None:
+    if total_time.withheld is not None:
+        return "withheld", "open"
+    if total_time.low_pct is None:
         return "no interval", "open"
-    return trial_time.verdict, _COST_TONES[trial_time.verdict]
+    return total_time.verdict, _COST_TONES[total_time.verdict]
 
 
 def _limit(result: ExperimentResult) -> float | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, method, pages, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.planning import planning
 
 
 def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
@@ -25,6 +26,8 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         problems=answer.problems(result),
         figures=pages.shown(one for one in drawn if isinstance(one, Drawing)),
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
+        trial_costs=tables.trial_costs(result),
+        trials_note=tables.trials_note(result),
         metrics=tables.metrics(result),
         metrics_note=tables.METRICS_NOTE,
         withheld=tables.withheld(result),
@@ -36,6 +39,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         clocks=tables.clocks(result.phases),
         findings=comparison.findings if comparison else (),
         nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
+        planning=planning(result),
         method=method.method(result),
         engines=tables.engines(result.phases),
         environment=method.environment(result),

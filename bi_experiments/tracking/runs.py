@@ -276,7 +276,8 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
         launches = [
             _phase_values(phase) for phase in result.phases if phase.arm is arm and phase.status is PhaseStatus.OK
         ]
-        keys = dict.fromkeys(key for launch in launches for key in launch)
+        # The comparison has the cold and the warm initialisations apart.
+        keys = [key for key in dict.fromkeys(key for launch in launches for key in launch) if key != "init_time"]
         values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
     if result.comparison is not None:
         other = second_arm(result.phases)
