@@ -1,4 +1,36 @@
-"""What vLLM's batch-invariant mode costs, and whether it really holds."""
+"""What vLLM's batch-invariant mode costs, and whether it really holds.
+
+The rooms of this package, in the order in which one configuration passes through them:
+
+* `__main__`: composes the command line and runs it; `api`, below, is one phase as a function of Python
+* `config`: what may be asked for; refuses what contradicts itself, and starts nothing
+* `experiment`: the spine of one configuration: prepare, make the inputs, launch the pairs, conclude, report
+* `machine`: what this machine is, and what of it is free
+* `workload`: the prompts of all trials
+* `launch`: the parent's side of a phase: when it runs, what it is passed, how it is started and followed
+* `phase`: the child's side: engine, trials, proof; with `vllm_cpu` the only code that imports vLLM
+* `vllm_cpu`: the mode on vLLM's CPU backend, as a plugin of vLLM
+* `analysis`: from records to numbers, findings, verdicts and the exit code
+* `report`: from a record to text, pages and figures
+* `tracking`: MLflow
+* `sweep`: many experiments of one command
+
+Other doors:
+
+* `api`: one phase, as a function
+* `compare`: two experiments against each other
+* `plan`: what more pairs would buy
+* `track`: logs to MLflow what was not logged
+
+Used in every room:
+
+* `records`: what is written down: frozen, typed, versioned
+* `errors`: exit codes, and the errors of one line
+* `paths`: the files of an output folder
+* `files`: atomic writes and locks
+* `wording`: how numbers are written in sentences
+* `vocabulary`: the words that prompts are made of
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -1,9 +1,12 @@
 """`python -m bi_experiments`: compose, validate, run, exit code."""
 
+import contextlib
+import io
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -14,7 +17,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
+from bi_experiments.config.keys import refuse_overrides
+from bi_experiments.errors import (
+    ConfigurationError,
+    ExitCode,
+    ExperimentError,
+    complain,
+    file_problem,
+    os_error,
+)
 
 
 def main() -> int:
@@ -24,9 +35,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     register_schema()
     codes: list[ExitCode] = []
+    composed_whole = False
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     def job(composed: DictConfig) -> float | None:
+        nonlocal composed_whole
+        composed_whole = True
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             from bi_experiments.sweep.job import run_in_sweep
 
@@ -36,12 +50,43 @@ def main() -> int:
         return own_s_per_token
 
     try:
+        refuse_overrides(_settings(sys.argv[1:]))
         job()
+    except ConfigurationError as error:
+        return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
-        return _complain(one_line(error), ExitCode.CANNOT_RUN)
+        return complain(one_line(error), ExitCode.CANNOT_RUN)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except Exception as error:
+        if (problem := os_error(error)) is not None:
+            return complain(file_problem(problem), ExitCode.CANNOT_RUN)
+        if composed_whole:
+            raise
+        return complain(one_line(error), ExitCode.CANNOT_RUN)  # until then all that there is was typed
     return max(codes, default=ExitCode.DONE)
+
+
+def _settings(arguments: Sequence[str]) -> list[str]:
+    """The settings on the command line, without Hydra's options.
+
+    Raises:
+        ConfigurationError: There is an option that Hydra does not have, or settings stand on both sides of one.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            settings: list[str] = get_args_parser().parse_args(arguments).overrides or []
+        except SystemExit as end:
+            if end.code in {None, 0}:  # --version, which Hydra itself answers
+                return []
+            why = said.getvalue().strip().rpartition("error: ")[2]
+            between = why.removeprefix("unrecognized arguments: ")
+            if between != why and not between.startswith("-"):
+                why = f"{between} is on the other side of an option than the settings before it: put the options first"
+            raise ConfigurationError(why) from None
+    return settings
 
 
 def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
@@ -65,13 +110,13 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         config = from_hydra(composed)
         if config.sweep.resume:
             raise ConfigurationError(
-                "sweep.resume=true goes on with a sweep, and this is none: type -m before the settings"
+                "sweep.resume=true resumes a sweep, but this is a single run: add -m before the settings"
             )
         prepare(config)
         with progress_for(console, recorded_configuration(config)) as progress:
             result = run_experiment(config, folder, _command(), progress)
     except ExperimentError as error:
-        return _complain(str(error), error.exit_code), None
+        return complain(str(error), error.exit_code), None
     console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
     log_experiment(result, folder.root, config.tracking)
@@ -81,11 +126,6 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
 def _command() -> str:
     overrides = HydraConfig.get().overrides.task
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
-
-
-def _complain(message: str, code: ExitCode) -> ExitCode:
-    sys.stderr.write(f"error: {message}\n")
-    return code
 
 
 def _interrupt(*_: object) -> None:

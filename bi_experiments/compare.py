@@ -32,13 +32,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from bi_experiments.analysis.agreement import outputs_agree
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import Estimate, contrast_estimate
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
 from bi_experiments.config.plain import setting
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import ExperimentResult
 from bi_experiments.report.several import settings_that_differ
 from bi_experiments.tracking import store
 from bi_experiments.wording import band, signed, unsigned
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.max_change_pct >= 0:
-        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: pass 0 or more")
+        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: use 0 or more")
     try:
         first = load_side(options.first, options.tracking_uri)
         second = load_side(options.second, options.tracking_uri)
@@ -60,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
                 require_alike(first[0], other)
         changes = changes_between(first, second)
     except ExperimentError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return complain(str(error), error.exit_code)
     equal = equal_work([*first, *second])
     change = changes.mode if options.gate == "mode" else changes.ratio
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
     answer = f"{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
+    if said := outputs_agree(first[0], second[0]):
+        sys.stdout.write(f"{said}\n")
     return code
 
 
@@ -88,7 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         "--max-change-pct", type=float, default=0.0, metavar="X", help="accepted rise of it in per cent (0)"
     )
     parser.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="where run ids are (sqlite:///mlflow.db)"
+        "--tracking-uri",
+        default="sqlite:///mlflow.db",
+        metavar="URI",
+        help="store that run ids belong to (sqlite:///mlflow.db)",
     )
     return parser
 
@@ -110,41 +116,32 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """The result in an output folder, or among the artifacts of an MLflow run.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be read.
+        ConfigurationError: There is no result, or it cannot be read.
     """
     folder = Path(source)
     if folder.is_dir():
-        return _read(OutputFolder(folder).result, source)
+        return judged_anew(read_result(folder))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
-            return _read(_download(source, tracking_uri, temporary), source)
+            return judged_anew(read_result(_download(source, tracking_uri, temporary)))
     raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
-
-
-def _read(path: Path, source: str) -> ExperimentResult:
-    try:
-        return from_json(path.read_bytes(), ExperimentResult, source)
-    except FileNotFoundError:
-        raise ConfigurationError(f"{source} has no {path.name}: type the output folder of a finished run") from None
-    except RecordError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     database = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would make an empty one
-        raise ConfigurationError(f"there is no MLflow database {database}: type --tracking-uri or a folder")
+        raise ConfigurationError(f"the MLflow database {database} does not exist: pass --tracking-uri or a folder")
     from bi_experiments.config.credentials import without_credentials, without_secrets
 
     name = OutputFolder(Path()).result.name
     try:
         with store.connection(tracking_uri) as client:
-            return Path(client.download_artifacts(run_id, name, folder))
+            return Path(client.download_artifacts(run_id, name, folder)).parent
     except Exception as error:  # whatever MLflow, a driver or the network raise
         reason = without_secrets(tracking_uri, store.reason(error))
         raise ConfigurationError(
-            f"{name} of run {run_id} cannot be had from {without_credentials(tracking_uri)}: {reason}; "
-            "type --tracking-uri or a folder"
+            f"{name} of run {run_id} cannot be downloaded from {without_credentials(tracking_uri)}: {reason}; "
+            "pass --tracking-uri or a folder"
         ) from error
 
 
@@ -155,7 +152,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     """Refuse to compare experiments that did not ask the same of the same machine.
 
     Raises:
-        ConfigurationError: naming everything that differs.
+        ConfigurationError: Naming everything that differs.
     """
     differences = [
         f"{name} ({one} and {other})"
@@ -173,7 +170,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     ]
     if differences:
         raise ConfigurationError(
-            f"A and B differ in {', '.join(differences)}: type --anyway to compare them all the same"
+            f"A and B differ in {', '.join(differences)}: pass --anyway to compare them nevertheless"
         )
 
 
@@ -192,7 +189,7 @@ def changes_between(first: Sequence[ExperimentResult], second: Sequence[Experime
     """The three changes from the experiments of side A to those of side B.
 
     Raises:
-        ConfigurationError: one of them has no complete pair.
+        ConfigurationError: One of them has no complete pair.
     """
     for name, side in (("A", first), ("B", second)):
         for result in side:
@@ -311,7 +308,7 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
         result.name,
         _machine(result),
         pairs[0].second.versions.get("vllm", "unknown"),
-        (result.environment.commit or "unknown")[:12] + (" and changes" if result.environment.dirty else ""),
+        (result.environment.commit or "unknown")[:12] + (" with local changes" if result.environment.dirty else ""),
         str(len(pairs)),
         f"{signed(overhead.change_pct)} {_interval(overhead)}",
     )

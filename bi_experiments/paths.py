@@ -1,28 +1,13 @@
-"""The file names under an output folder, and the atomic write that all of them go through."""
+"""The files of an output folder, by name, and reading back the two that are read again: the record and a log."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bi_experiments.records import Arm
+from bi_experiments.errors import ConfigurationError
+from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
 
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or the next start after a crash, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+LOG_LINES = 30
+"""Lines of an engine's log that are shown when its phase fails."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +18,7 @@ class PhaseFolder:
 
     @property
     def spec(self) -> Path:
-        """What the phase was told."""
+        """What the phase was passed."""
         return self.root / "spec.json"
 
     @property
@@ -105,3 +90,28 @@ class OutputFolder:
     def phase(self, index: int, arm: Arm) -> PhaseFolder:
         """The folder of the phase at that position of the schedule."""
         return PhaseFolder(self.root / "phases" / f"{index:02d}-{arm}")
+
+
+def read_result(folder: Path) -> ExperimentResult:
+    """The record in an output folder.
+
+    Raises:
+        ConfigurationError: There is none, or it cannot be read.
+    """
+    path = OutputFolder(folder).result
+    try:
+        return from_json(path.read_bytes(), ExperimentResult, path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(f"{folder} has no {path.name}: pass the output folder of an experiment") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except RecordError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def log_tail(log: Path, lines: int = LOG_LINES) -> list[str]:
+    """The last lines of a log file; empty if there is no such file."""
+    try:
+        return log.read_text(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.paths import read_result
 from bi_experiments.report.planning import planning
 
 
@@ -29,12 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("--show", type=_per_cent, action="append", default=[], metavar="X", help="a bound, in per cent")
     options = parser.parse_args(arguments)
     try:
-        said = planning(_result(options.folder), options.tell, options.show)
+        said = planning(read_result(options.folder), options.tell, options.show)
         if not said:
             raise ConfigurationError(f"{options.folder} has no two complete pairs that differ: run it with more pairs")
     except ExperimentError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        return complain(str(error), error.exit_code)
     sys.stdout.write("\n".join(said) + "\n")
     return ExitCode.DONE
 
@@ -44,16 +42,6 @@ def _per_cent(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not possible: pass a number of per cent above 0")
     return value
-
-
-def _result(folder: Path) -> ExperimentResult:
-    path = OutputFolder(folder).result
-    try:
-        return from_json(path.read_bytes(), ExperimentResult, path)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read ({error.strerror}): pass an experiment's folder") from error
-    except RecordError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 if __name__ == "__main__":

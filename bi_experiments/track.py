@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.errors import ExitCode
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, RecordError, from_json
+from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.paths import read_result
+from bi_experiments.records import ExperimentResult
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.tracking.log import log_experiment
@@ -20,20 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Log every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m bi_experiments.track", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
-    parser.add_argument("--uri", help="MLflow tracking URI; without it, the one that the experiment was run with")
+    parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     given = parser.parse_args(arguments)
     logged = [_track(folder, given.uri) for folder in given.folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
 
 
 def _track(folder: Path, uri: str | None) -> bool:
-    path = OutputFolder(folder).result
     try:
-        result = from_json(path.read_bytes(), ExperimentResult, path)
-    except FileNotFoundError:
-        return _complain(f"{folder} holds no result.json: name the output folder of an experiment")
-    except (OSError, RecordError) as error:
-        return _complain(str(error))
+        result = judged_anew(read_result(folder))
+    except ConfigurationError as error:
+        complain(str(error))
+        return False
     tracking = tracking_of(result, uri)
     run_id = log_experiment(result, folder, tracking, parent_run_id=_sweep_run_id(folder, uri))
     if run_id is None:
@@ -58,11 +57,6 @@ def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:
     if uri is None and without_credentials(from_environment) == recorded["uri"]:
         uri = from_environment
     return TrackingConfig(enabled=True, uri=uri or recorded["uri"], experiment=recorded["experiment"])
-
-
-def _complain(message: str) -> bool:
-    sys.stderr.write(f"error: {message}\n")
-    return False
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""How numbers are written in sentences, the same everywhere."""
+"""How numbers, arms and devices are written, the same everywhere."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+from bi_experiments.records import Arm, Environment, PhaseResult
 
 
 def signed(per_cent: float) -> str:
@@ -23,3 +29,36 @@ def count(number: int, noun: str) -> str:
 
 def _rounded(per_cent: float) -> float:
     return round(per_cent, 1) + 0.0  # plus zero: a rounded -0.04 is 0.0, not -0.0
+
+
+LABELS = {Arm.BASELINE: "baseline", Arm.BATCH_INVARIANT: "batch invariant", Arm.CONTROL: "control"}
+"""The arms in running text."""
+
+
+def four_digits(value: float) -> str:
+    """A number with four significant digits, or all digits before the point."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def change_text(per_cent: float) -> str:
+    """A change in per cent with its sign and two digits after the point; never `-0.00`."""
+    return f"{round(per_cent, 2) + 0.0:+.2f}"
+
+
+def finding_name(kind: str) -> str:
+    """What a kind of finding is called: `warm up`, `busy machine` (stored as `neighbour`)."""
+    return "busy machine" if kind == "neighbour" else kind.replace("_", " ")
+
+
+def device(environment: Environment) -> str:
+    """The accelerators, like ones counted: `8 x NVIDIA H200`; the CPU where there is none."""
+    names = Counter(device.name for device in environment.devices)
+    return ", ".join(f"{number} x {name}" for name, number in names.items()) or environment.cpu
+
+
+def version(package: str, environment: Environment, phases: Iterable[PhaseResult]) -> str | None:
+    """A package's version where the engine ran, or else in the parent's environment; None when neither has it."""
+    in_phases = (phase.versions[package] for phase in phases if package in phase.versions)
+    return next(in_phases, environment.versions.get(package))

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from bi_experiments import compare
 from bi_experiments.analysis.estimates import Estimate, welch_estimate
 from bi_experiments.errors import ConfigurationError, ExitCode
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult, to_json
 from tests import factories
 
@@ -137,7 +138,7 @@ OTHER_MODEL = {
         (experiment(SLOWER, configuration=OTHER_MODEL), "model (demo and another)"),
         (experiment(SLOWER, environment=factories.environment(devices=(factories.device(),))), "H100"),
         (experiment(SLOWER, environment=factories.environment(cpu="Another CPU")), "2 x Another CPU"),
-        (experiment(SLOWER, version=2), "record version (1 and 2)"),
+        (experiment(SLOWER, version=1), "record version (2 and 1)"),
         (factories.experiment_result(factories.phases(SLOWER, second=Arm.CONTROL)), "batch_invariant and control"),
     ],
 )
@@ -188,7 +189,8 @@ def test_a_run_id_without_a_database(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compare.main(["0" * 32, "1" * 32]) is ExitCode.CANNOT_RUN
-    assert capsys.readouterr().err == "there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
+    said = "error: the MLflow database mlflow.db does not exist: pass --tracking-uri or a folder\n"
+    assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,7 +229,7 @@ def test_a_server_that_is_down_is_an_error_of_one_line(capsys: pytest.CaptureFix
         uri = f"http://someone:hush@127.0.0.1:{listener.getsockname()[1]}"
     assert compare.main(["0" * 32, "1" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
     captured = capsys.readouterr()
-    assert captured.err.endswith(": [Errno 111] Connection refused; type --tracking-uri or a folder\n")
+    assert captured.err.endswith(": [Errno 111] Connection refused; pass --tracking-uri or a folder\n")
     assert captured.err.count("\n") == 1
     assert "hush" not in captured.err
 
@@ -249,4 +251,4 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "the mode got 4.7 % higher" in shown.out
     assert shown.err == ""
     assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
-    assert f"result.json of run {'0' * 32} cannot be had from {uri}" in capsys.readouterr().err
+    assert f"result.json of run {'0' * 32} cannot be downloaded from {uri}" in capsys.readouterr().err

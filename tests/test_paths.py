@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm
 
 

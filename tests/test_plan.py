@@ -6,7 +6,8 @@ import pytest
 
 from bi_experiments import plan
 from bi_experiments.errors import ExitCode
-from bi_experiments.paths import OutputFolder, write_atomically
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import to_json
 from bi_experiments.report.planning import planning
 from tests import factories

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.metrics import PRIMARY, compare_phases
@@ -23,11 +24,11 @@ def compare_experiment(
     """Compare the arms of one experiment; None without one complete pair.
 
     Args:
-        phases: all phases so far, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run, those added on the way included.
+        phases: All phases so far, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     if not pairs:
@@ -37,6 +38,7 @@ def compare_experiment(
     total_time = next(metric for metric in metrics if metric.name == PRIMARY)
     two_stages = design.first_stage is not None
     fresh_prompts = prompts_differ(pairs)
+    agreement = compare_arms(phases)
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
@@ -51,6 +53,7 @@ def compare_experiment(
             control=pairs[0].second.arm is Arm.CONTROL,
             two_stages=two_stages,
             fresh_prompts=fresh_prompts,
+            alike=agreement is None or agreement.explained,
         ),
     )
 
@@ -71,6 +74,7 @@ def sentence(
     control: bool = False,
     two_stages: bool = False,
     fresh_prompts: bool = False,
+    alike: bool = True,
 ) -> str:
     """The result in one sentence.
 
@@ -80,6 +84,7 @@ def sentence(
         control: whether both arms were baselines.
         two_stages: whether the number of pairs followed from the spread of the first ones.
         fresh_prompts: whether every pair had prompts of its own.
+        alike: whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = total_time.change_pct, total_time.low_pct, total_time.high_pct
     if change is None:
@@ -94,6 +99,11 @@ def sentence(
     match total_time.verdict:
         case Difference.SLOWER:
             result = f"Batch invariance costs {unsigned(change)} total time here [{unsigned(low)}, {unsigned(high)}]"
+        case Difference.FASTER if not alike:
+            result = (
+                f"Total time is {unsigned(change)} lower in batch-invariant mode here [{unsigned(high)}, "
+                f"{unsigned(low)}], but the arms do not compute the same"
+            )
         case Difference.FASTER:
             result = f"Batch invariance saves {unsigned(change)} total time here [{unsigned(high)}, {unsigned(low)}]"
         case Difference.EQUIVALENT:

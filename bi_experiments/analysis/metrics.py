@@ -46,7 +46,7 @@ from bi_experiments.records import Difference, Metric, PhaseResult
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase in the figures that benchmarks of inference engines usually print."""
+    """One phase in the numbers that benchmarks of inference engines usually print."""
 
     init_time_s: float
     avg_time_s: float
@@ -66,7 +66,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
     """Sum up a phase that has at least one trial.
 
     Raises:
-        ValueError: the phase has no trial, or its engine was never built.
+        ValueError: The phase has no trial, or its engine was never built.
     """
     if phase.init_time_s is None or not phase.trials:
         raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
@@ -211,8 +211,8 @@ def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metri
     result; one whose ratio would mislead is there, withheld, with the reason.
 
     Args:
-        phases: the phases of one experiment, complete pairs or not.
-        design: the rules that they were measured by.
+        phases: The phases of one experiment, complete pairs or not.
+        design: The rules that they were measured by.
     """
     pairs = complete_pairs(phases)
     quantities = _ALWAYS_COLD if design.always_cold else _QUANTITIES

@@ -8,15 +8,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import msgspec
 import psutil
 
+from bi_experiments.files import write_atomically
 from bi_experiments.launch.progress import Progress
 from bi_experiments.machine.clocks import ClockReader, Counters
-from bi_experiments.paths import PhaseFolder, write_atomically
+from bi_experiments.paths import PhaseFolder
 from bi_experiments.phase.pipes import TURN
 from bi_experiments.records import (
     Done,
@@ -38,8 +38,6 @@ from bi_experiments.records import (
 
 EXIT_GRACE_S = 60.0
 """Time that a phase has to end after its last event, and its engine's processes with it."""
-LOG_LINES = 30
-"""Lines of the engine's log that are shown when a phase fails."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,16 @@ class PhaseProcess:
     """A phase and its process: a context manager that ends with no process left, however it is left.
 
     Attributes:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         result: What is known of it so far.
         started: Whether its process was ever started.
         alive: Whether it is still to be followed.
 
     Args:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         folder: Its folder.
         settings: How its process is started.
-        progress: Told of the start, of every event once it is on disk, and of the end.
+        progress: Notified of the start, of every event once it is on disk, and of the end.
         clocks: Asked about the devices before and after every trial.
     """
 
@@ -148,7 +146,7 @@ class PhaseProcess:
         return self._settings.timeout_s - (time.monotonic() - self._started)
 
     def give_turn(self) -> None:
-        """Let a phase that waits for its turn go on."""
+        """Let a phase that waits for its turn continue."""
         self._before_trial = self._clocks.counters()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: its events say so
             os.write(self._turns_fd, TURN)
@@ -206,14 +204,14 @@ class PhaseProcess:
             self.result = msgspec.structs.replace(self.result, status=PhaseStatus.OK, error=None)
         elif not isinstance(self._last, Failed):
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            self.stop(PhaseStatus.FAILED, f"the process ended without a word ({how})")
+            self.stop(PhaseStatus.FAILED, f"the process exited without reporting a result ({how})")
 
 
 def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResult, str | None]:
     """Add what an event says to what is known of the phase.
 
     Returns:
-        The new result, and why the phase must not go on: what it observed is not what it was told; None when all is
+        The new result, and why the phase must stop: what it observed is not what it was passed; None if all is
         well.
     """
     problem = None
@@ -241,7 +239,11 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():
-            changes = {"probes": (*result.probes, *event.results)}
+            changes = {
+                "probes": (*result.probes, *event.results),
+                "steps": (*result.steps, *event.steps),
+                "alone": (*result.alone, *event.alone),
+            }
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():
@@ -257,7 +259,7 @@ def _check_observed(event: EngineReady, spec: PhaseSpec) -> str | None:
             "the mode did not reach its processes"
         )
     if wanted is not None and observed.attention_backend != wanted:
-        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: type backend=auto to allow it"
+        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: use backend=auto to allow it"
     return None
 
 
@@ -282,11 +284,3 @@ def kill_session(leader: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == leader:
                 os.kill(pid, signal.SIGKILL)
-
-
-def last_lines(log: Path, count: int = LOG_LINES) -> list[str]:
-    """The last lines of a log file; none when there is no such file."""
-    try:
-        return log.read_text(errors="replace").splitlines()[-count:]
-    except FileNotFoundError:
-        return []

@@ -1,4 +1,4 @@
-"""`python -m bi_experiments.report FOLDER...`: make reports again from `result.json`; compare several."""
+"""`python -m bi_experiments.report FOLDER...`: regenerate reports from `result.json`; compare several."""
 
 import argparse
 import os
@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments.errors import ConfigurationError, ExitCode
-from bi_experiments.paths import OutputFolder, write_atomically
-from bi_experiments.records import ExperimentResult, PhaseStatus, RecordError, from_json
+from bi_experiments.analysis.invariance import judged_anew
+from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import ExperimentResult, PhaseStatus
 from bi_experiments.report.output import write_pages, write_text
 from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
 
@@ -20,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Write the reports of every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bi_experiments.report",
-        description="Make report.txt, report.html, report.md and the figures again from result.json.",
-        epilog="Of several folders, a page that compares them is written too.",
+        description="Regenerate report.txt, report.html, report.md and the figures from result.json.",
+        epilog="Given several folders, it also writes a page that compares them.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument(
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         if given.output is not None and len(folders) == 1:
             raise ConfigurationError(f"--output {given.output} is for several folders: {folders[0]} is one")
-        results = [_read(folder) for folder in folders]  # all of them, before any is written
+        results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))
             write_pages(result, OutputFolder(folder))
@@ -42,22 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             write_atomically(page, _compare(folders, results, page).encode())
             sys.stdout.write(f"{page}\n")
     except ConfigurationError as error:
-        return _complain(str(error))
+        return complain(str(error))
     except OSError as error:
-        return _complain(f"{error.filename or 'a report'} cannot be written: {error.strerror}")
+        return complain(f"{error.filename or 'a report'} cannot be written: {error.strerror}")
     return ExitCode.DONE
-
-
-def _read(folder: Path) -> ExperimentResult:
-    path = OutputFolder(folder).result
-    try:
-        return from_json(path.read_bytes(), ExperimentResult, path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigurationError(f"{folder} holds no {path.name}: name the output folder of an experiment") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except RecordError as error:
-        raise ConfigurationError(str(error)) from error
 
 
 def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page: Path) -> str:
@@ -81,11 +71,6 @@ def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page:
 
 def _status(result: ExperimentResult) -> str:
     return "done" if all(phase.status is PhaseStatus.OK for phase in result.phases) else "failed"
-
-
-def _complain(message: str) -> ExitCode:
-    sys.stderr.write(f"error: {message}\n")
-    return ExitCode.CANNOT_RUN
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
-from bi_experiments.report.blocks import LABELS
-from bi_experiments.report.layout import figure
-from bi_experiments.wording import band, count, signed
+from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
+from bi_experiments.wording import LABELS, band, count, four_digits, signed
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
 
@@ -41,7 +39,7 @@ def sentences(result: ExperimentResult) -> list[str]:
         said.append(changed)
     if result.invariance is not None:
         said.append(result.invariance.sentence)
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
@@ -63,7 +61,10 @@ def badges(result: ExperimentResult) -> list[Badge]:
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
         found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
-    limit = _limit(result)
+        between = {one.arm: one.reproducible for one in result.invariance.arms}.get(arm) if result.invariance else None
+        if between in _LAUNCHES_WORDS:
+            found.append(Badge("from launch to launch", *_LAUNCHES_WORDS[between]))
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
@@ -81,7 +82,7 @@ def tiles(result: ExperimentResult) -> list[Tile]:
     throughput = result.comparison.metric("throughput") if result.comparison else None
     label = LABELS[second_arm(result.phases)]
     if throughput is not None:
-        values = f"{figure(throughput.baseline)} → {figure(throughput.batch_invariant)}"
+        values = f"{four_digits(throughput.baseline)} → {four_digits(throughput.batch_invariant)}"
         found.append(Tile("Throughput, tokens/s", values, f"baseline → {label}"))
     verdicts = {verdict.arm: verdict for verdict in result.invariance.arms} if result.invariance else {}
     other, baseline = verdicts.get(second_arm(result.phases)), verdicts.get(Arm.BASELINE)
@@ -108,10 +109,18 @@ def problems(result: ExperimentResult) -> list[str]:
 INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
     Invariance.HOLDS: ("holds", "good"),
     Invariance.VIOLATED: ("violated", "bad"),
+    Invariance.NOT_DETERMINISTIC: ("not deterministic", "bad"),
+    Invariance.NO_CONTROL: ("no control", "open"),
+    Invariance.NOT_PROBED: ("not probed", "open"),
     Invariance.NOT_SHOWN: ("not shown", "open"),
     None: ("not probed", "open"),
 }
 """Each verdict, or its absence, in a word."""
+
+_LAUNCHES_WORDS: dict[Reproducibility | None, tuple[str, Tone]] = {
+    Reproducibility.REPRODUCIBLE: ("reproducible", "good"),
+    Reproducibility.NOT_REPRODUCIBLE: ("not reproducible", "bad"),
+}
 
 _COST_TONES: dict[Difference, Tone] = {
     Difference.SLOWER: "bad",
@@ -140,6 +149,7 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
     return total_time.verdict, _COST_TONES[total_time.verdict]
 
 
-def _limit(result: ExperimentResult) -> float | None:
+def gate_limit(result: ExperimentResult) -> float | None:
+    """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     return None if limit is None else float(limit)

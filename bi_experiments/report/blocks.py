@@ -12,9 +12,7 @@ from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial
 from bi_experiments.report.layout import heading, paragraph
-
-LABELS = {Arm.BASELINE: "baseline", Arm.BATCH_INVARIANT: "batch invariant", Arm.CONTROL: "control"}
-"""The arms in running text."""
+from bi_experiments.wording import LABELS
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 

@@ -1,7 +1,6 @@
 """What the engine said last in the phases that failed."""
 
-from bi_experiments.launch.process import last_lines
-from bi_experiments.paths import OutputFolder
+from bi_experiments.paths import OutputFolder, log_tail
 from bi_experiments.records import ExperimentResult, PhaseStatus
 
 
@@ -11,5 +10,5 @@ def last_words(result: ExperimentResult, folder: OutputFolder) -> str:
     for phase in result.phases:
         if phase.status in {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
             log = folder.phase(phase.index, phase.arm).log
-            lines += [f"The end of {log}:", *last_lines(log)]
+            lines += [f"The end of {log}:", *log_tail(log)]
     return "".join(f"{line}\n" for line in lines)

@@ -1,6 +1,5 @@
-"""Plain text: headings, wrapped paragraphs, tables, numbers with four significant digits."""
+"""Plain text: headings, wrapped paragraphs, tables."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 
@@ -49,15 +48,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
         ).rstrip()
         for row in ruled
     ]
-
-
-def figure(value: float) -> str:
-    """A number with four significant digits, or all digits before the point."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    return f"{value:,.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
-
-
-def change_text(per_cent: float) -> str:
-    """A change in per cent with its sign and two digits after the point; never `-0.00`."""
-    return f"{round(per_cent, 2) + 0.0:+.2f}"

@@ -30,6 +30,7 @@ from bi_experiments.records import (
     WarmedUp,
 )
 from bi_experiments.report import blocks
+from bi_experiments.wording import LABELS
 
 
 @contextmanager
@@ -222,7 +223,7 @@ class LiveProgress:
         grid = Table.grid(padding=(0, 2))
         for phase in running:
             which = f"phase {phase.spec.index + 1} of {self._planned}"
-            grid.add_row(Text(which, "bold"), blocks.LABELS[phase.spec.arm], phase.doing)
+            grid.add_row(Text(which, "bold"), LABELS[phase.spec.arm], phase.doing)
         ended = len(self._clock.phases)
         done = ended + sum(phase.done / phase.steps for phase in running)
         footer = Table.grid(padding=(0, 2))

@@ -1,13 +1,13 @@
 """The files of a sweep, by name, and the list of its experiments that grows while it runs."""
 
 import contextlib
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from bi_experiments.files import lock
 from bi_experiments.sweep.records import ExperimentRecord
 
 
@@ -19,7 +19,7 @@ class SweepFolder:
 
     @property
     def record(self) -> Path:
-        """What was typed, and when."""
+        """The sweep's command, and when it ran."""
         return self.root / "sweep.json"
 
     @property
@@ -49,29 +49,34 @@ class SweepFolder:
 
     @property
     def summary_lock(self) -> Path:
-        """Held by who writes the summary."""
+        """Held by the process that writes the summary."""
         return self.root / ".summary.lock"
 
     @property
-    def mlflow_lock(self) -> Path:
-        """Held by who makes the sweep's run."""
+    def run_id_lock(self) -> Path:
+        """Held by the process that asks for the id of the sweep's MLflow run; the others wait for its answer."""
         return self.root / ".run.lock"
 
     @property
+    def mlflow_lock(self) -> Path:
+        """Held by the process that makes the sweep's MLflow run or brings it up to date; taken within `run_id_lock`."""
+        return self.root / ".mlflow.lock"
+
+    @property
     def running_lock(self) -> Path:
-        """Held by the process that was typed, as long as it lives."""
+        """Held by the process that the user started, as long as it lives."""
         return self.root / ".running.lock"
 
     @property
     def replaced(self) -> Path:
-        """Results of experiments whose identity was another one."""
+        """Results of experiments that had another identity."""
         return self.root / "replaced"
 
     def append(self, record: ExperimentRecord) -> None:
-        """Add a line; one write under a lock, so that it is whole whoever else writes."""
+        """Add a line; one write under a lock, so that it is whole, whichever other process writes."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self.experiments.open("ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             end = file.seek(0, os.SEEK_END)
             torn = b""  # a process that was killed while it wrote left a part of a line
             if end:
@@ -82,7 +87,7 @@ class SweepFolder:
             os.fsync(file.fileno())
 
     def read(self) -> list[ExperimentRecord]:
-        """The last record of every experiment, by number; a line that a killed process left unfinished is no record."""
+        """The last record of every experiment, by number; a line that a killed process left torn does not count."""
         last: dict[int, ExperimentRecord] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.experiments.read_bytes().splitlines():

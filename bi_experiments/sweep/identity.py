@@ -19,7 +19,7 @@ from bi_experiments.machine.environment import cpu_name
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
-"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
+"""Keys and groups that change no result: where it is logged, how it is reported, when it is given up."""
 
 
 def identity_of(config: ExperimentConfig) -> Identity:
@@ -28,7 +28,7 @@ def identity_of(config: ExperimentConfig) -> Identity:
     The workload is made from the configuration and the seed alone, so that it is in them.
 
     Raises:
-        MachineError: The interpreter of the phases does not tell its versions.
+        MachineError: The interpreter of the phases does not report its versions.
     """
     return identity(recorded_configuration(config), environment_of(config))
 
@@ -69,8 +69,8 @@ def phase_versions(python: str) -> Mapping[str, str]:
         versions: dict[str, str] = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise MachineError(
-            f"runtime.python={python} does not tell its versions ({type(error).__name__}): install this project there "
-            "(pip install --no-deps)"
+            f"runtime.python={python} does not report its versions ({type(error).__name__}): install this project "
+            "there (pip install --no-deps)"
         ) from error
     return versions
 

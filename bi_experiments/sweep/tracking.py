@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import msgspec
 
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import locked, write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord, locked
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from bi_experiments.tracking.log import log_sweep
 from bi_experiments.tracking.runs import RunStatus, of_sweep
 
@@ -19,12 +19,12 @@ def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
     """The sweep's run, made by the first of its experiments; None when tracking is off or failed."""
     if not tracking.enabled:
         return None
-    with locked(sweep.mlflow_lock):
-        of = record_of(sweep)
-        if of is None or of.mlflow_run_id is not None:
-            return None if of is None else of.mlflow_run_id
-        run_id = _log(sweep, of, tracking, None)
-        write_atomically(sweep.record, to_json(msgspec.structs.replace(of, mlflow_run_id=run_id)))
+    with locked(sweep.run_id_lock):
+        sweep_record = record_of(sweep)
+        if sweep_record is None or sweep_record.mlflow_run_id is not None:
+            return None if sweep_record is None else sweep_record.mlflow_run_id
+        run_id = _log(sweep, sweep_record, tracking, None)
+        write_atomically(sweep.record, to_json(msgspec.structs.replace(sweep_record, mlflow_run_id=run_id)))
         return run_id
 
 
@@ -34,21 +34,23 @@ def log(sweep: SweepFolder, tracking: TrackingConfig, status: RunStatus | None) 
     Args:
         sweep: The sweep's folder.
         tracking: Where to log.
-        status: How the sweep ended; None while it is going on.
+        status: How the sweep ended; None while it is running.
     """
-    of = record_of(sweep)
-    if tracking.enabled and of is not None:
-        _log(sweep, of, tracking, status)
+    sweep_record = record_of(sweep)
+    if tracking.enabled and sweep_record is not None:
+        _log(sweep, sweep_record, tracking, status)
 
 
-def _log(sweep: SweepFolder, of: SweepRecord, tracking: TrackingConfig, status: RunStatus | None) -> str | None:
+def _log(
+    sweep: SweepFolder, sweep_record: SweepRecord, tracking: TrackingConfig, status: RunStatus | None
+) -> str | None:
     records = sweep.read()
     counts = Counter(record.status for record in records)
-    command = typed_sweep(of.command)
+    command = typed_sweep(sweep_record.command)
     content = of_sweep(
         name=f"sweep {sweep.root.parent.name} {sweep.root.name}",
-        identity=f"{of.started_at:.6f} {command}",
-        started_at=of.started_at,
+        identity=f"{sweep_record.started_at:.6f} {command}",
+        started_at=sweep_record.started_at,
         done=counts[Status.DONE],
         status=status,
         parameters={"command": command},
@@ -57,7 +59,7 @@ def _log(sweep: SweepFolder, of: SweepRecord, tracking: TrackingConfig, status: 
         note=f"`{command}`",
     )
     files = [sweep.record, sweep.csv, sweep.html, *sorted(sweep.figures.glob("*.png"))]
-    return log_sweep(content, sweep.root, files, tracking)
+    return log_sweep(content, sweep.root, files, sweep.mlflow_lock, tracking)
 
 
 def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.config.schema import TrackingConfig
+from bi_experiments.files import locked
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, to_json
 from bi_experiments.tracking import store
@@ -20,6 +21,7 @@ from bi_experiments.tracking.runs import (
     SweepContent,
     composition_table,
     identity,
+    ledger_table,
     of_experiment,
     of_phase,
 )
@@ -34,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
 """Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
+LEDGER_TABLE = "workload_steps.json"
 """Artifact that MLflow shows as a table."""
 
 
@@ -61,7 +64,7 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
-    later = f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
+    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
     return _attempt(
         lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
     )
@@ -71,6 +74,7 @@ def log_sweep(
     sweep: SweepContent,
     folder: Path,
     files: Iterable[Path],
+    lock: Path,
     tracking: TrackingConfig,
     warn: Callable[[str], None] = _to_stderr,
 ) -> str | None:
@@ -85,6 +89,7 @@ def log_sweep(
         folder: The sweep's folder, which all of its processes see.
         files: Those of its files that become artifacts, at their places in the folder; what was uploaded before is
             replaced. A file that is not there (yet) is left out.
+        lock: Lock file that the sweep's processes share, so that they make one run and not several.
         tracking: Where to log.
         warn: Told in one line when it could not be logged.
 
@@ -92,7 +97,7 @@ def log_sweep(
         The run id of the sweep; None when tracking is off or the tracking server failed.
     """
     later = f"the summary is in {folder}"
-    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, tracking), tracking, warn, later)
+    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, lock, tracking), tracking, warn, later)
 
 
 def _attempt(
@@ -132,6 +137,8 @@ def _log_experiment(
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
+    if result.invariance is not None and result.invariance.ledger:
+        client.log_table(run_id, ledger_table(result.invariance), LEDGER_TABLE)
     for phase in result.phases:
         child = of_phase(result, phase, stored(OutputFolder(folder).phase(phase.index, phase.arm).system_metrics))
         child_id = _create(client, experiment_id, child, run_id)
@@ -141,13 +148,18 @@ def _log_experiment(
 
 
 def _log_sweep(
-    client: "MlflowClient", sweep: SweepContent, folder: Path, files: Iterable[Path], tracking: TrackingConfig
+    client: "MlflowClient",
+    sweep: SweepContent,
+    folder: Path,
+    files: Iterable[Path],
+    lock: Path,
+    tracking: TrackingConfig,
 ) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
     experiment_id = store.experiment_id(client, tracking.uri, tracking.experiment)
     # The other processes of the sweep must not make a second run of it.
-    with store.one_at_a_time(folder / ".mlflow.lock"):
+    with locked(lock):
         found = _of_identity(client, experiment_id, sweep.identity)
         if not found:
             found = [client.create_run(experiment_id, sweep.start_ms, sweep.tags, sweep.name)]
@@ -173,9 +185,9 @@ def _log_sweep(
     return run_id
 
 
-def _of_identity(client: "MlflowClient", experiment_id: str, of: str) -> "list[Run]":
+def _of_identity(client: "MlflowClient", experiment_id: str, identity: str) -> "list[Run]":
     runs: list[Run] = client.search_runs(
-        [experiment_id], f"tags.{IDENTITY} = '{of}'", order_by=["attributes.start_time"]
+        [experiment_id], f"tags.{IDENTITY} = '{identity}'", order_by=["attributes.start_time"]
     )
     return runs
 

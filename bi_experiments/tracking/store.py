@@ -1,13 +1,14 @@
 """A connection to an MLflow store or server that gives up within seconds, and leaves nothing global behind."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from bi_experiments.files import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +27,7 @@ _SETTINGS = {
 """Of MLflow, while it is used; the user's own values win."""
 
 COST_VIEW = "cost"
-"""Share key of a view of the runs in MLflow's UI: the experiments, the costliest first."""
+"""Share key of a view of the runs in MLflow's UI: the experiments, the most expensive first."""
 
 _EXPERIMENT_TAGS = {
     # MLflow's UI opens with the runs, not with what is for agents.
@@ -85,18 +86,9 @@ def connection(uri: str) -> Iterator["MlflowClient"]:
 
         path = _sqlite_path(uri)
         # Two processes that make a SQLite store at once leave one that MLflow cannot open any more.
-        with one_at_a_time(path.with_name(f"{path.name}.lock")) if path else contextlib.nullcontext():
+        with locked(path.with_name(f"{path.name}.lock")) if path else contextlib.nullcontext():
             client = MlflowClient(tracking_uri=uri)
         yield client
-
-
-@contextlib.contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait until no other process is in the block, as told by a lock on a file, which is made and left there."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def reason(error: BaseException) -> str:
@@ -110,7 +102,7 @@ def reason(error: BaseException) -> str:
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the MLflow experiment of that name, which is made where there is none.
+    """The id of the MLflow experiment of that name, which is created if it does not exist.
 
     Args:
         client: A client of the store.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bi_experiments.config.schema import WorkloadConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import Sampling, TrialInput, Workload, to_json
 from bi_experiments.workload import needle, vllm_script
 
@@ -20,6 +20,17 @@ KINDS: Mapping[str, PromptMaker] = {
     "needle": needle.random_prompt,
     "vllm_script": vllm_script.random_prompt,
 }
+
+
+def prompt_maker(kind: str) -> PromptMaker:
+    """The function that draws a prompt of that kind of workload.
+
+    Raises:
+        ConfigurationError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise ConfigurationError(f"workload.kind={kind} does not exist: use one of {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 def build_workload(config: WorkloadConfig, seed: int) -> Workload:
@@ -34,9 +45,7 @@ def build_workload(config: WorkloadConfig, seed: int) -> Workload:
     Raises:
         ConfigurationError: There is no such kind of workload.
     """
-    random_prompt = KINDS.get(config.kind)
-    if random_prompt is None:
-        raise ConfigurationError(f"workload.kind={config.kind} does not exist; type one of {', '.join(KINDS)}")
+    random_prompt = prompt_maker(config.kind)
     rng = random.Random(seed)
     trials = []
     for _ in range(config.num_trials):

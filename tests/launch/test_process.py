@@ -7,11 +7,11 @@ import pytest
 
 from bi_experiments import __version__
 from bi_experiments.config.compose import compose
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow, last_lines
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.launch.spec import engine_spec
 from bi_experiments.machine.clocks import ClockReader
-from bi_experiments.paths import PhaseFolder
+from bi_experiments.paths import PhaseFolder, log_tail
 from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, event_from_line, from_json
 from bi_experiments.workload import build_workload, write_workload
 from tests.fake_nvml import FakeDevice, FakeNvml
@@ -109,7 +109,7 @@ def test_a_failure_keeps_the_trials_before_it_and_says_why(make_phase: MakePhase
     assert result.status is PhaseStatus.FAILED
     assert result.error == "RuntimeError: it broke"
     assert len(result.trials) == 1
-    assert last_lines(tmp_path / "phase" / "engine.log") == ["line that explains the failure"]
+    assert log_tail(tmp_path / "phase" / "engine.log") == ["line that explains the failure"]
 
 
 def test_a_death_without_a_word_is_a_failure(make_phase: MakePhase) -> None:

@@ -9,7 +9,7 @@ from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing
 from bi_experiments.report.figures.experiment import draw
 from bi_experiments.report.html import render
-from bi_experiments.report.layout import change_text, figure
+from bi_experiments.wording import change_text, four_digits
 from tests import factories
 
 LARGEST = 1_500_000
@@ -73,7 +73,7 @@ def test_every_number_of_the_comparison_is_in_the_page(whole: str) -> None:
     text = Page(whole).text
     for metric in result.comparison.metrics:
         assert metric.name.replace("_", " ") in text
-        numbers = [figure(metric.baseline), figure(metric.batch_invariant)]
+        numbers = [four_digits(metric.baseline), four_digits(metric.batch_invariant)]
         numbers += [change_text(one) for one in (metric.change_pct, metric.low_pct) if one is not None]
         assert [number for number in numbers if number not in text] == []
 
@@ -90,11 +90,11 @@ def test_the_answer_is_first_and_the_command_last(whole: str) -> None:
         "Figures",
         "Tables",
         "Phases in launch order",
-        "Before you rely on it",
+        "Findings",
         "How it was measured",
         "Environment",
         "Configuration",
-        "To run it again",
+        "How to run it again",
         result.command,
     ]
     places = [text.index(part) for part in parts]

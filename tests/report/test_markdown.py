@@ -3,8 +3,8 @@ import re
 from msgspec.structs import replace
 
 from bi_experiments.records import Finding
-from bi_experiments.report.layout import change_text
 from bi_experiments.report.markdown import LIMIT, escape, render
+from bi_experiments.wording import change_text
 from tests import factories
 
 

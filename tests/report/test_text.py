@@ -10,15 +10,7 @@ from msgspec.structs import replace
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
-from bi_experiments.records import (
-    Arm,
-    Device,
-    ExperimentResult,
-    Finding,
-    NeedleCheck,
-    PhaseResult,
-    PhaseStatus,
-)
+from bi_experiments.records import Arm, Device, ExperimentResult, Finding, NeedleCheck, PhaseResult, PhaseStatus
 from bi_experiments.report.text import render, render_comparison
 from tests import factories
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import lasting, newest_of, swept, typed, typed_sweep
 from tests.sweep.test_summary import OF

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.errors import ExitCode
-from bi_experiments.paths import write_atomically
+from bi_experiments.files import write_atomically
 from bi_experiments.records import Invariance, to_json
 from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary
@@ -36,7 +36,7 @@ def done(number: int, change_pct: float) -> ExperimentRecord:
         ([1, 130], ExitCode.INTERRUPTED),
     ],
 )
-def test_the_gravest_exit_code_is_the_sweeps(codes: list[int], expected: ExitCode) -> None:
+def test_the_most_severe_exit_code_is_the_sweeps(codes: list[int], expected: ExitCode) -> None:
     assert summary.exit_code([record(i, exit_code=code) for i, code in enumerate(codes)], False) is expected
 
 

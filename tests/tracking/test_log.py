@@ -165,7 +165,7 @@ def sweep(done: int = 0, status: RunStatus | None = None, swept: str = "workload
 
 
 def test_runs_nest_in_a_sweep(store: Store, result: ExperimentResult, folder: Path, tmp_path: Path) -> None:
-    sweep_id = log_sweep(sweep(), tmp_path, [], store.tracking)
+    sweep_id = log_sweep(sweep(), tmp_path, [], tmp_path / ".lock", store.tracking)
     run_id = log_experiment(result, folder, store.tracking, parent_run_id=sweep_id)
     assert run_id is not None
     assert [run.info.run_id for run in store.parents()] == [sweep_id]
@@ -179,7 +179,7 @@ def test_an_experiment_that_was_logged_before_is_put_under_its_sweep(
     store: Store, result: ExperimentResult, folder: Path, tmp_path: Path
 ) -> None:
     run_id = log_experiment(result, folder, store.tracking)
-    sweep_id = log_sweep(sweep(), tmp_path, [], store.tracking)
+    sweep_id = log_sweep(sweep(), tmp_path, [], tmp_path / ".lock", store.tracking)
     assert log_experiment(result, folder, store.tracking, parent_run_id=sweep_id) == run_id
     assert [run.info.run_id for run in store.parents()] == [sweep_id]
     # Logging it again without naming the sweep leaves it there.
@@ -190,7 +190,7 @@ def test_an_experiment_that_was_logged_before_is_put_under_its_sweep(
 def test_a_sweeps_run_is_brought_up_to_date(store: Store, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     summary, figure = tmp_path / "sweep.csv", tmp_path / "figures" / "overhead.png"
-    run_id = log_sweep(sweep(), tmp_path, [summary, figure], store.tracking)
+    run_id = log_sweep(sweep(), tmp_path, [summary, figure], tmp_path / ".lock", store.tracking)
     assert run_id is not None
     run = store.client.get_run(run_id)
     assert (run.info.status, run.info.run_name, run.info.start_time) == (
@@ -202,9 +202,9 @@ def test_a_sweeps_run_is_brought_up_to_date(store: Store, tmp_path: Path) -> Non
 
     summary.write_text("a,b\n")
     figure.write_bytes(b"png")
-    assert log_sweep(sweep(2), tmp_path, [summary, figure], store.tracking) == run_id
+    assert log_sweep(sweep(2), tmp_path, [summary, figure], tmp_path / ".lock", store.tracking) == run_id
     summary.write_text("a,b\n1,2\n")
-    assert log_sweep(sweep(3, "FINISHED"), tmp_path, [summary, figure], store.tracking) == run_id
+    assert log_sweep(sweep(3, "FINISHED"), tmp_path, [summary, figure], tmp_path / ".lock", store.tracking) == run_id
     run = store.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.end_time > run.info.start_time
@@ -218,7 +218,7 @@ def test_a_sweeps_run_is_brought_up_to_date(store: Store, tmp_path: Path) -> Non
     assert [file.path for file in store.client.list_artifacts(run_id, "figures")] == ["figures/overhead.png"]
 
     # Resumed: it runs again, and a parameter that was logged stays.
-    assert log_sweep(sweep(3, swept="tp"), tmp_path, [], store.tracking) == run_id
+    assert log_sweep(sweep(3, swept="tp"), tmp_path, [], tmp_path / ".lock", store.tracking) == run_id
     run = store.client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params == {"swept": "workload.max_batch_size"}
@@ -233,7 +233,7 @@ def log_a_part(uri: str, number: int, folder: Path, times: int, pairs: int) -> N
     )
     warnings: list[str] = []
     for done in range(times):
-        sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], tracking, warnings.append)
+        sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], folder / ".lock", tracking, warnings.append)
         log_experiment(record, folder, tracking, warnings.append, sweep_id)
     assert not warnings, warnings
 
@@ -269,7 +269,7 @@ def test_nothing_is_logged_when_tracking_is_off(result: ExperimentResult, folder
     tracking = TrackingConfig(enabled=False, uri="http://127.0.0.1:1", experiment="x")
     warnings: list[str] = []
     assert log_experiment(result, folder, tracking, warnings.append) is None
-    assert log_sweep(sweep(), folder, [], tracking, warnings.append) is None
+    assert log_sweep(sweep(), folder, [], folder / ".lock", tracking, warnings.append) is None
     assert warnings == []
 
 

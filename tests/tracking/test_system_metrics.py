@@ -28,7 +28,7 @@ def test_mlflows_monitors_are_read_while_it_lasts(monkeypatch: pytest.MonkeyPatc
 def test_nothing_is_read_and_mlflow_not_imported_when_tracking_is_off() -> None:
     code = (
         "import sys, threading\n"
-        "from bi_experiments.system_metrics import readings\n"
+        "from bi_experiments.tracking.system_metrics import readings\n"
         "with readings(enabled=False) as taken:\n"
         "    print(taken, threading.active_count(), 'mlflow' in sys.modules)\n"
     )

@@ -28,7 +28,7 @@ def single_launch(pairs: Sequence[Pair]) -> Iterator[Finding]:
     if len(pairs) == 1:
         yield Finding(
             kind="single_launch",
-            message="One launch an arm: no interval. Launches of one and the same arm differ too, by an amount that a "
+            message="One launch an arm: no interval. Launches of the same arm differ too, by an amount that a "
             "single launch cannot show.",
             remedy="Run with protocol=standard (4 pairs) or protocol=rigorous.",
         )

@@ -4,10 +4,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from bi_experiments.records import Arm, ExperimentResult, InvarianceReport
-from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import in_order
+from bi_experiments.wording import LABELS
 
 STRONGEST = 0.75
 """Opacity of a cell in which every output differs: the number in it stays readable."""
@@ -19,7 +19,7 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     report = result.invariance
     if report is None:
         level = result.configuration.get("verify", {}).get("level")
-        return LeftOut(title, "verify=off: nothing was compared" if level == "off" else "no phase got so far")
+        return LeftOut(title, "verify=off: nothing was compared" if level == "off" else "no phase got that far")
     arms = in_order(report.needle_total)
     rows = _rows(report, arms)
     figure = theme.new_figure(theme.NARROW, 1.0 + 0.29 * len(rows))

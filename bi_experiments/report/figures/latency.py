@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from bi_experiments.analysis.metrics import LatencyField
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, PhaseResult
-from bi_experiments.report.blocks import LABELS
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.wording import LABELS
 
 POINTS = 200
 """Quantiles that a curve is drawn through, when it has more requests than that."""
@@ -49,7 +49,7 @@ def latency(result: ExperimentResult) -> Drawing | LeftOut:
         name="latency",
         title=title,
         description=f"Cumulative distributions of request timings, {size}{_medians(result)}.",
-        caption="Each curve: the share of an arm's requests, of all its launches, that took no longer than that.",
+        caption="Each curve: the share of an arm's requests, of all its launches, that took at most that long.",
         figure=figure,
         shape="wide",
     )

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from bi_experiments.config.compose import conf_folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OMITTED = {"torchvision", "torchaudio", "torchcodec"}
 
 
@@ -73,13 +73,14 @@ def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugi
     assert expected <= names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
     assert "hydra_plugins/bi_experiments.py" in names
+    assert "bi_experiments/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "bi_experiments_cpu = bi_experiments.vllm_cpu:register" in entry_points
 
 
 def test_the_wheel_runs_from_any_folder(other_python: Path, tmp_path: Path) -> None:
     location = run_elsewhere(other_python, tmp_path, "-c", "import bi_experiments; print(bi_experiments.__file__)")
-    assert Path(location.stdout.strip()).is_relative_to(other_python.parents[1])
+    assert Path(location.stdout.strip()).is_relative_to(other_python.parents[2])
     composed = run_elsewhere(other_python, tmp_path, "-m", "bi_experiments", "--cfg", "job", "model=deepseek", "tp=8")
     assert "name: deepseek-ai/DeepSeek-V3" in composed.stdout
     assert re.search(r"^tp: 8$", composed.stdout, re.MULTILINE)

@@ -1,0 +1,208 @@
+"""The pairs of one experiment: launched as the protocol says, taken over where an earlier start finished them."""
+
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bi_experiments import __version__
+from bi_experiments.analysis.design import pairs_to_run
+from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.progress import Progress
+from bi_experiments.launch.schedule import Slot, plan
+from bi_experiments.launch.spec import probe_plan
+from bi_experiments.launch.turns import run_alone, run_by_turns
+from bi_experiments.launch.variables import interpreter, phase_variables
+from bi_experiments.machine.clocks import ClockReader
+from bi_experiments.machine.placement import Place
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import (
+    RECORD_VERSION,
+    EngineSpec,
+    PhaseResult,
+    PhaseSpec,
+    PhaseStatus,
+    RecordError,
+    from_json,
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every phase of an experiment is given."""
+
+    engine: EngineSpec
+    workload: Path
+    """The workload's file, absolute."""
+    workload_digest: str
+    """SHA-256 of that file."""
+
+
+class Launches:
+    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
+
+    Args:
+        config: The experiment's configuration.
+        folder: Its output folder.
+        inputs: What all phases are given.
+        progress: Notified of what happens.
+        clocks: Asked about the devices around every trial.
+        place: The part of the machine that it runs on, where it has one for itself.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        folder: OutputFolder,
+        inputs: Inputs,
+        progress: Progress,
+        clocks: ClockReader,
+        place: Place | None = None,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._inputs = inputs
+        self._progress = progress
+        self._clocks = clocks
+        self._place = place
+        self._beside: set[str] = set()
+        self._phases: list[PhaseProcess] = []
+        self._taken_over: dict[int, PhaseResult] = {}
+
+    @property
+    def results(self) -> list[PhaseResult]:
+        """What is known of every phase that was started or taken over."""
+        return [*self.taken_over, *(phase.result for phase in self._phases if phase.started)]
+
+    @property
+    def taken_over(self) -> list[PhaseResult]:
+        """The phases that an earlier start of this experiment had finished."""
+        return list(self._taken_over.values())
+
+    @property
+    def _by_turns(self) -> bool:
+        return self._config.protocol.interleave is Interleave.trial
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The experiments that were seen to run on other parts of the machine."""
+        return tuple(sorted(self._beside))
+
+    def take_over(self, planned: Sequence[tuple[Slot, Slot]]) -> None:
+        """Take over what an earlier start of this experiment has finished: phases, or pairs where they took turns.
+
+        With private caches nothing is taken over of an arm whose caches are gone: its next launch would be cold, and
+        count as a warm one.
+        """
+        for pair in planned:
+            finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
+            if self._config.protocol.interleave is Interleave.launch or len(finished) == len(pair):
+                self._taken_over |= finished
+
+    def _finished(self, slot: Slot) -> PhaseResult | None:
+        """The result of a phase that ended well and was passed what it would be passed now."""
+        private = self._config.protocol.caches is Caches.private
+        if private and not (self._folder.caches / slot.arm).is_dir():
+            return None
+        files = self._folder.phase(slot.index, slot.arm)
+        try:
+            passed = from_json(files.spec.read_bytes(), PhaseSpec, files.spec)
+            result = from_json(files.result.read_bytes(), PhaseResult, files.result)
+        except (FileNotFoundError, RecordError):
+            return None
+        same = msgspec.structs.replace(passed, version=RECORD_VERSION) == self._spec(slot, self._by_turns)
+        return result if result.status is PhaseStatus.OK and same else None
+
+    def run_pair(self, first: Slot, second: Slot) -> None:
+        """Run what is not taken over of a pair, as `protocol.interleave` says."""
+        by_turns = self._by_turns
+        self._look_around()
+        if by_turns and first.index not in self._taken_over:
+            rng = random.Random(f"{self._config.protocol.seed}-{first.pair}")
+            phases = self.phase(first, by_turns), self.phase(second, by_turns)
+            run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
+        for slot in () if by_turns else (first, second):
+            if slot.index not in self._taken_over:
+                run_alone(self.phase(slot, by_turns))
+            self._look_around()
+
+    def _look_around(self) -> None:
+        if self._place is not None:
+            self._beside |= set(self._place.beside())
+
+    def phase(self, slot: Slot, wait_for_turn: bool) -> PhaseProcess:
+        """The phase of one slot of the schedule, not started yet."""
+        settings = LaunchSettings(
+            python=interpreter(self._config),
+            environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
+            timeout_s=self._config.runtime.phase_timeout_s,
+        )
+        self._prepare_caches(slot)
+        spec = self._spec(slot, wait_for_turn)
+        folder = self._folder.phase(slot.index, slot.arm)
+        process = PhaseProcess(spec, folder, settings, self._progress, self._clocks)
+        self._phases.append(process)
+        return process
+
+    def _prepare_caches(self, slot: Slot) -> None:
+        """An arm's first launch is cold, even when an earlier start of it was killed."""
+        if self._config.protocol.caches is Caches.private:
+            caches = self._folder.caches / slot.arm
+            if slot.launch == 0:
+                shutil.rmtree(caches, ignore_errors=True)
+            caches.mkdir(parents=True, exist_ok=True)
+
+    def _spec(self, slot: Slot, wait_for_turn: bool) -> PhaseSpec:
+        """What the phase of a slot is passed."""
+        return PhaseSpec(
+            project_version=__version__,
+            index=slot.index,
+            pair=slot.pair,
+            arm=slot.arm,
+            launch=slot.launch,
+            engine=self._inputs.engine,
+            workload_path=str(self._inputs.workload),
+            workload_digest=self._inputs.workload_digest,
+            warmup_batches=self._config.protocol.warmup,
+            wait_for_turn=wait_for_turn,
+            probes=probe_plan(self._config, slot.launch),
+        )
+
+
+def planned_pairs(config: ExperimentConfig) -> tuple[tuple[Slot, Slot], ...]:
+    """All pairs that the protocol may come to."""
+    protocol = config.protocol
+    most = protocol.max_pairs if protocol.target_half_width_pct is not None and protocol.max_pairs else protocol.pairs
+    return plan(most, protocol.order, protocol.seed, protocol.control)
+
+
+def run_pairs(config: ExperimentConfig, launches: Launches, started: float) -> str | None:
+    """Launch the pairs that the protocol asks for.
+
+    Args:
+        config: The experiment's configuration.
+        launches: What launches them.
+        started: `time.monotonic()` at the experiment's start, which the time budget counts from.
+
+    Returns:
+        Why the experiment ended early; None when it did not.
+    """
+    protocol = config.protocol
+    for first, second in planned_pairs(config):
+        if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
+            return None
+        budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
+        if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
+            return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+        try:
+            launches.run_pair(first, second)
+        except KeyboardInterrupt:
+            return "it was interrupted"
+        if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:
+            return f"the {failed[0].arm} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"
+    return None
