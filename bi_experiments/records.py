@@ -9,6 +9,9 @@ History of the file format (`RECORD_VERSION`):
 * 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
 * 2: what was added has defaults, with which records of version 1 are read. Of the proof: the steps that its outputs
   come from, faults, repeats, outputs alone, a verdict for each composition, the ledger, the bound, the arms' agreement.
+  Of the engine: `ObservedEngine.flash_attn_version` and what follows it. Of a trial: `Trial.compiled` and what follows
+  it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
+  written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
 """
 
 from enum import StrEnum
@@ -215,10 +218,19 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     workload_digest: str
     """SHA-256 of the workload file; the phase refuses a file with another digest."""
     warmup_batches: int
-    """Generations of the largest batch before the trials, after the needle alone."""
+    """Rounds of uncounted generations before the trials, after the needle alone: a batch of each of their shapes."""
     wait_for_turn: bool
     """Whether the phase waits for the parent's word before each trial (`protocol.interleave=trial`)."""
     probes: ProbePlan | None = None
+    trials_path: str | None = None
+    """Workload file of the trials, where every pair has prompts of its own; None: `workload_path`. The probes are those
+    of `workload_path` in every phase."""
+    trials_digest: str | None = None
+    """SHA-256 of `trials_path`."""
+    trial_order: tuple[int, ...] = ()
+    """The order in which the trials run, by their index; empty: as in the workload."""
+    inject_pct: float = 0.0
+    """Slow-down on purpose: how long to wait within each timed trial, in per cent of what the trial took."""
 
 
 # --- What a phase reports -------------------------------------------------------------------------------------------
@@ -243,6 +255,19 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     async_scheduling: bool
     threads: int
     """Intra-operation CPU threads of torch in the phase's process."""
+    flash_attn_version: str | None = None
+    """Version of FlashAttention's kernels that the attention layers call; None, here and below: vLLM does not say, or
+    the record is from before it was asked."""
+    prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    kv_cache_dtype: str | None = None
+    quantization: str | None = None
+    cudagraph_sizes: int | None = None
+    """How many batch sizes have a captured graph."""
+    all_reduce: str | None = None
+    """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
+    fp32_precision: str | None = None
+    """How torch multiplies float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default)."""
 
 
 class Latencies(Record, frozen=True, kw_only=True):
@@ -281,6 +306,19 @@ class Trial(Record, frozen=True, kw_only=True):
     needle: NeedleCheck
     latencies: Latencies | None = None
     """None when this vLLM does not report request metrics."""
+    compiled: tuple[str, ...] | None = None
+    """Kernels and graphs that were compiled while it ran, in the worker that compiled most; None, here and below: it
+    was not counted."""
+    preemptions: int | None = None
+    """How often a request was put back for lack of KV cache, and its tokens computed again."""
+    queued: int | None = None
+    """Requests that were first scheduled after another request of the batch had ended: there was no room for them."""
+    cached_tokens: int | None = None
+    """Prompt tokens that were taken from the prefix cache."""
+    decode_step_s: float | None = None
+    """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
+    longest_step_s: float | None = None
+    """The longest of them, in seconds."""
 
 
 class ClockReading(Record, frozen=True, kw_only=True):
@@ -382,6 +420,8 @@ class WarmedUp(Record, frozen=True, kw_only=True, tag="warmed_up"):
     time_s: float
     needle_token_ids: tuple[int, ...]
     """The needle's output alone."""
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
 
 
 class TrialDone(Record, frozen=True, kw_only=True, tag="trial"):
@@ -439,7 +479,10 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     warmup_time_s: float | None = None
     observed: ObservedEngine | None = None
     needle_token_ids: tuple[int, ...] = ()
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
     trials: tuple[Trial, ...] = ()
+    """In the order in which they ran."""
     clocks: tuple[ClockReading, ...] = ()
     """One for each trial and device; none without NVML, or in a record from before they were read."""
     probes: tuple[ProbeResult, ...] = ()
@@ -503,7 +546,7 @@ class Metric(Record, frozen=True, kw_only=True):
     """One quantity in both arms, compared pair by pair."""
 
     name: str
-    """Name as logged: `trial_time`, `total_time`, `init_time_cold`, `throughput`, ..."""
+    """Name as logged: `total_time`, `trial_time`, `init_time_cold`, `throughput`, ..."""
     unit: str
     baseline: float
     """Mean over the launches, in `unit`."""
@@ -519,6 +562,37 @@ class Metric(Record, frozen=True, kw_only=True):
     verdict: Difference = Difference.INCONCLUSIVE
     withheld: str | None = None
     """Why the change is withheld; None when it is not."""
+    p_value: float | None = None
+    """Of the t test that there is no change; None without an interval."""
+    adjusted_p_value: float | None = None
+    """Holm's, over all metrics but the primary one; None for that one. The verdict goes by it."""
+
+
+class TrialCost(Record, frozen=True, kw_only=True):
+    """What one trial costs: the same prompts in both arms of each pair."""
+
+    index: int
+    batch_size: int
+    """Prompts; here and below the mean over the pairs, where these have prompts of their own."""
+    prompt_tokens: int
+    output_tokens: int
+    baseline_s: float
+    """Mean time in seconds."""
+    second_s: float
+    """The same in the second arm."""
+    change_pct: float | None
+    """Of this trial's time; None where the arms generated different numbers of tokens."""
+    low_pct: float | None = None
+    """Lower end of the 95 % interval of this trial alone; None with fewer than two pairs."""
+    high_pct: float | None = None
+
+
+class RobustChange(Record, frozen=True, kw_only=True):
+    """The change of the total time by the method of Hodges and Lehmann, which a few wild launches do not move."""
+
+    change_pct: float
+    low_pct: float
+    high_pct: float
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -538,9 +612,15 @@ class Comparison(Record, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     sequential: bool = False
-    """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
+    """Whether the number of pairs followed from the spread of the first ones (in version 1: was decided on the way)."""
     noise_floor_pct: float | None = None
-    """By how much the trial time of two identical arms may differ here, in per cent; None with one pair."""
+    """In records of version 1: by how much the trial time of two like arms may differ here, in per cent."""
+    trials: tuple[TrialCost, ...] = ()
+    """The cost trial by trial, in the order of the workload."""
+    robust: RobustChange | None = None
+    """None with fewer than six pairs."""
+    fresh_prompts: bool = False
+    """Whether every pair had prompts of its own, so that the interval is about the workload and not these prompts."""
     sentence: str
     """The result in one sentence."""
 

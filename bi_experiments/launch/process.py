@@ -231,7 +231,11 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
             }
             problem = _check_observed(event, spec)
         case WarmedUp():
-            changes = {"warmup_time_s": event.time_s, "needle_token_ids": event.needle_token_ids}
+            changes = {
+                "warmup_time_s": event.time_s,
+                "needle_token_ids": event.needle_token_ids,
+                "kv_cache_needed_tokens": event.kv_cache_needed_tokens,
+            }
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():

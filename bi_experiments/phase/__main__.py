@@ -47,7 +47,9 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     from bi_experiments.phase import engine, trials
     from bi_experiments.phase.proof import probes
 
-    workload = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    workload = timed = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    if spec.trials_path is not None and spec.trials_digest is not None:
+        timed = trials.read_workload(Path(spec.trials_path), spec.trials_digest)
     started = time.perf_counter()
     llm = engine.build_engine(spec.engine)
     init_time_s = time.perf_counter() - started
@@ -57,7 +59,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
-        trials.run_workload(llm, workload, spec, pipes.emit, wait)
+        trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:
