@@ -51,9 +51,9 @@ def sabotage(name: str, folder: Path) -> str:
     return f"runtime.python={interpreter}"
 
 
-def sabotaged(name: str, folder: Path) -> tuple[InvarianceReport, dict[str, list[ProbeResult]]]:
+def sabotaged(name: str, folder: Path, *overrides: str) -> tuple[InvarianceReport, dict[str, list[ProbeResult]]]:
     """The verdict on a batch-invariant phase with a broken plugin, and the results by composition."""
-    phase = run_phase(Arm.BATCH_INVARIANT, sabotage(name, folder))
+    phase = run_phase(Arm.BATCH_INVARIANT, sabotage(name, folder), *overrides)
     report = judge([phase], "standard", COMPOSITIONS)
     assert report is not None
     by_composition: dict[str, list[ProbeResult]] = defaultdict(list)
