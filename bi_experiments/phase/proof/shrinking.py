@@ -10,6 +10,9 @@ from bi_experiments.phase.proof.requests import Request
 
 T = TypeVar("T")
 
+TRIED_ALONE = 16
+"""Neighbours that are tried one by one, those with the longest prompts first."""
+
 Differs = Callable[[Sequence[Request], int], bool]
 """Whether the request at that index of a batch changes."""
 
@@ -89,7 +92,10 @@ class Shrinker:
         return True
 
     def _fewer_neighbours(self) -> None:
-        """Delta debugging (Zeller and Hildebrandt 2002, ddmin): no single neighbour that is left can be spared."""
+        """One neighbour if one is enough; else delta debugging, after which no single one can be spared.
+
+        Zeller and Hildebrandt 2002, "Simplifying and isolating failure-inducing input" (ddmin).
+        """
         neighbours = [index for index in range(len(self.requests)) if index != self.position]
         start, probe = self.requests, self.position
 
@@ -97,6 +103,10 @@ class Shrinker:
             kept = sorted([*chosen, probe])
             return self._take([start[index] for index in kept], kept.index(probe))
 
+        longest_first = sorted(neighbours, key=lambda index: len(start[index].prompt), reverse=True)
+        alone = next((index for index in longest_first[:TRIED_ALONE] if len(neighbours) > 1 and take([index])), None)
+        if alone is not None:
+            return
         parts = 2
         while len(neighbours) > 1:
             pieces = split(neighbours, parts)

@@ -55,6 +55,13 @@ def test_a_border_in_the_prompt_tokens_is_found_and_confirmed_above(border: int)
     assert equal == ()
 
 
+def test_one_neighbour_is_preferred_to_several_short_ones() -> None:
+    batch = [PROBE, *(neighbour(10 + number, 20) for number in range(6)), neighbour(1, 300)]
+    found = shrunk(batch, 0, lambda requests: sum(len(one.prompt) for one in requests) >= 5 + 40)
+    assert names(found) == [1]
+    assert found.border()[0] == 40
+
+
 def test_a_difference_at_one_length_alone_is_no_border() -> None:
     found = shrunk([PROBE, neighbour(1, 16)], 0, lambda requests: any(len(one.prompt) == 16 for one in requests))
     assert found.border()[0] == 16
