@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
@@ -36,6 +37,8 @@ def sentences(result: ExperimentResult) -> list[str]:
         said = [result.comparison.sentence]
     if result.invariance is not None:
         said.append(result.invariance.sentence)
+    if result.location is not None:
+        said.append(" ".join(describe(result.location)))
     limit = _limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bi_experiments.analysis.estimates import paired_estimate
+from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.analysis.outcome import describe_gate
 from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratio, second_arm
@@ -124,6 +125,8 @@ def _answer(result: ExperimentResult) -> list[str]:
         lines += paragraph(result.comparison.sentence)
     if result.invariance is not None:
         lines += paragraph(result.invariance.sentence)
+    if result.location is not None:
+        lines += paragraph(" ".join(describe(result.location)))
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     if result.comparison is not None and limit is not None:
         lines += paragraph(describe_gate(result.comparison, float(limit)))
