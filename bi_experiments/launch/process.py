@@ -23,6 +23,7 @@ from bi_experiments.records import (
     EngineReady,
     Event,
     Failed,
+    Located,
     PhaseResult,
     PhaseSpec,
     PhaseStatus,
@@ -244,6 +245,8 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "steps": (*result.steps, *event.steps),
                 "alone": (*result.alone, *event.alone),
             }
+        case Located():
+            changes = {"location": event.location}
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():

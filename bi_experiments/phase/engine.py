@@ -8,10 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 
 from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
-from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
+from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -264,6 +265,34 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
     llm.wake_up(tags=["scheduling"])
     outputs = llm.wait_for_completion(use_tqdm=False)
     return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+
+def next_request_number(llm: "LLM") -> int:
+    """The number that the next request gets; vLLM counts them, and its workers know a request by it."""
+    return int(llm.request_counter.counter)
+
+
+def observe_modules(llm: "LLM", request_number: int, sample: int, last_position: int, compare: bool) -> None:
+    """Have the workers keep, or compare with what they kept, every module's rows of one request's sample.
+
+    Args:
+        llm: The engine, eager.
+        request_number: The request's, from `next_request_number`.
+        sample: Index of its continuation.
+        last_position: Last position of the sequence that is looked at, from 0.
+        compare: Whether the rows are compared with those kept before; else they are kept.
+    """
+    llm.collective_rpc("bi_experiments_observe_modules", args=(request_number, sample, last_position, compare))
+
+
+def end_observation(llm: "LLM") -> list[ModuleDifference]:
+    """Take the hooks out again; what the workers compared, rank by rank, each in the order of execution."""
+    workers: list[list[dict[str, Any]]] = llm.collective_rpc("bi_experiments_end_observation")
+    return [
+        msgspec.convert({"rank": rank, **found}, ModuleDifference)
+        for rank, worker in enumerate(workers)
+        for found in worker
+    ]
 
 
 def to_output(request: Request, output: "RequestOutput") -> Output:
