@@ -1,9 +1,12 @@
 """`python -m bi_experiments`: compose, validate, run, exit code."""
 
+import contextlib
+import io
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -14,7 +17,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.config.keys import refuse_overrides
+from bi_experiments.errors import (
+    ConfigurationError,
+    ExitCode,
+    ExperimentError,
+    complain,
+    file_problem,
+    os_error,
+)
 
 
 def main() -> int:
@@ -24,9 +35,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     register_schema()
     codes: list[ExitCode] = []
+    composed_whole = False
 
     @hydra.main(config_path=str(conf_folder()), config_name="config", version_base="1.3")
     def job(composed: DictConfig) -> float | None:
+        nonlocal composed_whole
+        composed_whole = True
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             from bi_experiments.sweep.job import run_in_sweep
 
@@ -36,12 +50,43 @@ def main() -> int:
         return overhead_pct
 
     try:
+        refuse_overrides(_settings(sys.argv[1:]))
         job()
+    except ConfigurationError as error:
+        return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         return complain(one_line(error), ExitCode.CANNOT_RUN)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except Exception as error:
+        if (problem := os_error(error)) is not None:
+            return complain(file_problem(problem), ExitCode.CANNOT_RUN)
+        if composed_whole:
+            raise
+        return complain(one_line(error), ExitCode.CANNOT_RUN)  # until then all that there is was typed
     return max(codes, default=ExitCode.DONE)
+
+
+def _settings(arguments: Sequence[str]) -> list[str]:
+    """The settings on the command line, without Hydra's options.
+
+    Raises:
+        ConfigurationError: There is an option that Hydra does not have, or settings stand on both sides of one.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            settings: list[str] = get_args_parser().parse_args(arguments).overrides or []
+        except SystemExit as end:
+            if end.code in {None, 0}:  # --version, which Hydra itself answers
+                return []
+            why = said.getvalue().strip().rpartition("error: ")[2]
+            between = why.removeprefix("unrecognized arguments: ")
+            if between != why and not between.startswith("-"):
+                why = f"{between} is on the other side of an option than the settings before it: put the options first"
+            raise ConfigurationError(why) from None
+    return settings
 
 
 def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:

@@ -25,7 +25,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.agreement import outputs_agree
 from bi_experiments.analysis.estimates import Estimate, paired_estimate, welch_estimate
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, trial_time_differences
 from bi_experiments.config.plain import setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         return complain(str(error), error.exit_code)
     code = decide(change, options.max_change_pct, _equivalence_pct(first, second))
     sys.stdout.write(f"{_table(first, second)}\n\n{describe(change, code)}\n")
+    if said := outputs_agree(first, second):
+        sys.stdout.write(f"{said}\n")
     return code
 
 
@@ -88,11 +92,11 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """
     folder = Path(source)
     if folder.is_dir():
-        return read_result(folder)
+        return judged_anew(read_result(folder))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
-            return read_result(_download(source, tracking_uri, temporary))
-    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: pass the output folder of a run")
+            return judged_anew(read_result(_download(source, tracking_uri, temporary)))
+    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, complain
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _track(folder: Path, uri: str | None) -> bool:
     try:
-        result = read_result(folder)
+        result = judged_anew(read_result(folder))
     except ConfigurationError as error:
         complain(str(error))
         return False

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
+from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.metrics import compare_phases
@@ -36,6 +37,7 @@ def compare_experiment(
         return None
     sequential = protocol.target_half_width_pct is not None
     floor = noise_floor_pct(pairs)
+    agreement = compare_arms(phases)
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
@@ -48,6 +50,7 @@ def compare_experiment(
             control=pairs[0].second.arm is Arm.CONTROL,
             sequential=sequential,
             noise_floor_pct=floor,
+            alike=agreement is None or agreement.explained,
         ),
     )
 
@@ -59,15 +62,17 @@ def sentence(
     control: bool = False,
     sequential: bool = False,
     noise_floor_pct: float | None = None,
+    alike: bool = True,
 ) -> str:
     """The result in one sentence.
 
     Args:
-        trial_time: The metric of that name.
-        equivalence_pct: Changes within plus or minus this many per cent count as none.
-        control: Whether both arms were baselines.
-        sequential: Whether pairs were added until the interval was narrow enough.
-        noise_floor_pct: What two identical arms may differ by here; None with one pair.
+        trial_time: the metric of that name.
+        equivalence_pct: changes within plus or minus this many per cent count as none.
+        control: whether both arms were baselines.
+        sequential: whether pairs were added until the interval was narrow enough.
+        noise_floor_pct: what two like arms may differ by here; None with one pair.
+        alike: whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:
@@ -82,6 +87,11 @@ def sentence(
     match trial_time.verdict:
         case Difference.SLOWER:
             result = f"Batch invariance costs {unsigned(change)} trial time here [{unsigned(low)}, {unsigned(high)}]"
+        case Difference.FASTER if not alike:
+            result = (
+                f"Trial time is {unsigned(change)} lower in batch-invariant mode here [{unsigned(high)}, "
+                f"{unsigned(low)}], but the arms do not compute the same"
+            )
         case Difference.FASTER:
             result = f"Batch invariance saves {unsigned(change)} trial time here [{unsigned(high)}, {unsigned(low)}]"
         case Difference.EQUIVALENT:

@@ -52,3 +52,63 @@ From each backend's `supports_compute_capability` in vLLM 0.32.
 
 
 MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
+
+
+DTYPES = ("auto", "bfloat16", "float16", "float32", "half", "float")
+"""vLLM's `ModelDType` (0.32, `vllm/config/model.py`)."""
+
+LOAD_FORMATS = (
+    "auto",
+    "hf",
+    "dummy",
+    "fastsafetensors",
+    "instanttensor",
+    "ipc_cache",
+    "mistral",
+    "modelexpress",
+    "npcache",
+    "pt",
+    "runai_streamer",
+    "runai_streamer_sharded",
+    "safetensors",
+    "sharded_state",
+    "tensorizer",
+)
+"""vLLM's `LoadFormats` (0.32, `vllm/model_executor/model_loader`)."""
+
+QUANTIZATIONS = (
+    "awq",
+    "auto_awq",
+    "fp8",
+    "fbgemm_fp8",
+    "fp_quant",
+    "modelopt",
+    "modelopt_fp4",
+    "modelopt_mxfp8",
+    "modelopt_mixed",
+    "auto_gptq",
+    "gptq",
+    "gptq_marlin",
+    "awq_marlin",
+    "humming",
+    "compressed-tensors",
+    "experts_int8",
+    "quark",
+    "moe_wna16",
+    "torchao",
+    "inc",
+    "mxfp4",
+    "gpt_oss_mxfp4",
+    "deepseek_v4_fp8",
+    "online",
+    "fp8_per_tensor",
+    "fp8_per_block",
+    "fp8_per_channel",
+    "int8_per_channel_weight_only",
+    "nvfp4_per_token",
+    "mxfp8",
+)
+"""vLLM's `QuantizationMethods` (0.32, `vllm/model_executor/layers/quantization`)."""
+
+EXECUTORS = ("ray", "mp", "uni", "external_launcher")
+"""vLLM's `DistributedExecutorBackend` (0.32, `vllm/config/parallel.py`)."""

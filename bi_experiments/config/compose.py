@@ -8,13 +8,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import two_engines_fit
+from bi_experiments.config.keys import key_types, refuse_foreign_keys, refuse_overrides, several_values, unknown
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
 from bi_experiments.config.schema import (
     BackendConfig,
@@ -28,6 +28,9 @@ from bi_experiments.config.schema import (
     WorkloadConfig,
 )
 from bi_experiments.errors import ConfigurationError
+
+OPEN = re.compile(r"backend\.(engine|environment)\.")
+"""Keys below these are names of vLLM's, which the schema does not list; a new one is added with `+`."""
 
 
 def register_schema() -> None:
@@ -78,10 +81,13 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         ConfigurationError: An override is unknown, has the wrong type, or a value cannot be resolved.
     """
     register_schema()
+    refuse_overrides(overrides)
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return from_hydra(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:  # whatever Hydra raises while it composes, it is about what was asked for
         raise ConfigurationError(one_line(error)) from error
 
 
@@ -89,9 +95,11 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
 
     Raises:
-        ConfigurationError: A value is missing or cannot be resolved (an environment variable of the wrong type).
+        ConfigurationError: a value is missing or cannot be resolved (an environment variable of the wrong type), or a
+            key is not the schema's.
     """
     try:
+        refuse_foreign_keys(composed)
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigurationError(one_line(error)) from error
@@ -112,10 +120,27 @@ def one_line(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and "$" not in str(cause):
         lines.append(str(cause).strip().splitlines()[0].rstrip("."))
     said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
+    if not_there := re.match(r"Could not override '([^']+)'", said[0] if said else ""):
+        return _not_there(not_there[1])
+    sweep = re.match(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|$)", said[0] if said else ""
+    )
+    if sweep:
+        return several_values(sweep[1])
     for index, line in enumerate(said):
         if line.startswith("Available options in"):
             existing = ", ".join(option for option in said[index + 1 :] if not option.startswith(STUB))
             removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
             why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
             return f"{said[0]}{f' ({why})' if why else ''}; use one of {existing}"
-    return "; ".join(said)
+    return "; ".join(said) or type(error).__name__
+
+
+def _not_there(key: str) -> str:
+    """What is said of a key that cannot be set since there is none; Hydra itself would recommend to add it."""
+    if key.startswith("hydra"):
+        return f"{key} is not a key of Hydra's configuration: --hydra-help and --cfg hydra list them"
+    group, _, rest = key.partition(".")
+    if rest and group in key_types() and OPEN.match(key):
+        return f"{key} is not set yet: write +{key}=VALUE"
+    return unknown(key)

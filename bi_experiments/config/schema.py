@@ -5,7 +5,7 @@ these types, and `from_hydra` turns the result into an `ExperimentConfig`.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 from omegaconf import MISSING
@@ -39,6 +39,15 @@ class Interleave(Enum):
     """Both phases are alive and take turns, trial by trial."""
     auto = "auto"
     """`trial` on a GPU where two engines fit, else `launch`; a composed configuration has what became of it."""
+
+
+class ProofLevel(StrEnum):
+    """How thoroughly invariance is probed."""
+
+    off = "off"
+    needle = "needle"
+    standard = "standard"
+    full = "full"
 
 
 class AttentionKind(Enum):
@@ -167,20 +176,25 @@ class ProtocolConfig:
 class VerifyConfig:
     """Group `verify`: how invariance is probed."""
 
-    level: str = MISSING
-    """`off`, `needle`, `standard`, `full`."""
+    level: ProofLevel = MISSING
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
+    later_launches: list[str] | None = MISSING
+    """Those of them that the second and later launches of an arm run, to compare launches by; null: all of them."""
     probes: int = MISSING
     max_tokens: int = MISSING
     """Tokens generated for each probe."""
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
+    trial_prompts: int = MISSING
+    """Prompts sampled from every trial for the composition `trial`."""
     seed: int = MISSING
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
-    """End with exit code 3 when invariance is violated in the batch-invariant arm."""
+    """End with exit code 3 when invariance is violated in the batch-invariant arm, or the arm is not deterministic."""
+    strict_launches: bool = MISSING
+    """End with exit code 3 also when the batch-invariant arm's outputs differ from launch to launch."""
 
 
 @dataclass

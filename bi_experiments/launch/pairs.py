@@ -170,7 +170,7 @@ class Launches:
             workload_digest=self._inputs.workload_digest,
             warmup_batches=self._config.protocol.warmup,
             wait_for_turn=wait_for_turn,
-            probes=probe_plan(self._config),
+            probes=probe_plan(self._config, slot.launch),
         )
 
 

@@ -235,7 +235,11 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():
-            changes = {"probes": (*result.probes, *event.results)}
+            changes = {
+                "probes": (*result.probes, *event.results),
+                "steps": (*result.steps, *event.steps),
+                "alone": (*result.alone, *event.alone),
+            }
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.errors import ConfigurationError, ExitCode, complain
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     folders = list(dict.fromkeys(given.folders))
     try:
         if given.output is not None and len(folders) == 1:
-            raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
-        results = [read_result(folder) for folder in folders]  # all of them, before any is written
+            raise ConfigurationError(f"--output {given.output} is for several folders: {folders[0]} is one")
+        results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))
             write_pages(result, OutputFolder(folder))

@@ -32,6 +32,9 @@ def render(result: ExperimentResult) -> str:
     if result.invariance is not None:
         parts.append(_table(_without_empty(tables.invariance(result.invariance))))
         parts += map(escape, tables.first_differences(result.invariance))
+        parts += map(escape, tables.proof_notes(result.invariance))
+        ledger = tables.ledger(result.invariance)
+        parts += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
     if result.comparison is not None and result.comparison.findings:
         findings = (
             f"- **{escape(finding_name(one.kind))}**: {escape(one.message)} {escape(one.remedy)}"

@@ -71,6 +71,8 @@ def _probes(verify: Mapping[str, Any], result: ExperimentResult) -> Entries:
     if {"probes", "max_tokens", "logprobs"} <= verify.keys():
         size = f"{verify['probes']} prompts, {verify['max_tokens']} tokens, {verify['logprobs']} logprobs"
         what += f"; {size}, outside the timed part"
+    if verify.get("later_launches") is not None:
+        what += f"; later launches run {', '.join(verify['later_launches'])} alone"
     entries = [("proof", f"verify={result.invariance.level}: {what}")]
     if result.invariance.not_run:
         entries.append(("not run", ", ".join(result.invariance.not_run)))

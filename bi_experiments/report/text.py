@@ -148,7 +148,10 @@ def _invariance(report: InvarianceReport) -> list[str]:
     lines = _lines(tables.invariance(report))
     if report.compositions:
         lines += paragraph(tables.INVARIANCE_NOTE)
-    return lines + [line for said in tables.first_differences(report) for line in paragraph(said, "  ", "")]
+    said = (*tables.first_differences(report), *tables.proof_notes(report))
+    lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
+    ledger = tables.ledger(report)
+    return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
 
 
 def _lines(cells: tables.Table) -> list[str]:

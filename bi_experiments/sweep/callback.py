@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.errors import ConfigurationError, ExitCode, complain, file_problem
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
@@ -46,9 +46,11 @@ class SweepCallback(Callback):
         """
         try:
             sweep = self._claim(config)
+            _begin(sweep, config)
         except ConfigurationError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
-        _begin(sweep, config)
+        except OSError as error:  # Hydra would make a warning of it
+            raise SystemExit(complain(file_problem(error).replace("hydra.run.dir", "hydra.sweep.dir"))) from error
         atexit.register(self._cut_short, config)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -74,6 +76,7 @@ class SweepCallback(Callback):
             _finish(config, "KILLED")
 
     def _claim(self, config: DictConfig) -> SweepFolder:
+        _refuse_shared_folder(config)
         chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         if config.sweep.resume and chosen is None:
@@ -98,6 +101,23 @@ class SweepCallback(Callback):
                 f"the sweep in {sweep.root} is still running: wait for it, or stop it first"
             ) from error
         return sweep
+
+
+def _refuse_shared_folder(config: DictConfig) -> None:
+    """Refuse a sweep of no experiment, and one whose experiments would write into one folder.
+
+    Raises:
+        ConfigurationError: It is such a sweep.
+    """
+    planned = planned_experiments(config)
+    if planned == 0:
+        raise ConfigurationError("the sweep has no experiments: one of its settings has no value")
+    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    if "${" not in subdir and (planned is None or planned > 1):
+        raise ConfigurationError(
+            f"hydra.sweep.subdir={subdir} would be the folder of every experiment: leave it out, or put "
+            "${hydra.job.num} into it"
+        )
 
 
 def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:

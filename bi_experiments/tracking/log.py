@@ -21,6 +21,7 @@ from bi_experiments.tracking.runs import (
     SweepContent,
     composition_table,
     identity,
+    ledger_table,
     of_experiment,
     of_phase,
 )
@@ -35,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
 """Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
+LEDGER_TABLE = "workload_steps.json"
 """Artifact that MLflow shows as a table."""
 
 
@@ -135,6 +137,8 @@ def _log_experiment(
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
+    if result.invariance is not None and result.invariance.ledger:
+        client.log_table(run_id, ledger_table(result.invariance), LEDGER_TABLE)
     for phase in result.phases:
         child = of_phase(result, phase, stored(OutputFolder(folder).phase(phase.index, phase.arm).system_metrics))
         child_id = _create(client, experiment_id, child, run_id)
