@@ -67,12 +67,12 @@ def sentence(
     """The result in one sentence.
 
     Args:
-        trial_time: the metric of that name.
-        equivalence_pct: changes within plus or minus this many per cent count as none.
-        control: whether both arms were baselines.
-        sequential: whether pairs were added until the interval was narrow enough.
-        noise_floor_pct: what two like arms may differ by here; None with one pair.
-        alike: whether both arms compute the same, up to rounding: what does not is no saving.
+        trial_time: The metric of that name.
+        equivalence_pct: Changes within plus or minus this many per cent count as none.
+        control: Whether both arms were baselines.
+        sequential: Whether pairs were added until the interval was narrow enough.
+        noise_floor_pct: What two like arms may differ by here; None with one pair.
+        alike: Whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:
