@@ -197,7 +197,7 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Logprobs returned for each generated token."""
     seed: int
     keep: bool
-    """Whether the raw logprobs are written beside the phase's result."""
+    """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
     """Prompts sampled from every trial for the composition `trial`."""
 

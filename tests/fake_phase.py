@@ -1,6 +1,6 @@
 """A phase without an engine, for tests of what surrounds it: scheduling, failure, time limits, clean-up.
 
-Started in the place of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
+Started instead of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
 speaks the real protocol with the real pipes; what it does besides is set by the environment variable `FAKE_PHASE`, a
 JSON object `{arm: behaviour}`; in a sweep over batch sizes `{"arm 8": behaviour}` is that of one size.
 """

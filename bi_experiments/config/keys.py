@@ -74,7 +74,7 @@ def refuse_foreign_keys(composed: DictConfig) -> None:
     Hydra lets `+key` add anything, and `~key` remove anything.
 
     Raises:
-        ConfigurationError: naming the first such key.
+        ConfigurationError: Naming the first such key.
     """
     _refuse_foreign(composed, ExperimentConfig, "")
 
@@ -105,7 +105,7 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: naming the first setting that cannot be read, with how to write it.
+        ConfigurationError: Naming the first setting that cannot be read, with how to write it.
     """
     parser = OverridesParser.create()
     for text in overrides:
