@@ -73,7 +73,7 @@ def _settings(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigurationError: There is an option that Hydra does not have, or settings stand on both sides of one.
     """
-    from hydra._internal.utils import get_args_parser
+    from bi_experiments.sweep.hydra_internals import get_args_parser
 
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:

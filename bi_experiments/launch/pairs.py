@@ -12,7 +12,7 @@ import msgspec
 from bi_experiments import __version__
 from bi_experiments.analysis.metrics import half_width_pct
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.launch.spec import probe_plan
@@ -128,7 +128,10 @@ class Launches:
             run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
         for slot in () if by_turns else (first, second):
             if slot.index not in self._taken_over:
-                run_alone(self.phase(slot, by_turns))
+                phase = self.phase(slot, by_turns)
+                run_alone(phase)
+                if cannot_start(phase.result) and slot is first:
+                    break
             self._look_around()
 
     def _look_around(self) -> None:
@@ -141,6 +144,7 @@ class Launches:
             python=interpreter(self._config),
             environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
+            num_trials=self._config.workload.num_trials,
         )
         self._prepare_caches(slot)
         spec = self._spec(slot, wait_for_turn)
