@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
+from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.config.keys import did_you_mean
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave, ProofLevel
 from bi_experiments.errors import ConfigurationError
@@ -359,6 +360,8 @@ def _check_engine(config: ExperimentConfig) -> None:
     engine = config.backend.engine
     for name, value in engine.items():
         key = f"backend.engine.{name}"
+        if (secret := next(secrets_in(value, key), None)) is not None:  # the phase's spec would hold it
+            raise refuse_secret(secret)
         _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
         _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
         finite = not isinstance(value, float) or math.isfinite(value)
