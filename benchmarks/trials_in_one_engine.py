@@ -26,7 +26,7 @@ from by_turns import interval_line
 
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.spec import engine_spec, model_path
-from bi_experiments.launch.variables import phase_environment
+from bi_experiments.launch.variables import phase_variables
 from bi_experiments.records import Arm
 from bi_experiments.workload import build_workload
 
@@ -114,7 +114,7 @@ def main() -> None:
     effects: dict[str, list[list[float]]] = {"metrics": [], "phase": []}
     for number in range(options.launches):
         with tempfile.TemporaryDirectory() as caches:
-            environment = phase_environment(compose(PRESET), Arm.BASELINE, Path(caches))
+            environment = phase_variables(compose(PRESET), Arm.BASELINE, Path(caches))
             done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         taken_s, share = json.loads(done.stdout.splitlines()[-1])
         print(f"launch {number}: the metrics' functions took {100 * share:.2f} % of a trial", flush=True)

@@ -25,7 +25,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.agreement import outputs_agree
 from bi_experiments.analysis.estimates import Estimate, paired_estimate, welch_estimate
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, trial_time_differences
 from bi_experiments.config.plain import setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.max_change_pct >= 0:
-        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: type 0 or more")
+        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: use 0 or more")
     try:
         first = load(options.first, options.tracking_uri)
         second = load(options.second, options.tracking_uri)
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         return complain(str(error), error.exit_code)
     code = decide(change, options.max_change_pct, _equivalence_pct(first, second))
     sys.stdout.write(f"{_table(first, second)}\n\n{describe(change, code)}\n")
+    if said := outputs_agree(first, second):
+        sys.stdout.write(f"{said}\n")
     return code
 
 
@@ -69,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         "--max-change-pct", type=float, default=0.0, metavar="X", help="accepted rise of the overhead in per cent (0)"
     )
     parser.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="where run ids are (sqlite:///mlflow.db)"
+        "--tracking-uri",
+        default="sqlite:///mlflow.db",
+        metavar="URI",
+        help="store that run ids belong to (sqlite:///mlflow.db)",
     )
     return parser
 
@@ -81,21 +88,21 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """The result in an output folder, or among the artifacts of an MLflow run.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be read.
+        ConfigurationError: There is no result, or it cannot be read.
     """
     folder = Path(source)
     if folder.is_dir():
-        return read_result(folder)
+        return judged_anew(read_result(folder))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
-            return read_result(_download(source, tracking_uri, temporary))
+            return judged_anew(read_result(_download(source, tracking_uri, temporary)))
     raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     database = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would make an empty one
-        raise ConfigurationError(f"there is no MLflow database {database}: type --tracking-uri or a folder")
+        raise ConfigurationError(f"the MLflow database {database} does not exist: pass --tracking-uri or a folder")
     from bi_experiments.config.credentials import without_credentials, without_secrets
 
     name = OutputFolder(Path()).result.name
@@ -105,8 +112,8 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     except Exception as error:  # whatever MLflow, a driver or the network raise
         reason = without_secrets(tracking_uri, store.reason(error))
         raise ConfigurationError(
-            f"{name} of run {run_id} cannot be had from {without_credentials(tracking_uri)}: {reason}; "
-            "type --tracking-uri or a folder"
+            f"{name} of run {run_id} cannot be downloaded from {without_credentials(tracking_uri)}: {reason}; "
+            "pass --tracking-uri or a folder"
         ) from error
 
 
@@ -117,7 +124,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     """Refuse to compare experiments that did not ask the same of the same machine.
 
     Raises:
-        ConfigurationError: naming everything that differs.
+        ConfigurationError: Naming everything that differs.
     """
     differences = [
         f"{name} ({one} and {other})"
@@ -135,7 +142,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     ]
     if differences:
         raise ConfigurationError(
-            f"A and B differ in {', '.join(differences)}: type --anyway to compare them all the same"
+            f"A and B differ in {', '.join(differences)}: pass --anyway to compare them nevertheless"
         )
 
 
@@ -143,7 +150,7 @@ def change_of_overhead(first: ExperimentResult, second: ExperimentResult) -> Est
     """(1 + overhead of the second) / (1 + overhead of the first) - 1, in per cent, with Welch's interval.
 
     Raises:
-        ConfigurationError: one of them has no complete pair.
+        ConfigurationError: One of them has no complete pair.
     """
     for name, result in (("A", first), ("B", second)):
         if not complete_pairs(result.phases):
@@ -164,7 +171,7 @@ def describe(change: Estimate, code: ExitCode) -> str:
     """The answer in one sentence."""
     if change.low_pct is None or change.high_pct is None:
         size = signed(change.change_pct)
-        return f"The overhead changed by {size} from A to B: undecided, for one of them has one launch an arm only."
+        return f"The overhead changed by {size} from A to B: undecided, since one of them has only one launch an arm."
     low, high = change.low_pct, change.high_pct
     more, less = f"[{unsigned(low)}, {unsigned(high)}]", f"[{unsigned(high)}, {unsigned(low)}]"
     match code:
@@ -175,7 +182,7 @@ def describe(change: Estimate, code: ExitCode) -> str:
         case ExitCode.DONE:
             answer = "Batch invariance costs no more in B than in A, beyond what is accepted"
         case _:
-            answer = "Whether batch invariance costs more in B than in A is undecided, more pairs narrow it"
+            answer = "Whether batch invariance costs more in B than in A is undecided (more pairs narrow the interval)"
     return f"{answer}: {signed(change.change_pct)} {band(low, high)}."
 
 
@@ -212,7 +219,7 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
         result.name,
         _machine(result),
         pairs[0].second.versions.get("vllm", "unknown"),
-        (result.environment.commit or "unknown")[:12] + (" and changes" if result.environment.dirty else ""),
+        (result.environment.commit or "unknown")[:12] + (" with local changes" if result.environment.dirty else ""),
         str(len(pairs)),
         f"{signed(overhead.change_pct)} {_interval(overhead)}",
     )

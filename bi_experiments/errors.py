@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
     DONE = 0
     PHASE_FAILED = 1
     CANNOT_RUN = 2
-    """The configuration or the machine cannot do this."""
+    """The configuration is invalid, or the machine cannot run it."""
     INVARIANCE_VIOLATED = 3
     """In the batch-invariant arm, with `verify.strict`."""
     OVER_GATE = 4
@@ -34,7 +34,7 @@ def printable(text: str, most: int = MOST_CHARACTERS) -> str:
 
 
 class ExperimentError(Exception):
-    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to type."""
+    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to do instead."""
 
     exit_code = ExitCode.PHASE_FAILED
 

@@ -22,7 +22,7 @@ class PhaseFolder:
 
     @property
     def spec(self) -> Path:
-        """What the phase was told."""
+        """What the phase was passed."""
         return self.root / "spec.json"
 
     @property
@@ -56,6 +56,11 @@ class OutputFolder:
     def result(self) -> Path:
         """The experiment's record."""
         return self.root / "result.json"
+
+    @property
+    def running_lock(self) -> Path:
+        """Held by the program that writes into the folder, as long as it lives."""
+        return self.root / ".running.lock"
 
     @property
     def report_text(self) -> Path:
@@ -106,7 +111,7 @@ def read_result(folder: Path) -> ExperimentResult:
     try:
         return from_json(path.read_bytes(), ExperimentResult, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigurationError(f"{folder} holds no {path.name}: name the output folder of an experiment") from None
+        raise ConfigurationError(f"{folder} has no {path.name}: pass the output folder of an experiment") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except RecordError as error:

@@ -221,9 +221,9 @@ def comparison(*metrics: Metric, **changes: object) -> Comparison:
     return replace(record, **changes)
 
 
-def experiment_result(of: Sequence[PhaseResult] | None = None, **changes: object) -> ExperimentResult:
+def experiment_result(given: Sequence[PhaseResult] | None = None, **changes: object) -> ExperimentResult:
     """The result of `phases()`, or of those given, on the machine of `environment()`."""
-    all_phases = phases() if of is None else tuple(of)
+    all_phases = phases() if given is None else tuple(given)
     tokens = TokenCounts(
         prompts=32, prompt_tokens=2048, output_tokens=512, prompt_tokens_min=512, prompt_tokens_max=512
     )
@@ -295,15 +295,15 @@ def invariance_report(**changes: object) -> InvarianceReport:
     return replace(record, **changes)
 
 
-def whole_result(of: Sequence[PhaseResult] | None = None, *overrides: str, **changes: object) -> ExperimentResult:
+def whole_result(given: Sequence[PhaseResult] | None = None, *overrides: str, **changes: object) -> ExperimentResult:
     """A result as the program makes it: composed configuration, comparison of its phases, and an invariance report.
 
     Args:
-        of: The phases; `phases()` when left out.
+        given: The phases; `phases()` when left out.
         overrides: Of the configuration `experiment=cpu_demo`.
         changes: Fields of the record.
     """
-    all_phases = phases() if of is None else tuple(of)
+    all_phases = phases() if given is None else tuple(given)
     config = _composed(overrides)
     record = experiment_result(
         all_phases,

@@ -79,7 +79,7 @@ def test_exit_code(low: float | None, high: float | None, max_change_pct: float,
         (
             Estimate(2.1, None, None),
             5,
-            "The overhead changed by +2.1 % from A to B: undecided, for one of them has one launch an arm only.",
+            "The overhead changed by +2.1 % from A to B: undecided, since one of them has only one launch an arm.",
         ),
     ],
 )
@@ -135,7 +135,7 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
+    [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
 )
 def test_a_folder_without_a_result(
     content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -156,7 +156,8 @@ def test_a_run_id_without_a_database(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compare.main(["0" * 32, "1" * 32]) is ExitCode.CANNOT_RUN
-    assert capsys.readouterr().err == "error: there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
+    said = "error: the MLflow database mlflow.db does not exist: pass --tracking-uri or a folder\n"
+    assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +195,7 @@ def test_a_server_that_is_down_is_an_error_of_one_line(capsys: pytest.CaptureFix
         uri = f"http://someone:hush@127.0.0.1:{listener.getsockname()[1]}"
     assert compare.main(["0" * 32, "1" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
     captured = capsys.readouterr()
-    assert captured.err.endswith(": [Errno 111] Connection refused; type --tracking-uri or a folder\n")
+    assert captured.err.endswith(": [Errno 111] Connection refused; pass --tracking-uri or a folder\n")
     assert captured.err.count("\n") == 1
     assert "hush" not in captured.err
 
@@ -216,4 +217,4 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "Batch invariance costs 4.7 % more in B than in A" in shown.out
     assert shown.err == ""
     assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
-    assert f"result.json of run {'0' * 32} cannot be had from {uri}" in capsys.readouterr().err
+    assert f"result.json of run {'0' * 32} cannot be downloaded from {uri}" in capsys.readouterr().err

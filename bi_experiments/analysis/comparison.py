@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
+from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.metrics import compare_phases
@@ -23,11 +24,11 @@ def compare_experiment(
     """Compare the arms of one experiment; None without one complete pair.
 
     Args:
-        phases: all phases so far, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run, those added on the way included.
+        phases: All phases so far, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     metrics = compare_phases(phases, protocol.equivalence_pct)
@@ -36,6 +37,7 @@ def compare_experiment(
         return None
     sequential = protocol.target_half_width_pct is not None
     floor = noise_floor_pct(pairs)
+    agreement = compare_arms(phases)
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
@@ -48,6 +50,7 @@ def compare_experiment(
             control=pairs[0].second.arm is Arm.CONTROL,
             sequential=sequential,
             noise_floor_pct=floor,
+            alike=agreement is None or agreement.explained,
         ),
     )
 
@@ -59,6 +62,7 @@ def sentence(
     control: bool = False,
     sequential: bool = False,
     noise_floor_pct: float | None = None,
+    alike: bool = True,
 ) -> str:
     """The result in one sentence.
 
@@ -68,6 +72,7 @@ def sentence(
         control: whether both arms were baselines.
         sequential: whether pairs were added until the interval was narrow enough.
         noise_floor_pct: what two like arms may differ by here; None with one pair.
+        alike: whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = trial_time.change_pct, trial_time.low_pct, trial_time.high_pct
     if change is None:
@@ -82,6 +87,11 @@ def sentence(
     match trial_time.verdict:
         case Difference.SLOWER:
             result = f"Batch invariance costs {unsigned(change)} trial time here [{unsigned(low)}, {unsigned(high)}]"
+        case Difference.FASTER if not alike:
+            result = (
+                f"Trial time is {unsigned(change)} lower in batch-invariant mode here [{unsigned(high)}, "
+                f"{unsigned(low)}], but the arms do not compute the same"
+            )
         case Difference.FASTER:
             result = f"Batch invariance saves {unsigned(change)} trial time here [{unsigned(high)}, {unsigned(low)}]"
         case Difference.EQUIVALENT:
@@ -98,7 +108,7 @@ def sentence(
 
 
 def noise_floor_pct(pairs: Sequence[Pair]) -> float | None:
-    """What the trial times of two like arms may differ by here, in per cent: the margin of an A/A with as many pairs.
+    """By how much the trial times of two identical arms may differ, in per cent: the margin of an A/A with these pairs.
 
     From the spread of each arm's own launches: with L the mean ln t of a launch, s their standard deviation about the
     mean of their arm (pooled, 2 (B-1) degrees of freedom), it is exp(t(0.975) s sqrt(2 / B)) - 1. Taking turns removes

@@ -31,7 +31,7 @@ def paired_estimate(differences: Sequence[float]) -> Estimate:
         differences: D_b, one log ratio a pair; a single one gives an estimate without an interval.
 
     Raises:
-        statistics.StatisticsError: there is no pair at all.
+        statistics.StatisticsError: There is no pair at all.
     """
     mean, pairs = fmean(differences), len(differences)
     if pairs < 2:

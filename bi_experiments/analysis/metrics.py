@@ -39,7 +39,7 @@ from bi_experiments.records import Metric, PhaseResult
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase in the figures that benchmarks of inference engines usually print."""
+    """One phase in the numbers that benchmarks of inference engines usually print."""
 
     init_time_s: float
     avg_time_s: float
@@ -59,7 +59,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
     """Sum up a phase that has at least one trial.
 
     Raises:
-        ValueError: the phase has no trial, or its engine was never built.
+        ValueError: The phase has no trial, or its engine was never built.
     """
     if phase.init_time_s is None or not phase.trials:
         raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
@@ -182,8 +182,8 @@ def compare_phases(phases: Iterable[PhaseResult], equivalence_pct: float) -> tup
     arms is missing from the result; one whose ratio would mislead is there, withheld, with the reason.
 
     Args:
-        phases: the phases of one experiment, complete pairs or not.
-        equivalence_pct: changes within plus or minus this many per cent count as none.
+        phases: The phases of one experiment, complete pairs or not.
+        equivalence_pct: Changes within plus or minus this many per cent count as none.
     """
     pairs = complete_pairs(phases)
     metrics = (_metric(quantity, pairs, equivalence_pct) for quantity in _QUANTITIES)

@@ -2,8 +2,10 @@
 
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import Arm, Comparison, ExperimentResult, Invariance, PhaseStatus
+from bi_experiments.records import Arm, Comparison, ExperimentResult, Invariance, PhaseStatus, Reproducibility
 from bi_experiments.wording import band, signed
+
+_VIOLATIONS = (Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC)
 
 
 def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
@@ -11,15 +13,18 @@ def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
 
     Args:
         result: The finished experiment.
-        config: Its configuration, for `verify.strict` and the gate.
+        config: Its configuration, for `verify.strict`, `verify.strict_launches` and the gate.
     """
     statuses = {phase.status for phase in result.phases}
     if PhaseStatus.INTERRUPTED in statuses:
         return ExitCode.INTERRUPTED
     if statuses & {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
         return ExitCode.PHASE_FAILED
-    verdict = result.invariance.verdict(Arm.BATCH_INVARIANT) if result.invariance else None
-    if config.verify.strict and verdict is Invariance.VIOLATED:
+    arms = result.invariance.arms if result.invariance else ()
+    mode = next((one for one in arms if one.arm is Arm.BATCH_INVARIANT), None)
+    if mode is not None and config.verify.strict and mode.verdict in _VIOLATIONS:
+        return ExitCode.INVARIANCE_VIOLATED
+    if mode is not None and config.verify.strict_launches and mode.reproducible is Reproducibility.NOT_REPRODUCIBLE:
         return ExitCode.INVARIANCE_VIOLATED
     if config.gate.max_overhead_pct is None or result.comparison is None:
         return ExitCode.DONE
@@ -43,11 +48,11 @@ def decide_gate(comparison: Comparison, max_overhead_pct: float) -> ExitCode:
 
 
 def describe_gate(comparison: Comparison, max_overhead_pct: float) -> str:
-    """The decision in one line, with what to do where there is none."""
+    """The decision in one line, with what to do where it is undecided."""
     limit = f"the gate of {max_overhead_pct:g} %"
     trial_time = comparison.metric("trial_time")
     if trial_time is None or trial_time.change_pct is None or trial_time.low_pct is None or trial_time.high_pct is None:
-        return f"Gate undecided: no interval to hold against {limit}; type protocol.pairs=3 or more."
+        return f"Gate undecided: no interval to hold against {limit}; set protocol.pairs=3 or more."
     overhead = f"{signed(trial_time.change_pct)} {band(trial_time.low_pct, trial_time.high_pct)} trial time"
     match decide_gate(comparison, max_overhead_pct):
         case ExitCode.OVER_GATE:

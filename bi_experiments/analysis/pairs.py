@@ -30,7 +30,7 @@ def log_ratio(second: Sequence[float], baseline: Sequence[float]) -> float:
     """D_b of one pair: the mean of ln(second / baseline) over the values that belong together.
 
     Raises:
-        ValueError: the arms have different numbers of values, or a value is not above 0.
+        ValueError: The arms have different numbers of values, or a value is not above 0.
     """
     return fmean(math.log(one / other) for one, other in zip(second, baseline, strict=True))
 

@@ -1,4 +1,4 @@
-"""The attention backends of vLLM: which exist, which run multi-head latent attention, which have the mode.
+"""The attention backends of vLLM: which exist, run multi-head latent attention, or support batch-invariant mode.
 
 From vLLM 0.32: `vllm/v1/attention/backends/registry.py` (names) and each backend's `supports_batch_invariance`.
 """
@@ -15,7 +15,7 @@ class Platform(StrEnum):
 
 
 BATCH_INVARIANT = ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "FLASH_ATTN_MLA", "TRITON_MLA", "CPU_ATTN")
-"""Backends that support the mode; `CPU_ATTN` with this project's plugin."""
+"""Backends that support batch-invariant mode; `CPU_ATTN` with this project's plugin."""
 
 MLA = ("FLASH_ATTN_MLA", "TRITON_MLA", "FLASHMLA", "FLASHINFER_MLA", "CUTLASS_MLA", "TOKENSPEED_MLA", "CPU_MLA")
 """Backends for multi-head latent attention (DeepSeek, Kimi); they run no other attention."""
@@ -26,9 +26,9 @@ STANDARD = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION", "CPU_AT
 REMOVED = {
     "XFORMERS": "vLLM removed it in 0.12",
     "XFORMERS_VLLM_V1": "vLLM removed it in 0.12",
-    "FLASH_ATTN_VLLM_V1": "vLLM names it FLASH_ATTN now",
-    "FLASHINFER_VLLM_V1": "vLLM names it FLASHINFER now",
-    "TRITON_ATTN_VLLM_V1": "vLLM names it TRITON_ATTN now",
+    "FLASH_ATTN_VLLM_V1": "vLLM now calls it FLASH_ATTN",
+    "FLASHINFER_VLLM_V1": "vLLM now calls it FLASHINFER",
+    "TRITON_ATTN_VLLM_V1": "vLLM now calls it TRITON_ATTN",
     "TORCH_SDPA": "vLLM keeps it for vision encoders only",
 }
 

@@ -74,6 +74,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "verify.probes": Range(1, 10_000),
         "verify.max_tokens": _TOKENS,
         "verify.logprobs": Range(1, 20),  # as many as vLLM returns
+        "verify.trial_prompts": Range(1, 10_000),
         "verify.seed": _SEED,
         "runtime.phase_timeout_s": Range(0, 31_536_000, above=True),  # a year
         "gate.max_overhead_pct": Range(0, 100_000),
@@ -114,7 +115,7 @@ def check(config: ExperimentConfig) -> None:
     """Refuse a configuration that contradicts itself, before anything is started.
 
     Raises:
-        ConfigurationError: naming the first contradiction found.
+        ConfigurationError: Naming the first contradiction found.
     """
     _check_texts(config)
     _check_numbers(config)
@@ -250,7 +251,7 @@ def _check_lengths(config: ExperimentConfig) -> None:
         workload.min_prompt <= workload.max_prompt,
         "workload.min_prompt",
         workload.min_prompt,
-        f"it is over workload.max_prompt={workload.max_prompt}; type at most that",
+        f"it is over workload.max_prompt={workload.max_prompt}; use at most that",
     )
     limit = config.model.max_model_len
     words = workload.num_trials * workload.max_batch_size * workload.max_prompt
@@ -268,7 +269,7 @@ def _check_lengths(config: ExperimentConfig) -> None:
         "model.max_model_len",
         limit,
         f"workload.max_prompt={workload.max_prompt} words and workload.max_tokens={workload.max_tokens} "
-        f"need at least {needed} tokens; type model.max_model_len={needed * 3 // 2} or shorter prompts",
+        f"need at least {needed} tokens; set model.max_model_len={needed * 3 // 2} or use shorter prompts",
     )
     needle = len(workload.needle.split())
     _require(
@@ -285,12 +286,12 @@ def _check_backend(config: ExperimentConfig) -> None:
     if not mla and MLA_NAMES.search(model.name):
         raise ConfigurationError(
             f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
-            "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
+            "use model=deepseek, or model.attention=mla with backend=flash_attn_mla"
         )
     if not backend.enforce_eager and backend.environment.get("TORCHDYNAMO_DISABLE", "0") != "0":
         raise ConfigurationError(
             "backend.enforce_eager=false would compile nothing, since backend.environment.TORCHDYNAMO_DISABLE="
-            f"{backend.environment['TORCHDYNAMO_DISABLE']}: type backend.environment.TORCHDYNAMO_DISABLE=0 too"
+            f"{backend.environment['TORCHDYNAMO_DISABLE']}: set backend.environment.TORCHDYNAMO_DISABLE=0 too"
         )
     name = backend.attention
     if name is None:
@@ -299,19 +300,19 @@ def _check_backend(config: ExperimentConfig) -> None:
     existing = ", ".join(candidate for candidate in fitting if backends.platform(candidate) is backend.platform)
     if name in backends.REMOVED:
         raise ConfigurationError(
-            f"backend.attention={name} does not exist: {backends.REMOVED[name]}; type one of {existing}"
+            f"backend.attention={name} does not exist: {backends.REMOVED[name]}; use one of {existing}"
         )
     if name not in backends.STANDARD + backends.MLA:
-        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; type one of {existing}")
+        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; use one of {existing}")
     if name not in fitting:
         kind = "multi-head latent attention" if mla else "standard attention"
         raise ConfigurationError(
-            f"backend.attention={name} does not run {model.name}, which has {kind}; type one of {existing}"
+            f"backend.attention={name} cannot run {model.name}, which has {kind}; use one of {existing}"
         )
     if backends.platform(name) is not backend.platform:
         raise ConfigurationError(
             f"backend.attention={name} runs on {backends.platform(name)}, but backend.platform={backend.platform}; "
-            f"type one of {existing}"
+            f"use one of {existing}"
         )
 
 
@@ -411,13 +412,13 @@ def _check_protocol(config: ExperimentConfig) -> None:
             "protocol.interleave",
             "trial",
             f"two engines would take {2 * config.model.gpu_memory_utilization:.2f} of the device's memory; "
-            "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
+            "set protocol.interleave=launch or model.gpu_memory_utilization=0.45",
         )
 
 
 def _check_probes(config: ExperimentConfig) -> None:
     verify = config.verify
-    for name in verify.compositions:
+    for name in (*verify.compositions, *(verify.later_launches or ())):
         try:
             composition(name)
         except ValueError as error:
@@ -438,7 +439,7 @@ def _check_probes(config: ExperimentConfig) -> None:
         verify.max_tokens < config.model.max_model_len,
         "verify.max_tokens",
         verify.max_tokens,
-        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; type fewer",
+        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; use fewer",
     )
 
 

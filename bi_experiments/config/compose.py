@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,10 +49,23 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=node)
     store.store(group="hydra/launcher", name="base_submitit_slurm", node=SlurmSettings)
     store.store(group="hydra/launcher", name="base_ray", node=RaySettings)
+    OmegaConf.register_new_resolver("options", options, replace=True)
+
+
+STUB = "base_"
+"""What the names of configurations begin with that options inherit from, and that are not options themselves."""
+
+
+def options() -> str:
+    """The options of every group, one group a line, for `--help`; in the YAML files `${options:}`."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = sorted(group for group in loader.list_groups("") if group != "hydra")
+    choices = [[name for name in loader.get_group_options(group) if not name.startswith(STUB)] for group in groups]
+    return "\n".join(f"{group}: {', '.join(sorted(names))}" for group, names in zip(groups, choices, strict=True))
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML files: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -64,7 +78,7 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+        ConfigurationError: An override is unknown, has the wrong type, or a value cannot be resolved.
     """
     register_schema()
     refuse_overrides(overrides)
@@ -115,10 +129,10 @@ def one_line(error: Exception) -> str:
         return several_values(sweep[1])
     for index, line in enumerate(said):
         if line.startswith("Available options in"):
-            options = ", ".join(option for option in said[index + 1 :] if not option.startswith("base_"))
+            existing = ", ".join(option for option in said[index + 1 :] if not option.startswith(STUB))
             removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
             why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
-            return f"{said[0]}{f' ({why})' if why else ''}; type one of {options}"
+            return f"{said[0]}{f' ({why})' if why else ''}; use one of {existing}"
     return "; ".join(said) or type(error).__name__
 
 

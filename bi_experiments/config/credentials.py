@@ -1,4 +1,4 @@
-"""Passwords and tokens in settings: refused where they are set, since Hydra writes every setting into the output folder.
+"""Passwords and tokens in settings: refused where they are set, since Hydra writes settings into the output folder.
 
 What comes from environment variables (`${oc.env:NAME}`) is written down by its name alone; where the resolved value is
 written or shown, it reads `***`.
@@ -26,14 +26,14 @@ def without_credentials(uri: str) -> str:
 
 
 def refuse_credentials(uri: str) -> None:
-    """Refuse a URI that was typed with a user name or password: Hydra writes what is typed into the output folder.
+    """Refuse a URI that was set with a user name or password: Hydra writes what is set into the output folder.
 
     Raises:
         ConfigurationError: It has some, and is not the value of MLFLOW_TRACKING_URI.
     """
     if without_credentials(uri) != uri and uri != os.environ.get("MLFLOW_TRACKING_URI"):
         raise ConfigurationError(
-            f"tracking.uri={without_credentials(uri)} was typed with credentials: type it without, and set "
+            f"tracking.uri={without_credentials(uri)} contains credentials: leave them out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
         )
 

@@ -94,7 +94,7 @@ class ModelConfig:
     parameters_billion: float | None = MISSING
     """Parameters in billions, for the memory check before the start; null: not checked."""
     bytes_per_parameter: float = MISSING
-    """Size of a stored parameter: 2 for bf16, 1 for FP8."""
+    """Size of a stored parameter: 4 for float32, 2 for bf16, 1 for FP8."""
     seeded: SeededCheckpoint | None = MISSING
     """Make the checkpoint instead of loading `name`."""
 
@@ -154,7 +154,7 @@ class ProtocolConfig:
     pairs: int = MISSING
     """Launches of each arm."""
     control: bool = MISSING
-    """A/A: a second baseline in the place of the batch-invariant arm."""
+    """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
     seed: int = MISSING
     """Seed of the order."""
@@ -179,16 +179,22 @@ class VerifyConfig:
     level: ProofLevel = MISSING
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
+    later_launches: list[str] | None = MISSING
+    """Those of them that the second and later launches of an arm run, to compare launches by; null: all of them."""
     probes: int = MISSING
     max_tokens: int = MISSING
     """Tokens generated for each probe."""
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
+    trial_prompts: int = MISSING
+    """Prompts sampled from every trial for the composition `trial`."""
     seed: int = MISSING
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
-    """End with exit code 3 when invariance is violated in the batch-invariant arm."""
+    """End with exit code 3 when invariance is violated in the batch-invariant arm, or the arm is not deterministic."""
+    strict_launches: bool = MISSING
+    """End with exit code 3 also when the batch-invariant arm's outputs differ from launch to launch."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
-from bi_experiments.launch.variables import interpreter, phase_environment
+from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
@@ -44,7 +44,7 @@ class Inputs:
 
 
 class Launches:
-    """Launches the phases of one experiment, and keeps what is known of them, also after an interruption.
+    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
 
     Args:
         config: The experiment's configuration.
@@ -105,7 +105,7 @@ class Launches:
                 self._taken_over |= finished
 
     def _finished(self, slot: Slot) -> PhaseResult | None:
-        """The result of a phase that ended well and was told what it would be told now."""
+        """The result of a phase that ended well and was passed what it would be passed now."""
         private = self._config.protocol.caches is Caches.private
         if private and not (self._folder.caches / slot.arm).is_dir():
             return None
@@ -142,7 +142,7 @@ class Launches:
         """The phase of one slot of the schedule, not started yet."""
         settings = LaunchSettings(
             python=interpreter(self._config),
-            environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
+            environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
             num_trials=self._config.workload.num_trials,
         )
@@ -154,7 +154,7 @@ class Launches:
         return process
 
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, also when an earlier start of it was killed."""
+        """An arm's first launch is cold, even when an earlier start of it was killed."""
         if self._config.protocol.caches is Caches.private:
             caches = self._folder.caches / slot.arm
             if slot.launch == 0:
@@ -162,7 +162,7 @@ class Launches:
             caches.mkdir(parents=True, exist_ok=True)
 
     def _spec(self, slot: Slot, wait_for_turn: bool) -> PhaseSpec:
-        """What the phase of a slot is told."""
+        """What the phase of a slot is passed."""
         return PhaseSpec(
             project_version=__version__,
             index=slot.index,
@@ -174,7 +174,7 @@ class Launches:
             workload_digest=self._inputs.workload_digest,
             warmup_batches=self._config.protocol.warmup,
             wait_for_turn=wait_for_turn,
-            probes=probe_plan(self._config),
+            probes=probe_plan(self._config, slot.launch),
         )
 
 
@@ -185,13 +185,14 @@ def planned_pairs(config: ExperimentConfig) -> tuple[tuple[Slot, Slot], ...]:
     return plan(most, protocol.order, protocol.seed, protocol.control)
 
 
-def run_pairs(config: ExperimentConfig, launches: Launches, started: float) -> str | None:
+def run_pairs(config: ExperimentConfig, launches: Launches, started: float, save: Callable[[], object]) -> str | None:
     """Launch the pairs that the protocol asks for.
 
     Args:
         config: The experiment's configuration.
         launches: What launches them.
         started: `time.monotonic()` at the experiment's start, which the time budget counts from.
+        save: Called before every pair, while no phase runs: what is known by then survives a killed program.
 
     Returns:
         Why the experiment ended early; None when it did not.
@@ -205,6 +206,7 @@ def run_pairs(config: ExperimentConfig, launches: Launches, started: float) -> s
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+        save()
         try:
             launches.run_pair(first, second)
         except KeyboardInterrupt:

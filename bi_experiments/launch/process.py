@@ -74,16 +74,16 @@ class PhaseProcess:
     """A phase and its process: a context manager that ends with no process left, however it is left.
 
     Attributes:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         result: What is known of it so far.
         started: Whether its process was ever started.
         alive: Whether it is still to be followed.
 
     Args:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         folder: Its folder.
         settings: How its process is started.
-        progress: Told of the start, of every event once it is on disk, and of the end.
+        progress: Notified of the start, of every event once it is on disk, and of the end.
         clocks: Asked about the devices before and after every trial.
     """
 
@@ -189,7 +189,7 @@ class PhaseProcess:
         return self._settings.timeout_s - (time.monotonic() - self._started)
 
     def give_turn(self) -> None:
-        """Let a phase that waits for its turn go on."""
+        """Let a phase that waits for its turn continue."""
         self._before_trial = self._clocks.counters()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: its events say so
             os.write(self._turns_fd, TURN)
@@ -298,7 +298,7 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
     """Add what an event says to what is known of the phase.
 
     Returns:
-        The new result, and why the phase must not go on: what it observed is not what it was told; None when all is
+        The new result, and why the phase must stop: what it observed is not what it was passed; None if all is
         well.
     """
     problem = None
@@ -322,7 +322,11 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():
-            changes = {"probes": (*result.probes, *event.results)}
+            changes = {
+                "probes": (*result.probes, *event.results),
+                "steps": (*result.steps, *event.steps),
+                "alone": (*result.alone, *event.alone),
+            }
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():
@@ -338,7 +342,7 @@ def _check_observed(event: EngineReady, spec: PhaseSpec) -> str | None:
             "the mode did not reach its processes"
         )
     if wanted is not None and observed.attention_backend != wanted:
-        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: type backend=auto to allow it"
+        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: use backend=auto to allow it"
     return None
 
 

@@ -15,14 +15,14 @@ def run_alone(phase: PhaseProcess) -> None:
 def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng: random.Random) -> None:
     """Keep both phases alive and let them take turns, trial by trial, in random order.
 
-    Each is initialised and warmed up while the other is idle or not yet there, so that nothing that is timed has a
-    neighbour. A phase that fails leaves the turns to the other.
+    Each is initialised and warmed up while the other is idle or not yet there, so that nothing is timed
+    alongside another engine. A phase that fails leaves the turns to the other.
 
     Args:
         first: The phase that is initialised first.
         second: The other.
         num_trials: Trials of each.
-        rng: Decides who goes first in each trial.
+        rng: Decides which phase goes first in each trial.
     """
     both = [first, second]
     with ExitStack() as stack:

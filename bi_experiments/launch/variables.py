@@ -10,7 +10,7 @@ from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.records import Arm
 
 
-def phase_environment(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
+def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
     """The parent's environment, with the arm's mode, the backend's variables, the preloads and the compile caches.
 
     Args:

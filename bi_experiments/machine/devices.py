@@ -67,8 +67,8 @@ def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:
     As CUDA reads it: indices or the beginnings of UUIDs, up to the first entry that names no device.
 
     Args:
-        value: the variable's value; None when it is not set, which hides nothing.
-        uuids: the UUIDs of all devices, in the order of their indices.
+        value: The variable's value; None when it is not set, which hides nothing.
+        uuids: The UUIDs of all devices, in the order of their indices.
     """
     if value is None:
         return list(range(len(uuids)))

@@ -1,8 +1,8 @@
 """Where an experiment runs when several share a machine: devices or CPU cores that it takes by lock, for itself alone.
 
 Each device and each core has a lock file in a folder of this user. A lock belongs to an open file (flock(2)), so the
-kernel gives it back when its process ends, however that ends. Who wants units waits in a queue, which is a lock too:
-nobody holds a part of what he needs while another does the same, and a large experiment is not passed by small ones.
+kernel releases it when its process ends, however that ends. An experiment that finds too few free units waits in a
+queue, which is a lock too: only the first in it holds a part of what it needs, and later ones cannot overtake it.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         cores: The CPUs that this process may run on.
 
     Returns:
-        The units; None where they cannot be told: slices of a device, or a Ray cluster that chooses by itself.
+        The units; None where they are not known: slices of a device, or a Ray cluster that chooses by itself.
 
     Raises:
         MachineError: There are not as many.
@@ -91,7 +91,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
     if config.backend.platform is Platform.cpu:
         needed = config.sweep.cores or len(cores)
         if not 1 <= needed <= len(cores):
-            raise MachineError(f"sweep.cores={needed} is not possible: there are {len(cores)}; type at most that")
+            raise MachineError(f"sweep.cores={needed} is not possible: this machine has {len(cores)}; use at most that")
         return Units("core", tuple(cores), needed)
     if config.backend.distributed_executor_backend == "ray" or nvidia.sliced or not nvidia.devices:
         return None
@@ -107,8 +107,8 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
 
     Args:
         config: The experiment's configuration.
-        experiment: Its name, for those that run beside it.
-        waiting: Told in one line when there is not enough free at once.
+        experiment: Its name, for those that run concurrently.
+        waiting: Called with one line when too little is free at once.
 
     Raises:
         MachineError: The machine has not as many.
@@ -126,7 +126,7 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
             finally:
                 os.sched_setaffinity(0, affinity)
         else:
-            # NVML counts in the order of the PCI bus; CUDA does so only when told.
+            # NVML counts in the order of the PCI bus; CUDA does so only when set to.
             visible = ",".join(map(str, place.units))
             with _variables({"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}):
                 yield place
@@ -139,8 +139,8 @@ def hold(units: Units, folder: Path, experiment: str, waiting: Callable[[str], N
     Args:
         units: What is needed.
         folder: The lock files.
-        experiment: Name of who holds them.
-        waiting: Told in one line when there is not enough free at once.
+        experiment: Name of the experiment that holds them.
+        waiting: Called with one line when too little is free at once.
     """
     with contextlib.ExitStack() as held:
         taken: list[int] = []
@@ -169,11 +169,11 @@ def hold(units: Units, folder: Path, experiment: str, waiting: Callable[[str], N
 
 
 def lock_folder() -> Path:
-    """The folder of this user's lock files, in the machine's folder for temporary files; made where it is missing."""
+    """The folder of this user's lock files, in the machine's folder for temporary files; created if it is missing."""
     folder = Path(tempfile.gettempdir()) / f"bi_experiments-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise MachineError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
+        raise MachineError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Started by the launcher alone."""
+"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Only the parent starts it."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         spec = from_json(arguments.spec.read_bytes(), PhaseSpec, arguments.spec)
         run_phase(spec, pipes, arguments.spec.parent)
-    except BaseException as error:  # noqa: BLE001  whatever ends a phase is told to the parent
+    except BaseException as error:  # noqa: BLE001  whatever ends a phase is reported to the parent
         traceback.print_exc()
         pipes.emit(Failed(error=_one_line(error)))
         return 1

@@ -1,13 +1,14 @@
 """The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from bi_experiments.phase.proof.requests import Output, Request, Sample
+from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
 from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
@@ -84,6 +85,57 @@ def _device_name() -> str:
     return str(current_platform.get_device_name() or current_platform.device_name)
 
 
+def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int) -> Limits:
+    """What the engine can take at once, for the probes.
+
+    Args:
+        llm: The engine.
+        max_num_batched_tokens: Largest step, in tokens.
+        max_num_seqs: Most sequences in a step.
+        max_model_len: Longest sequence, in tokens.
+    """
+    config = llm.llm_engine.vllm_config
+    compilation = config.compilation_config
+    graphs = frozenset(compilation.cudagraph_capture_sizes or ()) if compilation.cudagraph_mode.name != "NONE" else ()
+    compiled = (size for size in compilation.compile_sizes or () if isinstance(size, int))
+    return Limits(
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        prefix_caching=bool(config.cache_config.enable_prefix_caching),
+        block_size=config.cache_config.block_size,
+        graph_sizes=frozenset(graphs),
+        borders=tuple(sorted({*graphs, *compiled})),
+        blocks_can_be_held=_block_pool(llm) is not None,
+    )
+
+
+def _block_pool(llm: "LLM") -> Any:  # noqa: ANN401  vLLM's BlockPool, which this module does not import
+    """The pool of the KV cache's blocks, where the cache can be made smaller; else None.
+
+    It can where the engine core is in this process, has one kind of block and keeps none back for waiting requests.
+    """
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None)
+    manager = getattr(getattr(core, "scheduler", None), "kv_cache_manager", None)
+    if manager is None or manager.watermark_blocks or len(manager.kv_cache_config.kv_cache_groups) != 1:
+        return None
+    return manager.block_pool
+
+
+@contextlib.contextmanager
+def small_kv_cache(llm: "LLM", blocks: int | None) -> Iterator[None]:
+    """Leave the KV cache only so many free blocks meanwhile; None: all."""
+    if blocks is None:
+        yield
+        return
+    pool = _block_pool(llm)
+    held = pool.get_new_blocks(max(0, pool.get_num_free_blocks() - blocks))
+    try:
+        yield
+    finally:
+        pool.free_blocks(held)
+
+
 def sampling_params(sampling: Sampling) -> "SamplingParams":
     """The trials' sampling parameters: no logprobs, and text that nobody reads is not made."""
     from vllm import SamplingParams
@@ -118,8 +170,8 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
                 max_tokens=request.max_tokens,
                 ignore_eos=True,
                 detokenize=False,
-                logprobs=logprobs,
-                prompt_logprobs=None if request.scored_from is None else logprobs,
+                logprobs=logprobs if request.logprobs else None,
+                prompt_logprobs=logprobs if request.scored_from is not None or request.score_prompt else None,
             )
         )
     llm.sleep(level=0)
@@ -132,11 +184,25 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
 def to_output(request: Request, output: "RequestOutput") -> Output:
     """What vLLM returns for a request."""
     if request.scored_from is None:
-        samples = [to_sample(completion.token_ids, completion.logprobs) for completion in output.outputs]
+        samples = [
+            to_sample(completion.token_ids, completion.logprobs or [{} for _ in completion.token_ids])
+            for completion in output.outputs
+        ]
     else:
-        scored = slice(request.scored_from, None)
-        samples = [to_sample(output.prompt_token_ids[scored], output.prompt_logprobs[scored])]
-    return Output(samples=tuple(samples), cached_tokens=output.num_cached_tokens or 0)
+        samples = [_scored(output, request.scored_from)]
+    if request.score_prompt:
+        scored = _scored(output, 1)  # nothing precedes the first token
+        samples = [Sample(scored.token_ids + each.token_ids, scored.logprobs + each.logprobs) for each in samples]
+    return Output(
+        samples=tuple(samples),
+        cached_tokens=output.num_cached_tokens or 0,
+        preemptions=getattr(output.metrics, "num_preemptions", 0),
+    )
+
+
+def _scored(output: "RequestOutput", first: int) -> Sample:
+    """The prompt's own tokens from that index on, with their logprobs."""
+    return to_sample(output.prompt_token_ids[first:], output.prompt_logprobs[first:])
 
 
 def to_sample(token_ids: Sequence[int], logprobs: Sequence[dict[int, Any]]) -> Sample:

@@ -13,7 +13,7 @@ TURN = b"turn\n"
 
 
 class Emit(Protocol):
-    """Sends one event to the parent."""
+    """Send one event to the parent."""
 
     def __call__(self, event: Event) -> None:
         """Send it."""

@@ -34,7 +34,7 @@ def read_workload(path: Path, digest: str) -> Workload:
         digest: SHA-256 that the file must have.
 
     Raises:
-        RecordError: The file has another digest, or is no workload.
+        RecordError: The file has another digest, or is not a workload.
     """
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
@@ -54,7 +54,7 @@ def run_workload(
     Args:
         llm: The engine.
         workload: Inputs of the trials.
-        spec: What the phase was told.
+        spec: What the phase was passed.
         emit: Receives `WarmedUp` and one `TrialDone` a trial.
         wait_for_turn: Called before each trial; returns when the trial may start.
     """

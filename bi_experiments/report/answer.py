@@ -7,7 +7,7 @@ from bi_experiments.analysis.outcome import decide_gate, describe_gate
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
+from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
 from bi_experiments.wording import LABELS, band, count, four_digits, signed
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
@@ -36,7 +36,7 @@ def sentences(result: ExperimentResult) -> list[str]:
         said = [result.comparison.sentence]
     if result.invariance is not None:
         said.append(result.invariance.sentence)
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
@@ -49,7 +49,10 @@ def badges(result: ExperimentResult) -> list[Badge]:
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
         found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
-    limit = _limit(result)
+        between = {one.arm: one.reproducible for one in result.invariance.arms}.get(arm) if result.invariance else None
+        if between in _LAUNCHES_WORDS:
+            found.append(Badge("from launch to launch", *_LAUNCHES_WORDS[between]))
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
@@ -94,10 +97,18 @@ def problems(result: ExperimentResult) -> list[str]:
 INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
     Invariance.HOLDS: ("holds", "good"),
     Invariance.VIOLATED: ("violated", "bad"),
+    Invariance.NOT_DETERMINISTIC: ("not deterministic", "bad"),
+    Invariance.NO_CONTROL: ("no control", "open"),
+    Invariance.NOT_PROBED: ("not probed", "open"),
     Invariance.NOT_SHOWN: ("not shown", "open"),
     None: ("not probed", "open"),
 }
 """Each verdict, or its absence, in a word."""
+
+_LAUNCHES_WORDS: dict[Reproducibility | None, tuple[str, Tone]] = {
+    Reproducibility.REPRODUCIBLE: ("reproducible", "good"),
+    Reproducibility.NOT_REPRODUCIBLE: ("not reproducible", "bad"),
+}
 
 _COST_TONES: dict[Difference, Tone] = {
     Difference.SLOWER: "bad",
@@ -124,6 +135,7 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
     return trial_time.verdict, _COST_TONES[trial_time.verdict]
 
 
-def _limit(result: ExperimentResult) -> float | None:
+def gate_limit(result: ExperimentResult) -> float | None:
+    """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     return None if limit is None else float(limit)

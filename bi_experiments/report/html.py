@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, method, pages, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.wording import finding_name
 
 
 def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
@@ -30,12 +31,14 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         withheld=tables.withheld(result),
         invariance=tables.invariance(report) if report else None,
         invariance_note=tables.INVARIANCE_NOTE,
-        first_differences=tables.first_differences(report) if report else (),
+        first_differences=(*tables.first_differences(report), *tables.proof_notes(report)) if report else (),
+        ledger=tables.ledger(report) if report else None,
+        ledger_note=tables.LEDGER_NOTE,
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),
-        findings=comparison.findings if comparison else (),
-        nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
+        findings=[(finding_name(one.kind), one) for one in comparison.findings] if comparison else [],
+        nothing_found="No finding limits the result." if comparison else "Nothing was compared.",
         method=method.method(result),
         engines=tables.engines(result.phases),
         environment=method.environment(result),

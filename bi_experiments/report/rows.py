@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bi_experiments.analysis.agreement import AloneDigest, alone_digest
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
 from bi_experiments.wording import device, version
@@ -29,6 +30,8 @@ class Summary:
     differing: int
     """Probe outputs of the second arm that changed with the batch, of `probed`."""
     probed: int
+    alone: AloneDigest | None
+    """The second arm's outputs of the probes alone; None when there are none."""
     findings: tuple[str, ...]
     """Kinds of the findings."""
     started_at: float
@@ -54,6 +57,7 @@ class Summary:
             invariance=verdict.verdict if verdict else None,
             differing=verdict.differing if verdict else 0,
             probed=verdict.total if verdict else 0,
+            alone=alone_digest(result),
             findings=tuple(dict.fromkeys(finding.kind for finding in comparison.findings)) if comparison else (),
             started_at=result.started_at,
             device=device(result.environment),

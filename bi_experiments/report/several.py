@@ -17,7 +17,7 @@ from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, four_digits, signed
+from bi_experiments.wording import band, count, finding_name, four_digits, signed
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
@@ -52,7 +52,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
     Args:
         title: Heading of the page.
         rows: The experiments, in the order in which they are shown.
-        command: The command line that makes all of it again, if there is one.
+        command: The command line that regenerates all of it, if there is one.
     """
     from bi_experiments.report import pages
     from bi_experiments.report.figures import theme
@@ -75,7 +75,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
         header=[
             {"text": text, "number": text in _NUMBERS}
-            for text in ("experiment", "status", *keys, *_COLUMNS, "before you rely on it")
+            for text in ("experiment", "status", *keys, *_COLUMNS, "findings")
         ],
         rows=[
             {
@@ -86,7 +86,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
             for row in rows
         ],
         note="overhead: change of trial time against the baseline, with its 95 % interval; n: pairs of launches; "
-        "differ: probe outputs that changed with the batch, in the arm that is compared with the baseline.",
+        "differ: probe outputs that changed with the batch, in the second arm.",
         command=command,
     )
 
@@ -122,11 +122,11 @@ _COLUMNS = (
     "n",
     "verdict",
     "baseline tokens/s",
-    "compared tokens/s",
+    "second arm tokens/s",
     "invariance",
     "differ",
 )
-_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "compared tokens/s", "differ"})
+_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "second arm tokens/s", "differ"})
 
 
 def _counted(rows: Sequence[Row]) -> str:
@@ -141,13 +141,31 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
     said = []
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
-        (low, cheapest), (high, dearest) = costs[0], costs[-1]
-        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({dearest}).")
+        (low, cheapest), (high, most_expensive) = costs[0], costs[-1]
+        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
     verdicts = Counter(
         INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
     )
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
+    return said + _outputs_agree(rows)
+
+
+def _outputs_agree(rows: Sequence[Row]) -> list[str]:
+    """Whether the second arm's outputs of the same probes alone agree between the experiments, a sentence each."""
+    by_probes: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.result is not None and row.result.alone is not None:
+            probed, digest = row.result.alone
+            by_probes.setdefault(probed, {}).setdefault(digest, []).append(row.label)
+    said = []
+    for by_digest in by_probes.values():
+        experiments = sum(map(len, by_digest.values()))
+        if experiments > 1 and len(by_digest) == 1:
+            said.append(f"Each probe alone gave the same bits in all {experiments} experiments.")
+        elif experiments > 1:
+            groups = "; ".join(", ".join(labels) for labels in by_digest.values())
+            said.append(f"Probes alone gave other bits, {len(by_digest)} kinds of them: {groups}.")
     return said
 
 
@@ -174,5 +192,5 @@ def _result_cells(result: Summary | None) -> list[_Cell]:
         _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
         _Cell(*INVARIANCE_WORDS[result.invariance]),
         _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
-        _Cell(", ".join(kind.replace("_", " ") for kind in result.findings)),
+        _Cell(", ".join(map(finding_name, result.findings))),
     ]

@@ -22,7 +22,7 @@ from bi_experiments.records import (
 from bi_experiments.report import tables
 from bi_experiments.report.blocks import head, phase_block
 from bi_experiments.report.layout import RULE, heading, paragraph, table
-from bi_experiments.wording import LABELS, change_text, device, version
+from bi_experiments.wording import LABELS, change_text, device, finding_name, version
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:
@@ -148,17 +148,20 @@ def _invariance(report: InvarianceReport) -> list[str]:
     lines = _lines(tables.invariance(report))
     if report.compositions:
         lines += paragraph(tables.INVARIANCE_NOTE)
-    return lines + [line for said in tables.first_differences(report) for line in paragraph(said, "  ", "")]
+    said = (*tables.first_differences(report), *tables.proof_notes(report))
+    lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
+    ledger = tables.ledger(report)
+    return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
 
 
-def _lines(of: tables.Table) -> list[str]:
-    return table(of.header, of.rows, tuple(of.left))
+def _lines(cells: tables.Table) -> list[str]:
+    return table(cells.header, cells.rows, tuple(cells.left))
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:
-    lines = ["Before you rely on it:"]
+    lines = ["Findings:"]
     for finding in findings:
-        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding.kind.replace('_', ' ')}: ")
+        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding_name(finding.kind)}: ")
     return lines
 
 

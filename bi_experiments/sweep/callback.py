@@ -1,8 +1,8 @@
-"""Hydra's callback around a multirun: finds the sweep to go on with, and ends with its summary and exit code.
+"""Hydra's callback around a multirun: finds the sweep to resume, and ends with its summary and exit code.
 
 Hydra turns an exception of a callback into a warning and returns nothing to the program, so both ways out are
-`SystemExit`, which it lets through. It tells callbacks nothing of an interruption: what is left to do then is done when
-the program exits.
+`SystemExit`, which it lets through. It does not notify callbacks of an interruption: what is left to do is then done
+when the program exits.
 """
 
 import atexit
@@ -51,7 +51,7 @@ class SweepCallback(Callback):
         """Find or make the sweep's folder, and claim it.
 
         Raises:
-            SystemExit: There is nothing to go on with, or the folder is another sweep's, or in use.
+            SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
         _refuse_secrets(config)
         try:
@@ -76,7 +76,7 @@ class SweepCallback(Callback):
         raise SystemExit(_finish(config, "FINISHED"))
 
     def _cut_short(self, config: DictConfig) -> None:
-        """Say of the experiments that ran that they were interrupted, and finish the summary."""
+        """Mark the experiments that were running as interrupted, and finish the summary."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         records = sweep.read()
         for record in records:
@@ -93,14 +93,14 @@ class SweepCallback(Callback):
             found = newest_of(command_of(config), SWEEPS)
             if found is None:
                 raise ConfigurationError(
-                    f"sweep.resume=true found no sweep of this command in {SWEEPS}: type it without, or name its "
+                    f"sweep.resume=true found no sweep of this command in {SWEEPS}: leave it out, or pass its "
                     "folder with hydra.sweep.dir=FOLDER"
                 )
             _set_folder(config, found)
             sweep = SweepFolder(found)
         elif not config.sweep.resume and sweep.experiments.exists():
             raise ConfigurationError(
-                f"hydra.sweep.dir={sweep.root} holds a sweep: type sweep.resume=true to go on, or another folder"
+                f"hydra.sweep.dir={sweep.root} has a sweep: set sweep.resume=true to resume it, or use another folder"
             )
         sweep.root.mkdir(parents=True, exist_ok=True)
         self._running = os.open(sweep.running_lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -151,7 +151,7 @@ def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
 
 
 def _set_folder(config: DictConfig, folder: Path) -> None:
-    """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed anew."""
+    """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed again."""
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
@@ -175,5 +175,5 @@ def _begin(sweep: SweepFolder, config: DictConfig) -> None:
         record = msgspec.structs.replace(record, started_at=before.started_at, mlflow_run_id=before.mlflow_run_id)
     write_atomically(sweep.record, to_json(record))
     planned = "" if record.planned is None else f" of {record.planned} experiments"
-    sys.stdout.write(f"{'Going on with the sweep' if before else 'Sweep'}{planned} in {sweep.root}\n")
+    sys.stdout.write(f"{'Resuming the sweep' if before else 'Sweep'}{planned} in {sweep.root}\n")
     sys.stdout.flush()

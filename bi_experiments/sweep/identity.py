@@ -17,7 +17,7 @@ from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
-"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
+"""Keys and groups that change no result: where it is logged, how it is reported, when it is given up."""
 
 
 def identity_of(config: ExperimentConfig) -> Identity:
@@ -26,7 +26,7 @@ def identity_of(config: ExperimentConfig) -> Identity:
     The workload is made from the configuration and the seed alone, so that it is in them.
 
     Raises:
-        MachineError: The interpreter of the phases does not tell its versions.
+        MachineError: The interpreter of the phases does not report its versions.
     """
     return identity(recorded_configuration(config), environment_of(config))
 

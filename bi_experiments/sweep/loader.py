@@ -83,7 +83,7 @@ def _changes_a_value(override: Override) -> bool:
 def experiments(
     hydra_context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Iterator[DictConfig]:
-    """Compose the experiments of a sweep, each when it is asked for.
+    """Compose the experiments of a sweep, each when it is requested.
 
     Args:
         hydra_context: Hydra's loader and callbacks.

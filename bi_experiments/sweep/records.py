@@ -16,7 +16,7 @@ class Status(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANNOT_RUN = "cannot run"
-    """The configuration contradicts itself, or this machine cannot do it."""
+    """The configuration contradicts itself, or this machine cannot run it."""
     RUNNING = "running"
     MISSING = "missing"
     """Not run: the sweep was to end with its first failure."""
@@ -27,15 +27,15 @@ class SweepRecord(Record, frozen=True, kw_only=True):
 
     version: int = RECORD_VERSION
     command: tuple[str, ...]
-    """What was typed, without `sweep.*` and the sweep's folder: the same for a sweep and for going on with it."""
+    """The command, without `sweep.*` and the sweep's folder: the same for a sweep and for resuming it."""
     started_at: float
     """Unix time in seconds of the first start."""
     session_started_at: float
     """Unix time in seconds of the latest start: of a resumed sweep, when it was resumed."""
     pid: int
-    """Process that was typed; the experiments of some launchers run in others."""
+    """Process that the user started; the experiments of some launchers run in others."""
     planned: int | None
-    """Experiments of the sweep; None where the sweeper decides on the way."""
+    """Experiments of the sweep; None where the sweeper decides as it runs."""
     skip_impossible: bool
     """Whether experiments that cannot run here count in the exit code."""
     mlflow_run_id: str | None = None
@@ -48,7 +48,7 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     folder: str
     """Relative to the sweep's."""
     overrides: tuple[str, ...]
-    """What was typed, with this experiment's values."""
+    """Overrides of the command, with this experiment's values."""
     identity: str | None = None
     """Digest of configuration, workload and environment; None where the configuration could not be read."""
     status: Status

@@ -21,6 +21,7 @@ from bi_experiments.tracking.runs import (
     SweepContent,
     composition_table,
     identity,
+    ledger_table,
     of_experiment,
     of_phase,
 )
@@ -35,6 +36,7 @@ _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
 """Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
+LEDGER_TABLE = "workload_steps.json"
 """Artifact that MLflow shows as a table."""
 
 
@@ -75,7 +77,7 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
-    later = f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
+    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
     return _attempt(
         lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
     )
@@ -154,6 +156,8 @@ def _log_experiment(
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
+    if result.invariance is not None and result.invariance.ledger:
+        client.log_table(run_id, ledger_table(result.invariance), LEDGER_TABLE)
     for phase in result.phases:
         child = of_phase(result, phase, stored(OutputFolder(folder).phase(phase.index, phase.arm).system_metrics))
         child_id = _create(client, experiment_id, child, run_id)
@@ -200,9 +204,9 @@ def _log_sweep(
     return run_id
 
 
-def _of_identity(client: "MlflowClient", experiment_id: str, of: str) -> "list[Run]":
+def _of_identity(client: "MlflowClient", experiment_id: str, identity: str) -> "list[Run]":
     runs: list[Run] = client.search_runs(
-        [experiment_id], f"tags.{IDENTITY} = '{of}'", order_by=["attributes.start_time"]
+        [experiment_id], f"tags.{IDENTITY} = '{identity}'", order_by=["attributes.start_time"]
     )
     return runs
 

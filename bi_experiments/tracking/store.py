@@ -2,9 +2,9 @@
 
 import contextlib
 import json
+import os
 import socket
 import threading
-import os
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -34,7 +34,7 @@ _SETTINGS = {
 """Of MLflow, while it is used; the user's own values win."""
 
 COST_VIEW = "cost"
-"""Share key of a view of the runs in MLflow's UI: the experiments, the costliest first."""
+"""Share key of a view of the runs in MLflow's UI: the experiments, the most expensive first."""
 
 _EXPERIMENT_TAGS = {
     # MLflow's UI opens with the runs, not with what is for agents.
@@ -123,18 +123,16 @@ def _sqlite_problem(uri: str) -> str | None:
         return "it is in memory, and gone with the program"
     path = Path(name)
     try:
-        if path.is_dir():
-            return "it is a folder"
-        if path.exists():
+        there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+        if path.is_file():
             with path.open("rb") as file:
                 start = file.read(16)
-            if start and start != b"SQLite format 3\0":
-                return "it is a file, and no SQLite database"
-            return None if os.access(path, os.W_OK) else "it cannot be written into"
-        there = next(one for one in path.absolute().parents if one.exists())
-        if not there.is_dir():
-            return f"{there} is not a folder"
-        return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written into"
+            problem = None if start in {b"", b"SQLite format 3\0"} else "it is a file, and no SQLite database"
+        elif path.exists():
+            problem = "it is no file"
+        else:
+            problem = None if there.is_dir() else f"{there} is not a folder"
+        return problem or (None if os.access(there, os.W_OK) else f"{there} cannot be written into")
     except OSError as error:
         return error.strerror or str(error)
 
@@ -233,7 +231,7 @@ def reason(error: BaseException) -> str:
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the MLflow experiment of that name, which is made where there is none.
+    """The id of the MLflow experiment of that name, which is created if it does not exist.
 
     Args:
         client: A client of the store.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from bi_experiments.vllm_cpu import attention, linear
+from bi_experiments.vllm_cpu import activations, attention, linear
 
 VOCABULARY = 8192
 """Rows of the demo model's LM head."""
@@ -19,21 +19,24 @@ ComputeRows = Callable[..., torch.Tensor]
 
 
 def tiles_off() -> None:
-    """One matrix multiplication for all rows, whose kernel is chosen by their number."""
+    """PyTorch's matrix multiplication, whose kernel is chosen by the number of rows, in the place of the tiles."""
 
-    def compute_rows(
-        x: torch.Tensor,
-        bias: torch.Tensor | None,
-        onednn: torch.Tensor,
-        sgl: torch.Tensor | None,
-        out_features: int,
-        tile_mask: int,
-    ) -> torch.Tensor:
-        out = torch.empty(x.shape[0], out_features, dtype=x.dtype)
-        linear.compute_tile(out, x, bias, onednn)
-        return out
+    def cpu_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return torch.nn.functional.linear(x, weight, bias)
 
-    linear.compute_rows = compute_rows
+    def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = cpu_linear
+
+    # The plugin knows its own layers by this.
+    cpu_linear.__module__ = linear.__name__
+    linear.dispatch_tiled_linear = dispatch
+
+
+def invariant_baseline() -> None:
+    """The plugin's kernels without the mode, so that the baseline cannot differ on any CPU."""
+    linear.install()
+    activations.install()
+    attention.install()
 
 
 def kv_split_on() -> None:
@@ -74,6 +77,7 @@ def change_rows(change: Callable[[torch.Tensor], object]) -> None:
 
 SABOTAGES = {
     "tiles_off": tiles_off,
+    "invariant_baseline": invariant_baseline,
     "kv_split_on": kv_split_on,
     "above_256_tokens": above_256_tokens,
     "position_in_batch": position_in_batch,
@@ -82,7 +86,6 @@ SABOTAGES = {
 
 if __name__ == "__main__":
     name, _, module, *arguments = sys.argv[1:]
-    if module == "bi_experiments.phase":
-        SABOTAGES[name]()
+    SABOTAGES[name]()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__")

@@ -90,11 +90,11 @@ def test_the_answer_is_first_and_the_command_last(whole: str) -> None:
         "Figures",
         "Tables",
         "Phases in launch order",
-        "Before you rely on it",
+        "Findings",
         "How it was measured",
         "Environment",
         "Configuration",
-        "To run it again",
+        "How to run it again",
         result.command,
     ]
     places = [text.index(part) for part in parts]

@@ -28,11 +28,11 @@ def all_findings(
     """Everything that limits what the comparison means, the most severe first.
 
     Args:
-        phases: all phases of the experiment, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run.
+        phases: All phases of the experiment, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run.
         cpu_count: CPUs that the experiment could use.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     if not pairs:

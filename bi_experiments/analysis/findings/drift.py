@@ -28,7 +28,7 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
     if drift is not None and _matters(drift, values, protocol.equivalence_pct):
         yield Finding(
             kind="drift",
-            message="The cost changes within a launch: from the first trial to the last, the other arm gets "
+            message="The cost changes within a launch: from the first trial to the last, the second arm gets "
             f"{_how_much(drift.total_pct)} against the baseline {band(drift.low_pct, drift.high_pct)}. The number "
             "depends on how many trials there are.",
             remedy=f"Run with more trials (workload.num_trials) and protocol.warmup={protocol.warmup + 1} or more.",

@@ -28,7 +28,7 @@ def single_launch(pairs: Sequence[Pair]) -> Iterator[Finding]:
     if len(pairs) == 1:
         yield Finding(
             kind="single_launch",
-            message="One launch an arm: no interval. Launches of one and the same arm differ too, by an amount that a "
+            message="One launch an arm: no interval. Launches of the same arm differ too, by an amount that a "
             "single launch cannot show.",
             remedy="Run with protocol=standard (3 pairs) or protocol=rigorous.",
         )
@@ -46,7 +46,7 @@ def sequential(phases: Sequence[PhaseResult], protocol: ProtocolConfig, pairs: i
     )
     yield Finding(
         kind="sequential",
-        message=f"The number of pairs was decided on the way: after {count(pairs, 'pair')} {end}. An interval "
+        message=f"The number of pairs was decided along the way: after {count(pairs, 'pair')} {end}. An interval "
         "that decides when to stop holds the true value a little less often than 95 % of the time.",
-        remedy=f"For a final figure fix the number: protocol.pairs={pairs} protocol.target_half_width_pct=null.",
+        remedy=f"For a final number fix the pairs: protocol.pairs={pairs} protocol.target_half_width_pct=null.",
     )

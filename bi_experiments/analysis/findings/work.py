@@ -1,4 +1,4 @@
-"""Whether both arms did the same work, and the mode did its."""
+"""Whether both arms did the same work, and the mode did its work."""
 
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +30,7 @@ def token_counts(pairs: Sequence[Pair]) -> Iterator[Finding]:
                 yield Finding(
                     kind="token_counts",
                     message=f"The arms did not do the same work: trial {trial} of pair {pair.baseline.pair} generated "
-                    f"{baseline} tokens in the baseline and {other} in the other arm. Times compare unequal work.",
+                    f"{baseline} tokens in the baseline and {other} in the second arm. Times compare unequal work.",
                     remedy="Run with workload.ignore_eos=true, and prompts that leave room for workload.max_tokens.",
                 )
                 return

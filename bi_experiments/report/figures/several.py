@@ -90,7 +90,7 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         name="experiments_overhead",
         title=title,
         description=f"{title}, n = {len(rows)}: {said}, median {signed(median(costs))}.",
-        caption=f"{_names(keys)}The most expensive first. Shaded: changes that count as none."
+        caption=f"{_names(keys)}The most expensive first. Shaded: what counts as no change."
         if named
         else "Grey: 95 % intervals.",
         figure=figure,
@@ -198,7 +198,7 @@ def _draw_quartiles(axes: Axes, key: str, rows: Sequence[Row], places: dict[str,
         axes.plot(
             [place], [ratio(median(costs))], marker="D", color=theme.OTHER, markeredgecolor=theme.SURFACE, zorder=3
         )
-    return "Of all experiments with that value: median, middle half, and range."
+    return "Over all experiments with that value: median, middle half, and range."
 
 
 def _by_value(key: str, rows: Iterable[Row]) -> list[tuple[str, list[float]]]:
@@ -290,7 +290,7 @@ def _equivalence_pct(rows: Iterable[Row]) -> float | None:
 
 
 def _name(row: Row, keys: Iterable[str]) -> str:
-    """What tells the row from the others, or else its label."""
+    """What distinguishes the row from the others, or else its label."""
     return _short(" · ".join(row.settings.get(key, "-") for key in keys) or row.label, _LABEL_LENGTH)
 
 

@@ -1,7 +1,7 @@
 """The experiments of a sweep one after the other, in the program's own process: `hydra/launcher=local`.
 
 Hydra's own launcher (`basic`) does the same, and copies every experiment's configuration node by node again and again,
-which takes longer than all else that an experiment costs its parent (`benchmarks/sweep.py`).
+which takes longer than everything else that an experiment costs its parent (`benchmarks/sweep.py`).
 """
 
 from collections.abc import Iterable

@@ -74,7 +74,7 @@ def test_different_token_counts() -> None:
     *others, last = factories.phases()
     finding = only((*others, factories.with_trial(last, 2, output_tokens=127)))
     assert finding.kind == "token_counts"
-    assert "trial 2 of pair 2 generated 128 tokens in the baseline and 127 in the other arm" in finding.message
+    assert "trial 2 of pair 2 generated 128 tokens in the baseline and 127 in the second arm" in finding.message
     assert "workload.ignore_eos=true" in finding.remedy
 
 
@@ -185,7 +185,7 @@ def test_drift_within_the_launches_of_one_arm() -> None:
     rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
     finding = only(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
     assert finding.kind == "drift"
-    assert "from the first trial to the last, the other arm gets 5.0 % slower against the baseline" in finding.message
+    assert "from the first trial to the last, the second arm gets 5.0 % slower against the baseline" in finding.message
 
 
 def test_two_trials_cannot_show_a_drift_within_launches() -> None:

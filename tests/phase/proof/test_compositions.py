@@ -222,7 +222,7 @@ def test_unknown_names_are_refused_with_those_that_exist(name: str) -> None:
 
 
 def test_an_output_that_fills_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* type verify.max_tokens=512"):
+    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* set verify.max_tokens=512"):
         material(max_tokens=1024)
 
 
