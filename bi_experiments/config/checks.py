@@ -418,17 +418,16 @@ def _check_protocol(config: ExperimentConfig) -> None:
 
 def _check_probes(config: ExperimentConfig) -> None:
     verify = config.verify
-    for name in (*verify.compositions, *(verify.later_launches or ())):
-        try:
-            composition(name)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-        _require(
-            verify.compositions.count(name) == 1,
-            "verify.compositions",
-            f"[{','.join(verify.compositions)}]",
-            f"{name} stands in it more than once",
-        )
+    for key, names in (
+        ("verify.compositions", verify.compositions),
+        ("verify.later_launches", verify.later_launches or ()),
+    ):
+        for name in names:
+            try:
+                composition(name)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from error
+            _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} stands in it more than once")
     _require(
         bool(verify.compositions) or verify.level is ProofLevel.off,
         "verify.compositions",
