@@ -44,13 +44,19 @@ def build_engine(spec: EngineSpec) -> "LLM":
         "max_num_batched_tokens": spec.max_num_batched_tokens,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
-        "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
     }
     arguments.update({name: value for name, value in optional.items() if value is not None})
-    llm = LLM(**arguments, **spec.extra)
+    llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
     llm.llm_engine.logger_manager = None
     return llm
+
+
+def further_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """`spec.extra`, with the attention backend among what it says of attention."""
+    backend = {"backend": spec.attention_backend} if spec.attention_backend else {}
+    attention = {**(spec.extra.get("attention_config") or {}), **backend}
+    return {**spec.extra, **({"attention_config": attention} if attention else {})}
 
 
 def observe(llm: "LLM") -> ObservedEngine:

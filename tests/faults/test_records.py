@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -77,15 +76,14 @@ def test_signals_end_it_in_order(program: Program, numbers: tuple[signal.Signals
 def test_a_terminal_that_goes_away_costs_no_record(program: Program, where: str) -> None:
     command = program.command(*program.fake, "hydra.run.dir=out")
     if where == "head":
-        reading, writing = os.pipe()
+        reading, out = os.pipe()
         os.close(reading)
-        out = os.fdopen(writing, "wb")
     else:
-        out = Path(where).open("wb", buffering=0)
-    with out:
-        done = subprocess.run(
-            command, cwd=program.folder, env=program.variables, stdout=out, stderr=subprocess.PIPE, check=False
-        )
+        out = os.open(where, os.O_WRONLY)
+    done = subprocess.run(
+        command, cwd=program.folder, env=program.variables, stdout=out, stderr=subprocess.PIPE, check=False
+    )
+    os.close(out)
     assert done.returncode == 0, done.stderr
     assert read_result(program.folder / "out").stopped is None
 
