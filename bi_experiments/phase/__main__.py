@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bi_experiments import __version__
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.phase.versions import versions
+from bi_experiments.phase.watch import EngineWatch
 from bi_experiments.records import (
     Done,
     EngineReady,
@@ -25,6 +26,9 @@ from bi_experiments.records import (
 
 if TYPE_CHECKING:
     from vllm import LLM
+
+MOST_CHARACTERS = 2000
+"""Longest error that is reported."""
 
 
 def main() -> int:
@@ -67,6 +71,8 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     started = time.perf_counter()
     llm = engine.build_engine(spec.engine)
     init_time_s = time.perf_counter() - started
+    watch = EngineWatch(pipes.emit)
+    watch.start()
     try:
         observed = engine.observe(llm)
         pipes.emit(EngineReady(init_time_s=init_time_s, import_time_s=imported - before, observed=observed))
@@ -94,6 +100,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         probe_time_s = time.perf_counter() - probed
         pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=probe_time_s))
     finally:
+        watch.stop()
         engine.shut_down(llm)
 
 
@@ -115,8 +122,10 @@ def _go_on() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """All that an error says, in one line: the first of a pydantic error's says only that there is one."""
+    lines = [line.strip() for line in str(error).splitlines() if "For further information visit" not in line]
+    said = " ".join(line for line in lines if line)
+    return f"{type(error).__name__}: {said[:MOST_CHARACTERS]}" if said else type(error).__name__
 
 
 if __name__ == "__main__":

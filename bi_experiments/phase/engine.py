@@ -49,10 +49,9 @@ def build_engine(spec: EngineSpec) -> "LLM":
         "max_num_batched_tokens": spec.max_num_batched_tokens,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
-        "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
     }
     arguments.update({name: value for name, value in optional.items() if value is not None})
-    llm = LLM(**arguments, **spec.extra)
+    llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
     llm.llm_engine.logger_manager = StepLog()
     return llm
@@ -122,6 +121,13 @@ def watch_compiles(llm: "LLM") -> None:
 def compiled(llm: "LLM") -> tuple[str, ...]:
     """Names of what was compiled since the last call, in the worker that compiled most."""
     return max((tuple(names) for names in llm.collective_rpc("bi_experiments_compiled")), key=len, default=())
+
+
+def further_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """`spec.extra`, with the attention backend among what it says of attention."""
+    backend = {"backend": spec.attention_backend} if spec.attention_backend else {}
+    attention = {**(spec.extra.get("attention_config") or {}), **backend}
+    return {**spec.extra, **({"attention_config": attention} if attention else {})}
 
 
 def observe(llm: "LLM") -> ObservedEngine:

@@ -1,4 +1,4 @@
-"""What a sweep uses of Hydra and OmegaConf that neither promises to keep: the only imports of their private modules.
+"""What is used of Hydra and OmegaConf that neither promises to keep: the only imports of their private modules.
 
 Written for hydra-core 1.3 and omegaconf 2.3, to which pyproject.toml keeps them.
 """
