@@ -26,7 +26,7 @@ def test_decision(low: float | None, high: float | None, expected: ExitCode) -> 
     assert decide_gate(comparison, max_overhead_pct=10.0) is expected
 
 
-def test_without_a_trial_time_nothing_is_decided() -> None:
+def test_without_a_time_nothing_is_decided() -> None:
     comparison = factories.comparison(factories.metric(name="throughput"))
     assert decide_gate(comparison, 10.0) is ExitCode.GATE_UNDECIDED
 
@@ -34,19 +34,19 @@ def test_without_a_trial_time_nothing_is_decided() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "line"),
     [
-        (6.1, 8.8, "Over the gate: the whole interval of +7.4 % [+6.1 %, +8.8 %] trial time is over the gate of 5 %."),
+        (6.1, 8.8, "Over the gate: the whole interval of +7.4 % [+6.1 %, +8.8 %] total time is over the gate of 5 %."),
         (
             1.0,
             3.0,
-            "Within the gate: the whole interval of +7.4 % [+1.0 %, +3.0 %] trial time is at or under the gate of 5 %.",
+            "Within the gate: the whole interval of +7.4 % [+1.0 %, +3.0 %] total time is at or under the gate of 5 %.",
         ),
         (
             4.0,
             9.0,
-            "Gate undecided: the gate of 5 % lies within the interval of +7.4 % [+4.0 %, +9.0 %] trial time; "
+            "Gate undecided: the gate of 5 % lies within the interval of +7.4 % [+4.0 %, +9.0 %] total time; "
             "more pairs narrow it.",
         ),
-        (None, None, "Gate undecided: no interval to hold against the gate of 5 %; set protocol.pairs=3 or more."),
+        (None, None, "Gate undecided: no interval to hold against the gate of 5 %; set protocol.pairs=4 or more."),
     ],
 )
 def test_the_line_says_what_was_decided_and_by_what(low: float | None, high: float | None, line: str) -> None:

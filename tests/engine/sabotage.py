@@ -1,6 +1,6 @@
 """Runs a phase with one thing of the CPU plugin broken: `python sabotage.py NAME -m MODULE ARGUMENT ...`.
 
-Started in the place of the phases' interpreter, so that the plugin itself needs no switch for it. The engine must be in
+Started instead of the phases' interpreter, so that the plugin itself needs no switch for it. The engine must be in
 the phase's own process, as it is with `backend=cpu`.
 """
 
@@ -25,7 +25,7 @@ ComputeRows = Callable[..., torch.Tensor]
 
 
 def tiles_off() -> None:
-    """PyTorch's matrix multiplication, whose kernel is chosen by the number of rows, in the place of the tiles."""
+    """PyTorch's matrix multiplication, whose kernel is chosen by the number of rows, instead of the tiles."""
 
     def cpu_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight, bias)

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,17 @@ SMALL = (
     "workload.max_batch_size=8",
     "workload.max_tokens=2",
     "protocol.warmup=0",
+    "protocol.caches=user",
     f"verify.compositions=[{','.join(COMPOSITIONS)}]",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache for all phases: without it each imports vLLM a second time, to look at the model's class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CACHE_ROOT", str(tmp_path_factory.mktemp("caches")))
+        yield
 
 
 def run_phase(arm: Arm, *overrides: str) -> PhaseResult:
