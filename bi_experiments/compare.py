@@ -124,7 +124,7 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
             return judged_anew(read_result(_download(source, tracking_uri, temporary)))
-    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
+    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: pass the output folder of a run")
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:

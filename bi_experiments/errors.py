@@ -26,7 +26,7 @@ def printable(text: str, most: int = MOST_CHARACTERS) -> str:
     """A text as one line for a terminal: control characters are escaped, and what is over the limit is cut.
 
     Args:
-        text: Any text, also one that a file or another program gave.
+        text: Any text, including one that a file or another program gave.
         most: Longest result, in characters.
     """
     shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[: most + 1])
@@ -53,13 +53,16 @@ class MachineError(ExperimentError):
 
     exit_code = ExitCode.CANNOT_RUN
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class PhaseError(ExperimentError):
     """A phase failed, so that no complete pair exists."""
 
 
 def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
-    """Say on standard error, in one line, what is wrong; returns the exit code that goes with it."""
+    """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
     sys.stderr.write(f"error: {printable(message)}\n")
     return code
 

@@ -12,6 +12,8 @@ History of the file format (`RECORD_VERSION`):
   Of the engine: `ObservedEngine.flash_attn_version` and what follows it. Of a trial: `Trial.compiled` and what follows
   it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
   written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
+  `PhaseSpec.locate`, `PhaseResult.location`
+  and `ExperimentResult.location` are None where nobody looked for the operator behind a difference.
 """
 
 from enum import StrEnum
@@ -195,9 +197,24 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Logprobs returned for each generated token."""
     seed: int
     keep: bool
-    """Whether the raw logprobs are written beside the phase's result."""
+    """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
     """Prompts sampled from every trial for the composition `trial`."""
+
+
+class LocatePlan(Record, frozen=True, kw_only=True):
+    """Which differing probe output a phase looks into, in place of trials and probes."""
+
+    composition: str
+    batch: int
+    """Number of the batch within the composition, from 0."""
+    position: int
+    """Index of the probe in the batch."""
+    sample: int
+    observe: bool
+    """Whether the modules are observed; without it only outputs are compared, which compiled models allow too."""
+    shrink_time_s: float
+    """Time after which no smaller batch is tried any more, in seconds."""
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
@@ -231,6 +248,8 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     """The order in which the trials run, by their index; empty: as in the workload."""
     inject_pct: float = 0.0
     """Slow-down on purpose: how long to wait within each timed trial, in per cent of what the trial took."""
+    locate: LocatePlan | None = None
+    """Looks for the operator behind one differing probe, and runs neither trials nor probes."""
 
 
 class OrderSeed(Record, frozen=True, kw_only=True):
@@ -446,6 +465,104 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     alone: tuple[AloneOutput, ...] = ()
 
 
+class ModuleDifference(Record, frozen=True, kw_only=True):
+    """What one module gave for the probe's own rows in the batch, against what it gave for them alone."""
+
+    rank: int
+    """Worker, from 0."""
+    module: str
+    """Path in the model, `model.layers.2.mlp.down_proj`."""
+    class_name: str
+    kind: str
+    """`matrix multiplication`, `attention`, `norm`, ...; with tensor parallelism also the collective in it."""
+    step: int
+    """Step of the batch, from 0, among those that the probe takes part in."""
+    position: int
+    """First position of the sequence, from 0, whose row differs; the first compared one where none does."""
+    rows_alone: int
+    """Rows that the module computes alone, in the step of that position."""
+    rows_in_batch: int
+    """The same in the batch: the probe's rows and its neighbours'."""
+    shape: tuple[int, ...]
+    """Of the compared output: the probe's rows, then the width."""
+    elements: int
+    """Elements compared."""
+    differing: int
+    """Those among them whose bits differ."""
+    largest_difference: float
+    """Largest |difference| of an element; the largest float where one is not a finite number."""
+    inputs_equal: bool
+    """Whether the bits of its tensor inputs are equal for the same rows."""
+
+
+class BatchRequest(Record, frozen=True, kw_only=True):
+    """One request of a batch, with all that it takes to run it with vLLM alone."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float
+    seed: int | None
+    samples: int
+
+
+class SmallestBatch(Record, frozen=True, kw_only=True):
+    """The fewest neighbours with the shortest prompts that were found to change the probe."""
+
+    requests: tuple[BatchRequest, ...]
+    position: int
+    """Index of the probe in `requests`."""
+    sample: int
+    first_difference: int
+    """First output token of the probe that differs in this batch, from 0."""
+    neighbours_before: int
+    """Neighbours in the batch that the search started from."""
+    tried: int
+    """Batches that the search ran."""
+    whole: bool
+    """Whether the search came to its end; else the time was over."""
+    first: ModuleDifference | None = None
+    """First module that differs in this batch; None where modules were not observed."""
+    border_tokens: int | None = None
+    """Prompt tokens of the only neighbour from which on the probe changes; None: more neighbours, or no border."""
+    larger_differing: tuple[int, ...] = ()
+    """Larger numbers of prompt tokens of that neighbour that were tried, and change the probe too."""
+    larger_equal: tuple[int, ...] = ()
+    """Those that do not."""
+
+
+class Location(Record, frozen=True, kw_only=True):
+    """Where a probe's output first differs from the same probe alone."""
+
+    arm: Arm
+    composition: str
+    batch: int
+    position: int
+    sample: int
+    level: str = "eager"
+    """How the model ran when it was found: `eager`, `compiled without graphs`, `compiled with piecewise graphs`, ..."""
+    stopped: str | None = None
+    """Why no operator is named, in one sentence; None when one is."""
+    repeatable: bool = True
+    """Whether the probe alone gives the same bits when it runs again."""
+    first_difference: int | None = None
+    """First output token that differs, from 0; None: the outputs were equal."""
+    prompt_tokens: int = 0
+    """Prompt tokens of the probe."""
+    first: ModuleDifference | None = None
+    """The first module that differs, in the order of execution."""
+    layers: tuple[ModuleDifference, ...] = ()
+    """Every module that computed in the first step that differs, in the order of execution."""
+    smallest: SmallestBatch | None = None
+    logprobs: int = 0
+    """Logprobs compared for each output token."""
+
+
+class Located(Record, frozen=True, kw_only=True, tag="located"):
+    """The phase has looked for the operator behind a difference."""
+
+    location: Location
+
+
 class Done(Record, frozen=True, kw_only=True, tag="done"):
     """The phase did everything it was passed."""
 
@@ -462,7 +579,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     """One line."""
 
 
-Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Done | Failed
+Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Located | Done | Failed
 
 
 class PhaseResult(Record, frozen=True, kw_only=True):
@@ -498,6 +615,8 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     alone: tuple[AloneOutput, ...] = ()
     """Outputs of the plan's probes alone; none in a record of version 1."""
     probe_time_s: float | None = None
+    location: Location | None = None
+    """Only of a phase that was launched to look for one."""
     peak_memory_bytes: int | None = None
     load_average: float
     """One-minute load average of the machine just before the process was started."""
@@ -773,6 +892,8 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """None when nothing was probed and no trial had a needle."""
     beside: tuple[str, ...] = ()
     """Names of the experiments that were seen to run on other devices or cores of the machine meanwhile."""
+    location: Location | None = None
+    """The operator behind a difference, once `bi_experiments.locate` has looked for it."""
 
 
 # --- Reading and writing --------------------------------------------------------------------------------------------

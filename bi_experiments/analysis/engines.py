@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bi_experiments.analysis.pairs import Pair
+from bi_experiments.analysis.pairs import Pair, complete_pairs
 from bi_experiments.config.plain import as_text
-from bi_experiments.records import ObservedEngine
+from bi_experiments.records import ExperimentResult, ObservedEngine
 
 FIELDS = (
     "device",
@@ -70,3 +70,12 @@ def _differs(field: str, baseline: Sequence[Any], second: Sequence[Any]) -> bool
 
 def _said(engines: Iterable[ObservedEngine], field: str) -> str:
     return " or ".join(dict.fromkeys(as_text(getattr(engine, field)) for engine in engines))
+
+
+def engine_sentence(result: ExperimentResult) -> str | None:
+    """What vLLM changed between the arms besides the mode; None when it reports nothing of the kind."""
+    differences = engine_differences(complete_pairs(result.phases))
+    if not differences:
+        return None
+    changed = ", ".join(f"{one.name} ({one.baseline} → {one.second})" for one in differences)
+    return f"vLLM ran the arms with other settings too: {changed}."

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import msgspec
 from bi_experiments import __version__
 from bi_experiments.analysis.design import pairs_to_run
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, ProtocolConfig
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import UNCOUNTED, Slot, baseline_first_in_turn, plan, trial_order
 from bi_experiments.launch.spec import probe_plan
@@ -145,7 +145,10 @@ class Launches:
             run_by_turns(*phases, [baseline == (first.arm is Arm.BASELINE) for baseline in turns])
         for slot in () if by_turns else (first, second):
             if slot.index not in self._taken_over:
-                run_alone(self.phase(slot, by_turns))
+                phase = self.phase(slot, by_turns)
+                run_alone(phase)
+                if cannot_start(phase.result) and slot is first:
+                    break
             self._look_around()
 
     def _look_around(self) -> None:
@@ -158,6 +161,7 @@ class Launches:
             python=interpreter(self._config),
             environment=phase_variables(self._config, slot.arm, self._caches(slot)),
             timeout_s=self._config.runtime.phase_timeout_s,
+            num_trials=self._config.workload.num_trials,
         )
         self._prepare_caches(slot)
         spec = self._spec(slot, wait_for_turn)
@@ -223,7 +227,11 @@ def planned_pairs(config: ExperimentConfig, order_seed: int) -> tuple[tuple[Slot
 
 
 def run_pairs(
-    config: ExperimentConfig, launches: Launches, pairs: Sequence[tuple[Slot, Slot]], started: float
+    config: ExperimentConfig,
+    launches: Launches,
+    pairs: Sequence[tuple[Slot, Slot]],
+    started: float,
+    save: Callable[[], object],
 ) -> str | None:
     """Launch the pairs that the protocol asks for.
 
@@ -232,12 +240,13 @@ def run_pairs(
         launches: What launches them.
         pairs: All pairs that it may come to.
         started: `time.monotonic()` at the experiment's start, which the time budget counts from.
+        save: Called before every pair, while no phase runs: what is known by then survives a killed program.
 
     Returns:
         Why the experiment ended early; None when it did not.
     """
     try:
-        return _why_uncounted_failed(config, launches) or _run_counted(config, launches, pairs, started)
+        return _why_uncounted_failed(config, launches) or _run_counted(config, launches, pairs, started, save)
     except KeyboardInterrupt:
         return "it was interrupted"
 
@@ -253,7 +262,11 @@ def _why_uncounted_failed(config: ExperimentConfig, launches: Launches) -> str |
 
 
 def _run_counted(
-    config: ExperimentConfig, launches: Launches, pairs: Sequence[tuple[Slot, Slot]], started: float
+    config: ExperimentConfig,
+    launches: Launches,
+    pairs: Sequence[tuple[Slot, Slot]],
+    started: float,
+    save: Callable[[], object],
 ) -> str | None:
     protocol = config.protocol
     for first, second in pairs:
@@ -262,6 +275,7 @@ def _run_counted(
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+        save()
         launches.run_pair(first, second)
         if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:
             return f"the {failed[0].arm} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"

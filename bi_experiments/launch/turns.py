@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from bi_experiments.launch.process import PhaseProcess, follow
+from bi_experiments.launch.process import PhaseProcess, cannot_start, follow
 
 
 def run_alone(phase: PhaseProcess) -> None:
@@ -28,6 +28,8 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, first_goes_first: Se
         for phase in both:
             stack.enter_context(phase)
             follow(phase, until=lambda result: result.warmup_time_s is not None)
+            if cannot_start(phase.result):
+                return
         for done, in_order in enumerate(first_goes_first, start=1):
             for phase in both if in_order else reversed(both):
                 if phase.alive:

@@ -8,10 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 
 from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
-from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
+from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -48,10 +49,9 @@ def build_engine(spec: EngineSpec) -> "LLM":
         "max_num_batched_tokens": spec.max_num_batched_tokens,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
-        "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
     }
     arguments.update({name: value for name, value in optional.items() if value is not None})
-    llm = LLM(**arguments, **spec.extra)
+    llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
     llm.llm_engine.logger_manager = StepLog()
     return llm
@@ -121,6 +121,13 @@ def watch_compiles(llm: "LLM") -> None:
 def compiled(llm: "LLM") -> tuple[str, ...]:
     """Names of what was compiled since the last call, in the worker that compiled most."""
     return max((tuple(names) for names in llm.collective_rpc("bi_experiments_compiled")), key=len, default=())
+
+
+def further_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """`spec.extra`, with the attention backend among what it says of attention."""
+    backend = {"backend": spec.attention_backend} if spec.attention_backend else {}
+    attention = {**(spec.extra.get("attention_config") or {}), **backend}
+    return {**spec.extra, **({"attention_config": attention} if attention else {})}
 
 
 def observe(llm: "LLM") -> ObservedEngine:
@@ -264,6 +271,34 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
     llm.wake_up(tags=["scheduling"])
     outputs = llm.wait_for_completion(use_tqdm=False)
     return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+
+def next_request_number(llm: "LLM") -> int:
+    """The number that the next request gets; vLLM counts them, and its workers know a request by it."""
+    return int(llm.request_counter.counter)
+
+
+def observe_modules(llm: "LLM", request_number: int, sample: int, last_position: int, compare: bool) -> None:
+    """Have the workers keep, or compare with what they kept, every module's rows of one request's sample.
+
+    Args:
+        llm: The engine, eager.
+        request_number: The request's, from `next_request_number`.
+        sample: Index of its continuation.
+        last_position: Last position of the sequence that is looked at, from 0.
+        compare: Whether the rows are compared with those kept before; else they are kept.
+    """
+    llm.collective_rpc("bi_experiments_observe_modules", args=(request_number, sample, last_position, compare))
+
+
+def end_observation(llm: "LLM") -> list[ModuleDifference]:
+    """Take the hooks out again; what the workers compared, rank by rank, each in the order of execution."""
+    workers: list[list[dict[str, Any]]] = llm.collective_rpc("bi_experiments_end_observation")
+    return [
+        msgspec.convert({"rank": rank, **found}, ModuleDifference)
+        for rank, worker in enumerate(workers)
+        for found in worker
+    ]
 
 
 def to_output(request: Request, output: "RequestOutput") -> Output:

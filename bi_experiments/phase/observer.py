@@ -7,6 +7,8 @@ with `LLM.collective_rpc` in every executor without pickling a function.
 import os
 from typing import Any
 
+from bi_experiments.phase.proof.recorder import ModuleRecorder
+
 _ALL_REDUCE_PINS = ("VLLM_CUSTOM_ALLREDUCE_ALGO", "NCCL_ALGO", "NCCL_PROTO", "NCCL_MAX_NCHANNELS")
 """Variables that decide how the devices of a group add up; the mode sets them inside the worker."""
 
@@ -19,6 +21,8 @@ class WorkerObserver:
     """Kernels that were compiled since it was last asked."""
     bi_experiments_graphs: int
     """Graphs that torch had compiled when it was last asked."""
+    model_runner: Any
+    bi_experiments_recorder: ModuleRecorder | None = None
 
     def bi_experiments_observe(self) -> dict[str, Any]:
         """The mode, the attention, the all-reduce and the arithmetic of this worker, as plain values."""
@@ -60,6 +64,18 @@ class WorkerObserver:
         import torch
 
         return int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else 0
+
+    def bi_experiments_observe_modules(
+        self, request_number: int, sample: int, last_position: int, compare: bool
+    ) -> None:
+        """Hook every module of this worker's model: keep one request's rows, or compare them with those kept."""
+        if self.bi_experiments_recorder is None:
+            self.bi_experiments_recorder = ModuleRecorder(self.model_runner)
+        self.bi_experiments_recorder.start(request_number, sample, last_position, compare)
+
+    def bi_experiments_end_observation(self) -> list[dict[str, Any]]:
+        """Remove the hooks; what was compared, in the order of execution, as plain values."""
+        return [] if self.bi_experiments_recorder is None else self.bi_experiments_recorder.stop()
 
 
 def _all_reduce() -> str | None:

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.engines import engine_sentence
+from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
-from bi_experiments.analysis.pairs import complete_pairs, second_arm
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
@@ -39,19 +40,12 @@ def sentences(result: ExperimentResult) -> list[str]:
         said.append(changed)
     if result.invariance is not None:
         said.append(result.invariance.sentence)
+    if result.location is not None:
+        said.append(" ".join(describe(result.location)))
     limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
-
-
-def engine_sentence(result: ExperimentResult) -> str | None:
-    """What vLLM changed between the arms besides the mode; None when it reports nothing of the kind."""
-    differences = engine_differences(complete_pairs(result.phases))
-    if not differences:
-        return None
-    changed = ", ".join(f"{one.name} ({one.baseline} → {one.second})" for one in differences)
-    return f"vLLM ran the arms with other settings too: {changed}."
 
 
 def badges(result: ExperimentResult) -> list[Badge]:

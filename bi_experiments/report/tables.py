@@ -215,7 +215,7 @@ def proof_notes(report: InvarianceReport) -> tuple[str, ...]:
     said = []
     if report.not_run:
         said.append(
-            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got so far."
+            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got that far."
         )
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bi_experiments.analysis.engines import engine_sentence
+from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.metrics import PRIMARY
 from bi_experiments.analysis.outcome import describe_gate, primary
 from bi_experiments.analysis.pairs import Pair, complete_pairs, second_arm
@@ -20,7 +22,6 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.report import tables
-from bi_experiments.report.answer import engine_sentence
 from bi_experiments.report.blocks import head, phase_block
 from bi_experiments.report.layout import RULE, heading, paragraph, table
 from bi_experiments.report.planning import planning
@@ -128,6 +129,8 @@ def _answer(result: ExperimentResult) -> list[str]:
         lines += paragraph(changed)
     if result.invariance is not None:
         lines += paragraph(result.invariance.sentence)
+    if result.location is not None:
+        lines += paragraph(" ".join(describe(result.location)))
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     if result.comparison is not None and limit is not None:
         lines += paragraph(describe_gate(result.comparison, float(limit)))

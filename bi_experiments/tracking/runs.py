@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
@@ -21,7 +21,6 @@ from bi_experiments.records import (
     PhaseStatus,
     Reproducibility,
 )
-from bi_experiments.report.answer import engine_sentence
 from bi_experiments.tracking.system_metrics import Reading
 from bi_experiments.wording import LABELS, change_text, device, four_digits, version
 

@@ -1,9 +1,12 @@
 """The gate holds the whole interval against the limit, and says when it cannot decide."""
 
 import pytest
+from msgspec.structs import replace
 
-from bi_experiments.analysis.outcome import decide_gate, describe_gate
+from bi_experiments.analysis.outcome import decide_gate, describe_gate, exit_code
+from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
+from bi_experiments.records import Invariance, Reproducibility
 from tests import factories
 
 
@@ -48,3 +51,30 @@ def test_without_a_time_nothing_is_decided() -> None:
 )
 def test_the_line_says_what_was_decided_and_by_what(low: float | None, high: float | None, line: str) -> None:
     assert describe_gate(factories.comparison(factories.metric(7.4, low, high)), 5.0) == line
+
+
+@pytest.mark.parametrize(
+    ("verdict", "between", "overrides", "expected"),
+    [
+        (Invariance.HOLDS, Reproducibility.REPRODUCIBLE, [], ExitCode.DONE),
+        (Invariance.NO_CONTROL, Reproducibility.ONE_LAUNCH, ["verify.strict_launches=true"], ExitCode.DONE),
+        (Invariance.NOT_PROBED, Reproducibility.REPRODUCIBLE, [], ExitCode.DONE),
+        (Invariance.VIOLATED, Reproducibility.REPRODUCIBLE, [], ExitCode.INVARIANCE_VIOLATED),
+        (Invariance.VIOLATED, Reproducibility.REPRODUCIBLE, ["verify.strict=false"], ExitCode.DONE),
+        (Invariance.NOT_DETERMINISTIC, Reproducibility.REPRODUCIBLE, [], ExitCode.INVARIANCE_VIOLATED),
+        (Invariance.HOLDS, Reproducibility.NOT_REPRODUCIBLE, [], ExitCode.DONE),
+        (
+            Invariance.HOLDS,
+            Reproducibility.NOT_REPRODUCIBLE,
+            ["verify.strict_launches=true"],
+            ExitCode.INVARIANCE_VIOLATED,
+        ),
+    ],
+)
+def test_the_exit_code_of_a_proof(
+    verdict: Invariance, between: Reproducibility, overrides: list[str], expected: ExitCode
+) -> None:
+    report = factories.proof_report()
+    arms = tuple(replace(arm, verdict=verdict, reproducible=between) for arm in report.arms)
+    result = factories.experiment_result(invariance=replace(report, arms=arms))
+    assert exit_code(result, compose(["experiment=cpu_demo", *overrides])) is expected

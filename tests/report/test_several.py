@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bi_experiments.analysis.agreement import AloneDigest
 from bi_experiments.records import Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
@@ -175,3 +176,16 @@ def test_a_setting_that_never_changes_alone_is_named_and_not_drawn() -> None:
     with theme.style():
         missing = [one.title for one in draw_all(rows) if isinstance(one, LeftOut)]
     assert missing == ["Overhead against size"]
+
+
+def test_whether_outputs_agree_between_the_experiments_is_said() -> None:
+    def with_outputs(label: str, digest: str) -> Row:
+        one = row()
+        assert one.result is not None
+        outputs = AloneDigest(probed="same", digest=digest)
+        return changed(one, label=label, result=changed(one.result, alone=outputs))
+
+    three = [with_outputs("tp=1", "a"), with_outputs("tp=2", "a"), with_outputs("tp=4", "a")]
+    assert "Each probe alone gave the same bits in all 3 experiments." in render_html("title", three, "command")
+    three[2] = with_outputs("tp=4", "b")
+    assert "Probes alone gave other bits, 2 kinds of them: tp=1, tp=2; tp=4." in render_html("title", three, "command")

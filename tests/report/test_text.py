@@ -183,6 +183,26 @@ def test_invariance_is_told_for_both_arms() -> None:
     )
 
 
+def test_the_proof_has_a_verdict_for_each_composition_and_says_what_was_left_out() -> None:
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=factories.proof_report()))
+    lines = text.splitlines()
+    assert next(line for line in lines if line.startswith("trial  ") and "/" in line).endswith(" holds")
+    assert next(line for line in lines if line.startswith("sizes ")).endswith(" no control")
+    assert next(line for line in lines if line.startswith("batch_1 ")).endswith(" control")
+    assert "Not run: long_prompt, borders" in unwrapped(text)
+    assert "the arms do not compute the same" in unwrapped(text)
+
+
+def test_the_ledger_stands_under_the_verdict() -> None:
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=factories.proof_report()))
+    lines = text.splitlines()
+    decodes = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
+    assert decodes.split()[-3:] == ["97.0", "1,234", "holds"]
+    beside = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences,"))
+    assert beside.endswith("not probed")
+    assert "first-come-first-served" in unwrapped(text)
+
+
 def test_needles_alone_make_a_table_too() -> None:
     report = replace(factories.invariance_report(), arms=(), compositions=())
     text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=report))

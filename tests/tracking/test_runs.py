@@ -17,7 +17,7 @@ from bi_experiments.records import (
     NeedleCheck,
     PhaseStatus,
 )
-from bi_experiments.tracking.runs import Point, composition_table, identity, of_experiment, of_phase
+from bi_experiments.tracking.runs import Point, composition_table, identity, ledger_table, of_experiment, of_phase
 from bi_experiments.tracking.system_metrics import Reading
 from tests import factories
 
@@ -204,3 +204,19 @@ def test_the_identity_is_of_the_execution_and_not_of_its_analysis() -> None:
     record = result()
     assert identity(record) == identity(replace(record, comparison=None))
     assert identity(record) != identity(replace(record, started_at=record.started_at + 0.001))
+
+
+def test_the_ledger_the_bound_and_the_launches_are_logged() -> None:
+    report = factories.proof_report()
+    run = of_experiment(replace(result(), invariance=report))
+    metrics = values(run.points)
+    assert metrics["invariance/bound_pct"] == 18.1
+    assert metrics["invariance/sampled"] == 15
+    assert metrics["invariance/not_probed_pct"] == pytest.approx(3.0)
+    assert metrics["invariance/batch_invariant/reproducible"] == 1
+    assert metrics["arms/largest_logprob_difference"] == 0.25
+    assert run.tags["reproducible/batch_invariant"] == "reproducible"
+    assert run.tags["invariance/batch_invariant"] == "not_probed"
+    assert composition_table(report)["verdict"] == ["", "holds", "no_control"]
+    assert ledger_table(report)["verdict"] == ["holds", "not_probed"]
+    assert ledger_table(report)["probe tokens"] == [1234, 0]
