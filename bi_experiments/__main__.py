@@ -52,6 +52,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import prepare, run_experiment
+    from bi_experiments.localisation import locate_violation
     from bi_experiments.paths import OutputFolder
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import progress_for
@@ -69,6 +70,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         prepare(config)
         with progress_for(console, recorded_configuration(config)) as progress:
             result = run_experiment(config, folder, _command(), progress)
+            result = locate_violation(result, config, folder)
     except ExperimentError as error:
         return complain(str(error), error.exit_code), None
     console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")

@@ -181,6 +181,8 @@ class VerifyConfig:
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
     """End with exit code 3 when invariance is violated in the batch-invariant arm."""
+    locate: bool = MISSING
+    """Locate the operator behind a violation in the batch-invariant arm at once, as `bi_experiments.locate` does."""
 
 
 @dataclass

@@ -31,6 +31,8 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         invariance=tables.invariance(report) if report else None,
         invariance_note=tables.INVARIANCE_NOTE,
         first_differences=tables.first_differences(report) if report else (),
+        layers=tables.layers(result.location) if result.location and result.location.layers else None,
+        layers_note=tables.LAYERS_NOTE,
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),

@@ -18,7 +18,15 @@ from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name
 from bi_experiments.sweep.records import Identity
 
-IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
+IRRELEVANT = (
+    "tracking",
+    "gate",
+    "sweep",
+    "runtime.phase_timeout_s",
+    "runtime.cache_dir",
+    "verify.strict",
+    "verify.locate",
+)
 """Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
 
 

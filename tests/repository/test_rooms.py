@@ -18,7 +18,7 @@ FLOORS = (
     {"analysis", "machine", "workload"},
     {"tracking", "launch"},
     {"report"},
-    {"experiment"},
+    {"experiment", "localisation"},
     {"sweep"},
     {"api", "compare", "locate", "track", "__main__"},
 )
