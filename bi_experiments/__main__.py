@@ -102,6 +102,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import prepare, run_experiment
+    from bi_experiments.localisation import locate_violation
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import progress_for
     from bi_experiments.report.text import render_comparison
@@ -120,6 +121,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         with _claimed(folder), progress_for(console, recorded_configuration(config)) as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
+            result = locate_violation(result, config, folder)
     except ExperimentError as error:
         return complain(str(error), error.exit_code), None
     except OSError as error:

@@ -47,7 +47,7 @@ def _sweep_run_id(folder: Path, uri: str | None) -> str | None:
     return None if sweep is None or uri is not None else sweep.mlflow_run_id
 
 
-def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:
+def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True) -> TrackingConfig:
     """Where to log an experiment: as it was run, or to another URI.
 
     The record has no credentials; MLFLOW_TRACKING_URI brings them back where it names the same server.
@@ -56,7 +56,7 @@ def tracking_of(result: ExperimentResult, uri: str | None) -> TrackingConfig:
     from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri is None and without_credentials(from_environment) == recorded["uri"]:
         uri = from_environment
-    return TrackingConfig(enabled=True, uri=uri or recorded["uri"], experiment=recorded["experiment"])
+    return TrackingConfig(enabled=enabled, uri=uri or recorded["uri"], experiment=recorded["experiment"])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from mlflow import MlflowClient
 
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
@@ -14,6 +15,8 @@ from bi_experiments.launch.progress import NoProgress
 from bi_experiments.locate import main
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import Arm, EngineSpec, ExperimentResult, PhaseSpec, ProbeResult, from_json, to_json
+from bi_experiments.track import tracking_of
+from bi_experiments.tracking.log import log_experiment
 from tests import factories
 
 CULPRIT = "model.layers.2.mlp.down_proj (RowParallelLinear, matrix multiplication)"
@@ -67,6 +70,27 @@ def test_the_operator_is_named_and_stands_in_the_record_and_every_page(
     for page in (experiment.report_text, experiment.report_html, experiment.report_markdown):
         assert "down" in page.read_text(), page
         assert "matrix multiplication" in " ".join(page.read_text().split()), page
+
+
+def test_the_page_has_the_table_of_modules_and_the_figure(experiment: OutputFolder) -> None:
+    main([str(experiment.root)])
+    page = experiment.report_html.read_text()
+    assert "Where the probe's bits change" in page or "Where the probe&#39;s bits change" in page
+    assert "model.layers.2.norm" in page
+    assert experiment.figure("location").exists()
+
+
+def test_the_run_in_mlflow_gets_the_new_files_and_stays_one(experiment: OutputFolder, tmp_path: Path) -> None:
+    result = read_result(experiment.root)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    result.configuration["tracking"] |= {"enabled": True, "uri": uri}
+    experiment.result.write_bytes(to_json(result))
+    tracking = tracking_of(result, None)
+    run_id = log_experiment(result, experiment.root, tracking)
+    assert main([str(experiment.root)]) is ExitCode.DONE
+    client = MlflowClient(tracking_uri=uri)
+    assert "repro.py" in {one.path for one in client.list_artifacts(run_id)}
+    assert log_experiment(read_result(experiment.root), experiment.root, tracking) == run_id
 
 
 def test_the_phase_is_eager_and_is_told_the_probe_and_nothing_else_is_changed(experiment: OutputFolder) -> None:

@@ -203,6 +203,8 @@ class VerifyConfig:
     """End with exit code 3 when invariance is violated in the batch-invariant arm, or the arm is not deterministic."""
     strict_launches: bool = MISSING
     """End with exit code 3 also when the batch-invariant arm's outputs differ from launch to launch."""
+    locate: bool = MISSING
+    """Locate the operator behind a violation in the batch-invariant arm at once, as `bi_experiments.locate` does."""
 
 
 @dataclass

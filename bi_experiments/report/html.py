@@ -37,6 +37,8 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         first_differences=(*tables.first_differences(report), *tables.proof_notes(report)) if report else (),
         ledger=tables.ledger(report) if report else None,
         ledger_note=tables.LEDGER_NOTE,
+        layers=tables.layers(result.location) if result.location and result.location.layers else None,
+        layers_note=tables.LAYERS_NOTE,
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),

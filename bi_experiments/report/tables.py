@@ -16,7 +16,9 @@ from bi_experiments.records import (
     ExperimentResult,
     Invariance,
     InvarianceReport,
+    Location,
     Metric,
+    ModuleDifference,
     PhaseResult,
     TokenCounts,
 )
@@ -246,6 +248,34 @@ def first_differences(report: InvarianceReport) -> tuple[str, ...]:
         for verdict in report.arms
         if verdict.first is not None and verdict.arm is not Arm.BASELINE
     )
+
+
+def layers(location: Location) -> Table:
+    """Every module that computed in the first step that differs, in the order of execution."""
+    several = len({one.rank for one in location.layers}) > 1
+    rows = [
+        (
+            f"{one.module} (rank {one.rank})" if several else one.module,
+            one.kind,
+            "equal" if one.inputs_equal else "differ",
+            f"{one.differing}/{one.elements}",
+            four_digits(one.largest_difference) if one.differing else "",
+        )
+        for one in modules(location)
+    ]
+    header = ("Module", "operator", "inputs", "elements that differ", "largest |d|")
+    return Table(header, tuple(rows), frozenset({0, 1, 2}))
+
+
+def modules(location: Location) -> tuple[ModuleDifference, ...]:
+    """The operators among the layers: without what only calls them, unless it is the first that differs."""
+    return tuple(one for one in location.layers if one.kind != "code between modules" or one == location.first)
+
+
+LAYERS_NOTE = (
+    "The probe's own rows in the batch against the same rows alone, in the first step that differs, in the order of "
+    "execution."
+)
 
 
 def _count_cells(count: CompositionCount | None) -> tuple[str, str, str]:

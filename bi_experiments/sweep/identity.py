@@ -18,8 +18,16 @@ from bi_experiments.machine.environment import cpu_name, own_checkout, public_va
 from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 
-IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
-"""Keys and groups that change no result: where it is logged, how it is reported, when it is given up."""
+IRRELEVANT = (
+    "tracking",
+    "gate",
+    "sweep",
+    "runtime.phase_timeout_s",
+    "runtime.cache_dir",
+    "verify.strict",
+    "verify.locate",
+)
+"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
 
 
 def identity_of(config: ExperimentConfig) -> Identity:

@@ -22,6 +22,7 @@ from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.progress import NoProgress, Progress
+from bi_experiments.localisation import locate_violation
 from bi_experiments.machine.placement import placed
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
@@ -107,6 +108,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
             result = run_experiment(
                 config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
             )
+            result = locate_violation(result, config, job.folder)
         sys.stderr.write(last_words(result, job.folder))
         return _close(job, result, config, started, taken_over=False)
     except ExperimentError as error:

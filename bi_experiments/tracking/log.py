@@ -83,6 +83,32 @@ def log_experiment(
     )
 
 
+def log_again(
+    result: ExperimentResult,
+    folder: Path,
+    tracking: TrackingConfig,
+    warn: Callable[[str], None] = _to_stderr,
+) -> str | None:
+    """Log an experiment whose files have changed since: the artifacts of its run are replaced, its numbers stay.
+
+    Args:
+        result: The record.
+        folder: The output folder.
+        tracking: Where to log.
+        warn: Told in one line when it could not be logged.
+
+    Returns:
+        The run id of the experiment; None when tracking is off or the tracking server failed.
+    """
+
+    def log(client: "MlflowClient") -> str:
+        run_id = _log_experiment(client, result, folder, tracking, None)
+        client.log_artifacts(run_id, str(folder))
+        return run_id
+
+    return _attempt(log, tracking, warn, f"the results are in {folder}")
+
+
 def log_sweep(
     sweep: SweepContent,
     folder: Path,

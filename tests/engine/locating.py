@@ -59,7 +59,8 @@ def main(checkpoint: str, mode: str, faults: list[str]) -> None:
     worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     for fault in faults:
         take_out = plant(worker.model_runner.model, fault)
-        chosen = next(result for result in probe(llm) if not result.equal)
+        differing = [result for result in probe(llm) if not result.equal]
+        chosen = min(differing, key=lambda result: result.first_difference or 0)
         spec = PhaseSpec(
             project_version="",
             index=0,

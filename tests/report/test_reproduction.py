@@ -118,7 +118,7 @@ def test_one_bit_of_a_float_is_a_difference(tmp_path: Path) -> None:
 def test_a_vllm_that_cannot_run_it_is_neither(tmp_path: Path) -> None:
     text = script(location((1, 2, 3), (4, 5, 6), (7, 8, 9))).replace("some/model", "other/model")
     failed = run(text, tmp_path, "yes")
-    assert failed.returncode == 2
+    assert failed.returncode == 125
     assert "AssertionError" in failed.stderr
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     {"analysis", "machine", "workload"},
     {"tracking", "launch"},
     {"report"},
-    {"experiment"},
+    {"experiment", "localisation"},
     {"sweep"},
     {"api", "compare", "locate", "plan", "track", "__main__"},
 )

@@ -1,0 +1,82 @@
+"""Locates a difference of a finished experiment, and writes it into the experiment's record, pages and `repro.py`."""
+
+import sys
+from collections.abc import Mapping
+
+import msgspec
+
+from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.errors import ConfigurationError, ExperimentError
+from bi_experiments.files import write_atomically
+from bi_experiments.launch import location as launching
+from bi_experiments.launch.progress import NoProgress
+from bi_experiments.machine.preflight import check_machine
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import Arm, ExperimentResult, Invariance, Location, to_json
+from bi_experiments.report import output, reproduction
+
+
+def locate_violation(result: ExperimentResult, config: ExperimentConfig, folder: OutputFolder) -> ExperimentResult:
+    """With `verify.locate`, locate what violates invariance in an experiment that has just ended.
+
+    What keeps it from being located costs a warning: the experiment itself is whole.
+
+    Args:
+        result: The record, which is on disk.
+        config: The experiment's configuration.
+        folder: Its output folder.
+
+    Returns:
+        The record, with the location where there is one.
+    """
+    verdict = None if result.invariance is None else result.invariance.verdict(Arm.BATCH_INVARIANT)
+    if not config.verify.locate or verdict is not Invariance.VIOLATED:
+        return result
+    try:
+        return locate(folder, Arm.BATCH_INVARIANT)
+    except ExperimentError as error:
+        sys.stderr.write(f"warning: what violates invariance was not located: {error}\n")
+        return result
+
+
+def locate(folder: OutputFolder, arm: Arm | None = None) -> ExperimentResult:
+    """Locate a difference of a finished experiment, and write it into the experiment's record and pages.
+
+    Args:
+        folder: The experiment's output folder.
+        arm: The arm whose differing probe is looked into; None: the one that is not the baseline.
+
+    Raises:
+        ConfigurationError: The experiment cannot be read, or none of its probes differs.
+        MachineError: The machine cannot run it.
+        PhaseError: The phase failed.
+    """
+    result = read_result(folder.root)
+    if not result.phases:
+        raise ConfigurationError(f"{folder.result} has no phases: run the experiment again")
+    phase, probe = launching.differing_probe(result, arm or second_arm(result.phases))
+    config = launching.recorded_config(result)
+    check_machine(config)
+    found, engine = launching.locate(config, folder, phase, probe, NoProgress())
+    variables = vllm_variables(config, phase.arm)
+    script = reproduction.render(found, engine, variables, f"vLLM {phase.versions.get('vllm', 'of unknown version')}")
+    return keep(result, folder, found, script)
+
+
+def vllm_variables(config: ExperimentConfig, arm: Arm) -> Mapping[str, str]:
+    """The environment variables of a phase that are not the caller's own."""
+    return {**config.backend.environment, "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant))}
+
+
+def keep(result: ExperimentResult, folder: OutputFolder, found: Location, script: str | None) -> ExperimentResult:
+    """Write what was found into the record, the pages and `repro.py`; returns the new record."""
+    result = msgspec.structs.replace(result, location=found)
+    if script is None:
+        folder.reproduction.unlink(missing_ok=True)
+    else:
+        write_atomically(folder.reproduction, script.encode())
+    write_atomically(folder.result, to_json(result))
+    output.write_text(result, folder)
+    output.try_write_pages(result, folder)
+    return result
