@@ -73,7 +73,7 @@ def test_exit_code(low: float | None, high: float | None, max_change_pct: float,
         (
             Estimate(0.1, -4.0, 4.2),
             5,
-            "Whether batch invariance costs more in B than in A is undecided, more pairs narrow it: "
+            "Whether batch invariance costs more in B than in A is undecided (more pairs narrow the interval): "
             "+0.1 % [-4.0 %, +4.2 %].",
         ),
         (

@@ -94,7 +94,7 @@ def test_on_gpus_it_needs_a_device_for_each_rank() -> None:
 def test_on_the_cpu_it_takes_all_cores_unless_told_otherwise() -> None:
     assert needed_units(compose(["experiment=cpu_demo"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 2)
     assert needed_units(compose(["experiment=cpu_demo", "sweep.cores=1"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 1)
-    with pytest.raises(MachineError, match="there are 2"):
+    with pytest.raises(MachineError, match="this machine has 2"):
         needed_units(compose(["experiment=cpu_demo", "sweep.cores=3"]), Nvidia(), [4, 5])
 
 
