@@ -53,6 +53,9 @@ class MachineError(ExperimentError):
 
     exit_code = ExitCode.CANNOT_RUN
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class PhaseError(ExperimentError):
     """A phase failed, so that no complete pair exists."""

@@ -1,13 +1,17 @@
 """The files of an output folder, by name, and reading back the two that are read again: the record and a log."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
 
-LOG_LINES = 30
-"""Lines of an engine's log that are shown when its phase fails."""
+LOG_LINES, LOG_CHARACTERS = 30, 300
+"""Lines of an engine's log, and characters of each, that are shown when its phase fails."""
+LOG_BYTES = 16 << 20
+"""Longest log that is kept, in bytes: its beginning and its end."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class OutputFolder:
         return self.root / "result.json"
 
     @property
+    def running_lock(self) -> Path:
+        """Held by the program that writes into the folder, as long as it lives."""
+        return self.root / ".running.lock"
+
+    @property
     def report_text(self) -> Path:
         """The terminal's report."""
         return self.root / "report.txt"
@@ -87,6 +96,15 @@ class OutputFolder:
         """Private compile caches, one folder an arm; removed when the experiment ends."""
         return self.root / "caches"
 
+    @property
+    def reproduction(self) -> Path:
+        """A script that shows a located difference with vLLM alone."""
+        return self.root / "repro.py"
+
+    def location_phase(self, level: int) -> PhaseFolder:
+        """The folder of the phase that looks for the operator behind a difference, one for each level of compiling."""
+        return PhaseFolder(self.root / "location" / f"{level}")
+
     def phase(self, index: int, arm: Arm) -> PhaseFolder:
         """The folder of the phase at that position of the schedule."""
         return PhaseFolder(self.root / "phases" / f"{index:02d}-{arm}")
@@ -109,9 +127,48 @@ def read_result(folder: Path) -> ExperimentResult:
         raise ConfigurationError(str(error)) from error
 
 
-def log_tail(log: Path, lines: int = LOG_LINES) -> list[str]:
-    """The last lines of a log file; empty if there is no such file."""
+def log_tail(log: Path, lines: int = LOG_LINES, characters: int = LOG_CHARACTERS) -> list[str]:
+    """The last lines of a log file as a terminal may show them; empty if there is no such file.
+
+    Args:
+        log: The file; only its end is read, however long it is.
+        lines: Most lines.
+        characters: Most characters of each; control characters and colours are left out.
+    """
+    most = 4 * lines * characters
     try:
-        return log.read_text(errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
+        with log.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - most)
+            file.seek(start)
+            text = file.read(most).decode(errors="replace")
+    except OSError:
         return []
+    plain = [_CONTROL.sub("", line).rstrip() for line in text.replace("\r", "\n").split("\n")]
+    shown = [line if len(line) <= characters else f"{line[: characters - 3]}..." for line in plain if line]
+    return shown[-lines:]
+
+
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Escape sequences (ECMA-48) and control characters other than the tab."""
+
+
+def bound_log(log: Path, most_bytes: int = LOG_BYTES) -> None:
+    """Cut the middle out of a log file that is too long to keep and to upload.
+
+    Args:
+        log: The file, which nobody writes any more.
+        most_bytes: Its longest size.
+    """
+    try:
+        size = log.stat().st_size
+        if size <= most_bytes:
+            return
+        half = most_bytes // 2
+        with log.open("r+b") as file:
+            file.seek(size - half)
+            end = file.read()
+            file.seek(half)
+            file.write(f"\n[{size - 2 * half} bytes left out]\n".encode() + end)
+            file.truncate()
+    except OSError:
+        return  # a log is not what a phase is for

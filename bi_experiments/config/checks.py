@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
+from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.config.keys import did_you_mean
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave, ProofLevel
 from bi_experiments.errors import ConfigurationError
@@ -360,6 +361,8 @@ def _check_engine(config: ExperimentConfig) -> None:
     engine = config.backend.engine
     for name, value in engine.items():
         key = f"backend.engine.{name}"
+        if (secret := next(secrets_in(value, key), None)) is not None:  # the phase's spec would hold it
+            raise refuse_secret(secret)
         _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
         _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
         finite = not isinstance(value, float) or math.isfinite(value)
@@ -415,17 +418,16 @@ def _check_protocol(config: ExperimentConfig) -> None:
 
 def _check_probes(config: ExperimentConfig) -> None:
     verify = config.verify
-    for name in (*verify.compositions, *(verify.later_launches or ())):
-        try:
-            composition(name)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
-        _require(
-            verify.compositions.count(name) == 1,
-            "verify.compositions",
-            f"[{','.join(verify.compositions)}]",
-            f"{name} stands in it more than once",
-        )
+    for key, names in (
+        ("verify.compositions", verify.compositions),
+        ("verify.later_launches", verify.later_launches or ()),
+    ):
+        for name in names:
+            try:
+                composition(name)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from error
+            _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} stands in it more than once")
     _require(
         bool(verify.compositions) or verify.level is ProofLevel.off,
         "verify.compositions",

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from bi_experiments.config.credentials import is_secret, refuse_secret, secrets_in
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
 
@@ -109,6 +110,9 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
     """
     parser = OverridesParser.create()
     for text in overrides:
+        key, _, typed = text.partition("=")
+        if is_secret(key.lstrip("+~"), typed):  # before anything repeats it
+            raise refuse_secret(key.lstrip("+~"))
         try:
             override = parser.parse_overrides([text])[0]
         except (OverrideParseException, ValueError) as error:  # of a number with more digits than Python reads
@@ -116,8 +120,21 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
         value = override.value()
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ConfigurationError(f"{override.key_or_group} is not possible: the number has too many digits")
+        if (secret := next(secrets_in(_plain(value), override.key_or_group), None)) is not None:
+            raise refuse_secret(secret)
         _refuse_null_group(override, text)
         _refuse_range(override, text)
+
+
+def _plain(value: object) -> object:
+    """A value of an override as plain values: what was quoted, and what a sweep runs through."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, ChoiceSweep):
+        return [_plain(one) for one in value.list]
+    if isinstance(value, dict):
+        return {str(_plain(name)): _plain(entry) for name, entry in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _unreadable(text: str) -> str:

@@ -3,16 +3,16 @@
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from bi_experiments import __version__
-from bi_experiments.analysis.metrics import half_width_pct
+from bi_experiments.analysis.design import pairs_to_run
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.launch.spec import probe_plan
@@ -128,7 +128,10 @@ class Launches:
             run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
         for slot in () if by_turns else (first, second):
             if slot.index not in self._taken_over:
-                run_alone(self.phase(slot, by_turns))
+                phase = self.phase(slot, by_turns)
+                run_alone(phase)
+                if cannot_start(phase.result) and slot is first:
+                    break
             self._look_around()
 
     def _look_around(self) -> None:
@@ -141,6 +144,7 @@ class Launches:
             python=interpreter(self._config),
             environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
+            num_trials=self._config.workload.num_trials,
         )
         self._prepare_caches(slot)
         spec = self._spec(slot, wait_for_turn)
@@ -181,26 +185,26 @@ def planned_pairs(config: ExperimentConfig) -> tuple[tuple[Slot, Slot], ...]:
     return plan(most, protocol.order, protocol.seed, protocol.control)
 
 
-def run_pairs(config: ExperimentConfig, launches: Launches, started: float) -> str | None:
+def run_pairs(config: ExperimentConfig, launches: Launches, started: float, save: Callable[[], object]) -> str | None:
     """Launch the pairs that the protocol asks for.
 
     Args:
         config: The experiment's configuration.
         launches: What launches them.
         started: `time.monotonic()` at the experiment's start, which the time budget counts from.
+        save: Called before every pair, while no phase runs: what is known by then survives a killed program.
 
     Returns:
         Why the experiment ended early; None when it did not.
     """
     protocol = config.protocol
     for first, second in planned_pairs(config):
-        if first.pair >= protocol.pairs:
-            half_width = half_width_pct(launches.results)
-            if half_width is not None and half_width <= (protocol.target_half_width_pct or 0.0):
-                return None
+        if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
+            return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+        save()
         try:
             launches.run_pair(first, second)
         except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import random
 from contextlib import ExitStack
 
-from bi_experiments.launch.process import PhaseProcess, follow
+from bi_experiments.launch.process import PhaseProcess, cannot_start, follow
 
 
 def run_alone(phase: PhaseProcess) -> None:
@@ -29,6 +29,8 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng
         for phase in both:
             stack.enter_context(phase)
             follow(phase, until=lambda result: result.warmup_time_s is not None)
+            if cannot_start(phase.result):
+                return
         for done in range(1, num_trials + 1):
             for phase in rng.sample(both, k=2):
                 if phase.alive:

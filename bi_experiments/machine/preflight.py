@@ -4,23 +4,30 @@ What is known of the machine (`Machine`) is separate from what follows from it (
 for it but NVML; versions come from the metadata of the installed packages.
 """
 
+import functools
+import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, Platform
 from bi_experiments.config.schema import ExperimentConfig, Interleave
 from bi_experiments.errors import MachineError
 from bi_experiments.machine.cgroups import memory_limit_bytes
-from bi_experiments.machine.devices import Nvidia, read_nvidia
+from bi_experiments.machine.devices import Nvidia, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
 
 _GB = 1e9
+
+INTERPRETER_S = 60.0
+"""Time that an interpreter has to tell its versions, in seconds."""
 
 
 _HALF_TYPES = ("bfloat16", "float16", "half")
@@ -51,14 +58,54 @@ def check_machine(config: ExperimentConfig) -> None:
     Raises:
         MachineError: What is needed, what was found, what to do instead.
     """
-    python = config.runtime.python
-    if python is not None and shutil.which(python) is None:
-        raise MachineError(
-            f"runtime.python={python} is not an executable on this machine: set it to the path of a Python interpreter"
-        )
+    if config.runtime.python is not None:
+        phase_versions(config.runtime.python)
+    if config.model.seeded is not None:
+        _check_cache_folder(config)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if config.backend.platform is Platform.cuda and named_twice(visible):
+        raise MachineError(f"CUDA_VISIBLE_DEVICES={visible} names a device twice: name each once")
     problem = find_problem(config, probe_machine())
     if problem is not None:
         raise MachineError(problem)
+
+
+@functools.cache
+def phase_versions(python: str) -> Mapping[str, str]:
+    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
+
+    Raises:
+        MachineError: It is not an interpreter, or this project is not installed there.
+    """
+    if shutil.which(python) is None:
+        raise MachineError(
+            f"runtime.python={python} is not an executable on this machine: set it to the path of a Python interpreter"
+        )
+    command = [python, "-m", "bi_experiments.phase.versions"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INTERPRETER_S, check=True
+        )
+        versions: dict[str, str] = msgspec.json.decode(done.stdout, type=dict[str, str])
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise MachineError(
+            f"runtime.python={python} does not report its versions ({type(error).__name__}): set it to a Python "
+            "interpreter, and install this project there (pip install --no-deps)"
+        ) from error
+    return versions
+
+
+def _check_cache_folder(config: ExperimentConfig) -> None:
+    """Refuse a folder for checkpoints that cannot be made or written into."""
+    folder = Path(config.runtime.cache_dir)
+    try:
+        there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        why = "it cannot be written into" if there.is_dir() else f"{there} is not a folder"
+    except OSError as error:
+        usable, why = False, error.strerror or str(error)
+    if not usable:
+        raise MachineError(f"runtime.cache_dir={folder} is not possible: {why}; set it to a folder of your own")
 
 
 def probe_machine() -> Machine:

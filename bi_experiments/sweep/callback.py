@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.errors import ConfigurationError, ExitCode, complain, file_problem
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -38,12 +39,21 @@ class SweepCallback(Callback):
         self._running: int | None = None
         """File descriptor of the lock that says that this sweep runs."""
 
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """Before Hydra writes the settings of a single run into its folder.
+
+        Raises:
+            SystemExit: One of them looks like a credential.
+        """
+        _refuse_secrets(config)
+
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Find or make the sweep's folder, and claim it.
 
         Raises:
             SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
+        _refuse_secrets(config)
         try:
             sweep = self._claim(config)
             _begin(sweep, config)
@@ -101,6 +111,17 @@ class SweepCallback(Callback):
                 f"the sweep in {sweep.root} is still running: wait for it, or stop it first"
             ) from error
         return sweep
+
+
+def _refuse_secrets(config: DictConfig) -> None:
+    """Refuse credentials that are set in a file: those on the command line were refused before.
+
+    Raises:
+        SystemExit: There is one.
+    """
+    secret = next(secrets_in(OmegaConf.to_container(config, resolve=False)), None)
+    if secret is not None:
+        raise SystemExit(complain(str(refuse_secret(secret))))
 
 
 def _refuse_shared_folder(config: DictConfig) -> None:

@@ -1,10 +1,8 @@
 """What makes an experiment the one it is: its configuration, its workload, and what it runs on."""
 
-import functools
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +10,10 @@ from bi_experiments import __version__
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.plain import flatten, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import MachineError
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name
+from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = ("tracking", "gate", "sweep", "runtime.phase_timeout_s", "runtime.cache_dir", "verify.strict")
@@ -54,25 +52,6 @@ def environment_of(config: ExperimentConfig) -> dict[str, str]:
     if config.backend.platform is Platform.cpu:
         return environment | {"cores": str(config.sweep.cores or len(os.sched_getaffinity(0)))}
     return environment | {"devices": ", ".join(names) or "none"}
-
-
-@functools.cache
-def phase_versions(python: str) -> Mapping[str, str]:
-    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
-
-    Raises:
-        MachineError: It does not answer.
-    """
-    command = [python, "-m", "bi_experiments.phase.versions"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        versions: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise MachineError(
-            f"runtime.python={python} does not report its versions ({type(error).__name__}): install this project "
-            "there (pip install --no-deps)"
-        ) from error
-    return versions
 
 
 def differences(old: Identity, new: Identity) -> list[str]:

@@ -44,6 +44,19 @@ def _to_stderr(message: str) -> None:
     sys.stderr.write(f"warning: {message}\n")
 
 
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def warn_early(tracking: TrackingConfig, warn: Callable[[str], None] = _to_stderr) -> None:
+    """Say before the first phase that the tracking server does not answer: it may be started meanwhile."""
+    if tracking.enabled and (why := store.unreachable(tracking.uri)) is not None:
+        warn(
+            f"MLflow at {without_credentials(tracking.uri)} does not answer ({why}): start it before the experiment "
+            "ends, or log the results later with python -m bi_experiments.track"
+        )
+
+
 def log_experiment(
     result: ExperimentResult,
     folder: Path,
@@ -106,13 +119,19 @@ def _attempt(
     """Log something; a store or server that fails costs a warning."""
     if not tracking.enabled:
         return None
-    try:
+    shown = without_credentials(tracking.uri)
+
+    def attempt() -> str:
         with store.connection(tracking.uri) as client:
             return log(client)
+
+    try:
+        store.refuse_store(tracking.uri)
+        return store.within(store.LIMIT_S, attempt, lambda: _say(f"waiting for MLflow at {shown}"))
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
         why = without_secrets(tracking.uri, store.reason(error))
-    warn(f"not logged to MLflow at {without_credentials(tracking.uri)}: {why}; {later}")
+    warn(f"not logged to MLflow at {shown}: {why}; {later}")
     return None
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -182,3 +183,21 @@ def test_this_machine_is_asked_and_refuses_with_exit_code_2() -> None:
 def test_an_interpreter_that_does_not_exist_is_refused() -> None:
     with pytest.raises(MachineError, match=r"runtime\.python=/nowhere/python is not an executable on this machine"):
         check_machine(compose(["experiment=cpu_demo", "runtime.python=/nowhere/python"]))
+
+
+def test_an_interpreter_that_is_none_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"runtime\.python=/bin/false does not report its versions"):
+        check_machine(compose(["experiment=cpu_demo", "runtime.python=/bin/false"]))
+
+
+def test_a_device_that_is_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 0")
+    with pytest.raises(MachineError, match="CUDA_VISIBLE_DEVICES=0, 0 names a device twice"):
+        check_machine(compose([]))
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(MachineError, match=r"runtime\.cache_dir="):
+            check_machine(compose(["experiment=cpu_demo", f"runtime.cache_dir={folder}"]))

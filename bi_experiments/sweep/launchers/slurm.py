@@ -110,6 +110,7 @@ def _submit(
     try:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
+        from submitit.helpers import clean_env
     except ImportError as error:
         raise HydraException(
             "hydra/launcher=submitit_slurm needs the package submitit, which is not installed; run pip install submitit"
@@ -134,10 +135,12 @@ def _submit(
             signal_delay_s=settings.signal_delay_s,
             array_parallelism=settings.array_parallelism,
             setup=settings.setup,
+            srun_args=[f"--cpus-per-task={cpus}"],  # since Slurm 22.05 srun does not take it over from sbatch
             additional_parameters={"requeue": True, **settings.additional_parameters},
             **{name: value for name, value in optional.items() if value is not None},
         )
-        return executor.submit_array([SlurmJob(**vars(job)) for job in jobs])
+        with clean_env():  # a sweep that is started inside a job does not hand that job's limits on
+            return executor.submit_array([SlurmJob(**vars(job)) for job in jobs])
     except (RuntimeError, FailedJobError) as error:
         raise HydraException(f"Slurm accepts no jobs from here: {str(error).strip().splitlines()[-1]}") from error
 
