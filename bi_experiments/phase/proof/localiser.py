@@ -33,7 +33,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
 
     Args:
         llm: The engine.
-        spec: What the phase was told: the plan, and the probes that the batch was made for.
+        spec: What the phase was passed: the plan, and the probes that the batch was made for.
         workload: The trials' prompts.
         observed: What the engine runs with.
 
