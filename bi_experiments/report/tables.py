@@ -61,7 +61,7 @@ METRICS_NOTE = (
 
 
 def trial_costs(result: ExperimentResult) -> Table:
-    """The cost of every trial beside its size; trials are numbered from 1."""
+    """The cost of every trial with its size; trials are numbered from 1."""
     costs = result.comparison.trials if result.comparison else ()
     return Table(
         header=(
