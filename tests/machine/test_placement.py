@@ -161,7 +161,7 @@ def test_waiting_has_an_end_that_names_who_was_waited_for(tmp_path: Path, monkey
     unit = Units("device", (0,), 1, ("GPU-aaaa",))
     with (
         hold(unit, tmp_path, "the first", ignore),
-        pytest.raises(MachineError, match=r"1 of 1 devices .* in use by the first"),
+        pytest.raises(MachineError, match=r"1 of 1 devices .*in use by the first"),
         hold(unit, tmp_path, "the second", ignore),
     ):
         pass
