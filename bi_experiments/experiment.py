@@ -1,5 +1,7 @@
 """One configuration, from its checks to its record and pages: the spine that every experiment follows."""
 
+import json
+import random
 import shutil
 import tempfile
 import time
@@ -17,10 +19,10 @@ from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import PhaseError
 from bi_experiments.files import write_atomically
-from bi_experiments.launch.pairs import Inputs, Launches, planned_pairs, run_pairs
+from bi_experiments.launch.pairs import Inputs, Launches, most_pairs, planned_pairs, run_pairs
 from bi_experiments.launch.process import follow
 from bi_experiments.launch.progress import NoProgress, Progress
-from bi_experiments.launch.schedule import Slot
+from bi_experiments.launch.schedule import Slot, own_seed
 from bi_experiments.launch.spec import engine_spec, model_path
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.environment import describe
@@ -79,11 +81,12 @@ def run_experiment(
     Raises:
         ExperimentError: The seeded checkpoint could not be created.
     """
-    inputs = make_inputs(config, folder)
+    inputs = make_inputs(config, folder, keep_order=resumable)
+    planned = planned_pairs(config, inputs.order_seed)
     clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
     launches = Launches(config, folder, inputs, progress, clocks, place)
     if resumable:
-        launches.take_over(planned_pairs(config))
+        launches.take_over(planned)
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
 
@@ -96,7 +99,7 @@ def run_experiment(
 
     try:
         with clocks, system_metrics.readings(config.tracking.enabled) as readings:
-            stopped = run_pairs(config, launches, started, lambda: save(KILLED))
+            stopped = run_pairs(config, launches, planned, started, lambda: save(KILLED))
     finally:
         if not resumable:
             shutil.rmtree(folder.caches, ignore_errors=True)
@@ -111,14 +114,38 @@ def run_experiment(
     return result
 
 
-def make_inputs(config: ExperimentConfig, folder: OutputFolder) -> Inputs:
-    """Draw and write the workload, and create the seeded checkpoint if the model has one that is missing.
+def make_inputs(config: ExperimentConfig, folder: OutputFolder, *, keep_order: bool = False) -> Inputs:
+    """Draw and write workloads and order, and create the seeded checkpoint where the model has one that is missing.
+
+    Args:
+        config: The configuration.
+        folder: Where the workloads and the seed of the order go.
+        keep_order: Whether the order of an earlier start in the folder is kept.
 
     Raises:
-        ExperimentError: The seeded checkpoint could not be created.
+        ExperimentError: The seeded checkpoint could not be made.
     """
     digest = write_workload(build_workload(config.workload, config.seed), folder.workload)
-    return Inputs(engine_spec(config, model_path(config)), folder.workload.resolve(), digest)
+    seed = config.protocol.seed
+    if seed is None:
+        seed = own_seed(json.dumps(recorded_configuration(config)).encode(), folder.order, keep=keep_order)
+    return Inputs(
+        engine=engine_spec(config, model_path(config)),
+        workload=folder.workload.resolve(),
+        workload_digest=digest,
+        order_seed=seed,
+        pair_workloads=pair_workloads(config, folder) if config.workload.fresh_prompts else (),
+    )
+
+
+def pair_workloads(config: ExperimentConfig, folder: OutputFolder) -> tuple[tuple[Path, str], ...]:
+    """Draw and write the inputs of the trials of every pair, each by a seed of its own; returns files and digests."""
+    written = []
+    for pair in range(most_pairs(config.protocol)):
+        path = folder.pair_workload(pair)
+        seed = random.Random(f"{config.seed}-pair-{pair}").getrandbits(32)
+        written.append((path.resolve(), write_workload(build_workload(config.workload, seed), path)))
+    return tuple(written)
 
 
 def record(
@@ -155,6 +182,8 @@ def record(
         workload_digest=inputs.workload_digest,
         tokens=token_counts(phases),
         phases=phases,
+        discarded=launches.discarded,
+        order_seed=inputs.order_seed,
         planned_phases=planned,
         stopped=stopped,
         beside=launches.beside,

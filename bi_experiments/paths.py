@@ -106,8 +106,17 @@ class OutputFolder:
         return PhaseFolder(self.root / "location" / f"{level}")
 
     def phase(self, index: int, arm: Arm) -> PhaseFolder:
-        """The folder of the phase at that position of the schedule."""
-        return PhaseFolder(self.root / "phases" / f"{index:02d}-{arm}")
+        """The folder of the phase at that position of the schedule; below 0: of the launch that does not count."""
+        return PhaseFolder(self.root / "phases" / (f"{index:02d}-{arm}" if index >= 0 else f"uncounted-{arm}"))
+
+    def pair_workload(self, pair: int) -> Path:
+        """The inputs of the trials of one pair, where every pair has prompts of its own."""
+        return self.root / "workloads" / f"{pair:02d}.json"
+
+    @property
+    def order(self) -> Path:
+        """The seed of the order."""
+        return self.root / "order.json"
 
 
 def read_result(folder: Path) -> ExperimentResult:

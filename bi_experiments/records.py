@@ -252,6 +252,13 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     """Looks for the operator behind one differing probe, and runs neither trials nor probes."""
 
 
+class OrderSeed(Record, frozen=True, kw_only=True):
+    """The seed of the order of launches, turns and trials: `order.json`, for a resumed experiment."""
+
+    version: int = RECORD_VERSION
+    seed: int
+
+
 # --- What a phase reports -------------------------------------------------------------------------------------------
 
 
@@ -625,6 +632,8 @@ class Device(Record, frozen=True, kw_only=True):
     name: str
     memory_bytes: int
     compute_capability: tuple[int, int]
+    uuid: str | None = None
+    """NVML's; None in records of version 1."""
 
 
 class Environment(Record, frozen=True, kw_only=True):
@@ -868,6 +877,11 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     workload_digest: str
     tokens: dict[Arm, TokenCounts]
     phases: tuple[PhaseResult, ...]
+    discarded: PhaseResult | None = None
+    """The launch before all others, which counts nowhere (`protocol.discard_first`)."""
+    order_seed: int | None = None
+    """Seed of the order of launches, turns and trials; `protocol.seed` set to it repeats the order. None in records of
+    version 1, whose configuration has it."""
     planned_phases: int
     """Phases that the protocol asked for."""
     stopped: str | None = None

@@ -151,6 +151,8 @@ def protocol(**changes: object) -> ProtocolConfig:
         control=False,
         order=Order.balanced,
         seed=0,
+        discard_first=False,
+        inject_pct=0.0,
         warmup=1,
         caches=Caches.private,
         interleave=Interleave.launch,

@@ -24,7 +24,7 @@ def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
         result: The finished experiment.
         config: Its configuration, for `verify.strict`, `verify.strict_launches` and the gate.
     """
-    statuses = {phase.status for phase in result.phases}
+    statuses = {phase.status for phase in (*result.phases, *([result.discarded] if result.discarded else []))}
     if PhaseStatus.INTERRUPTED in statuses:
         return ExitCode.INTERRUPTED
     if statuses & {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:

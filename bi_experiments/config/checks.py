@@ -67,6 +67,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "protocol.pairs": Range(1, 1000),
         "protocol.seed": _SEED,
         "protocol.warmup": Range(0, 1000),
+        "protocol.inject_pct": Range(0, 1000),
         "protocol.equivalence_pct": Range(0, 100, above=True),
         "protocol.target_half_width_pct": Range(0, 100, above=True),
         "protocol.max_pairs": Range(1, 1000),

@@ -145,6 +145,8 @@ class WorkloadConfig:
     sampling_seed: int = MISSING
     ignore_eos: bool = MISSING
     """Whether every prompt generates exactly `max_tokens`."""
+    fresh_prompts: bool = MISSING
+    """Other batches and prompts in every pair, the same in both arms of it: the interval is then about the workload."""
     needle: str = MISSING
     """The known prompt at a random position of each batch."""
 
@@ -158,10 +160,14 @@ class ProtocolConfig:
     control: bool = MISSING
     """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
-    seed: int = MISSING
-    """Seed of the order."""
+    seed: int | None = MISSING
+    """Seed of the order of launches, turns and trials; null: the experiment's own, which its record has."""
+    discard_first: bool = MISSING
+    """Run one launch of the baseline first that does not count: it fills the page cache, and warms the machine."""
+    inject_pct: float = MISSING
+    """Make the second arm wait so many per cent of every trial on purpose, to check that they are found; 0: do not."""
     warmup: int = MISSING
-    """Uncounted generations of the largest batch, after the needle alone."""
+    """Rounds of uncounted generations before the trials, a batch of each of their shapes, after the needle alone."""
     caches: Caches = MISSING
     interleave: Interleave = MISSING
     equivalence_pct: float = MISSING

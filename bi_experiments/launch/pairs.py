@@ -1,6 +1,5 @@
 """The pairs of one experiment: launched as the protocol says, taken over where an earlier start finished them."""
 
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +10,10 @@ import msgspec
 
 from bi_experiments import __version__
 from bi_experiments.analysis.design import pairs_to_run
-from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
+from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, ProtocolConfig
 from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
-from bi_experiments.launch.schedule import Slot, plan
+from bi_experiments.launch.schedule import UNCOUNTED, Slot, baseline_first_in_turn, plan, trial_order
 from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
 from bi_experiments.launch.variables import interpreter, phase_variables
@@ -23,6 +22,7 @@ from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     RECORD_VERSION,
+    Arm,
     EngineSpec,
     PhaseResult,
     PhaseSpec,
@@ -41,6 +41,10 @@ class Inputs:
     """The workload's file, absolute."""
     workload_digest: str
     """SHA-256 of that file."""
+    order_seed: int
+    """Seed of the order of launches, turns and trials."""
+    pair_workloads: tuple[tuple[Path, str], ...] = ()
+    """File and SHA-256 of the trials' inputs of every pair, where each has its own (`workload.fresh_prompts`)."""
 
 
 class Launches:
@@ -73,6 +77,7 @@ class Launches:
         self._beside: set[str] = set()
         self._phases: list[PhaseProcess] = []
         self._taken_over: dict[int, PhaseResult] = {}
+        self._uncounted: PhaseProcess | None = None
 
     @property
     def results(self) -> list[PhaseResult]:
@@ -107,7 +112,7 @@ class Launches:
     def _finished(self, slot: Slot) -> PhaseResult | None:
         """The result of a phase that ended well and was passed what it would be passed now."""
         private = self._config.protocol.caches is Caches.private
-        if private and not (self._folder.caches / slot.arm).is_dir():
+        if private and not self._caches(slot).is_dir():
             return None
         files = self._folder.phase(slot.index, slot.arm)
         try:
@@ -118,14 +123,26 @@ class Launches:
         same = msgspec.structs.replace(passed, version=RECORD_VERSION) == self._spec(slot, self._by_turns)
         return result if result.status is PhaseStatus.OK and same else None
 
+    @property
+    def discarded(self) -> PhaseResult | None:
+        """The launch that does not count; None where there was none."""
+        return self._uncounted.result if self._uncounted is not None and self._uncounted.started else None
+
+    def run_uncounted(self) -> None:
+        """Run the launch before all others, unless an earlier start has got beyond it."""
+        if not self._taken_over:
+            self._uncounted = self.phase(UNCOUNTED, wait_for_turn=False)
+            run_alone(self._uncounted)
+
     def run_pair(self, first: Slot, second: Slot) -> None:
         """Run what is not taken over of a pair, as `protocol.interleave` says."""
         by_turns = self._by_turns
         self._look_around()
         if by_turns and first.index not in self._taken_over:
-            rng = random.Random(f"{self._config.protocol.seed}-{first.pair}")
+            seed, trials = self._inputs.order_seed, self._config.workload.num_trials
+            turns = baseline_first_in_turn(trials, seed, first.pair)
             phases = self.phase(first, by_turns), self.phase(second, by_turns)
-            run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
+            run_by_turns(*phases, [baseline == (first.arm is Arm.BASELINE) for baseline in turns])
         for slot in () if by_turns else (first, second):
             if slot.index not in self._taken_over:
                 phase = self.phase(slot, by_turns)
@@ -142,7 +159,7 @@ class Launches:
         """The phase of one slot of the schedule, not started yet."""
         settings = LaunchSettings(
             python=interpreter(self._config),
-            environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
+            environment=phase_variables(self._config, slot.arm, self._caches(slot)),
             timeout_s=self._config.runtime.phase_timeout_s,
             num_trials=self._config.workload.num_trials,
         )
@@ -150,19 +167,30 @@ class Launches:
         spec = self._spec(slot, wait_for_turn)
         folder = self._folder.phase(slot.index, slot.arm)
         process = PhaseProcess(spec, folder, settings, self._progress, self._clocks)
-        self._phases.append(process)
+        if slot is not UNCOUNTED:
+            self._phases.append(process)
         return process
 
+    def _caches(self, slot: Slot) -> Path:
+        """Folder of the compile caches of a launch: its arm's, or its own."""
+        caches = self._folder.caches.resolve()
+        if slot is UNCOUNTED:
+            return caches / "uncounted"
+        return caches / (f"{slot.index:02d}" if self._config.protocol.caches is Caches.fresh else slot.arm)
+
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, even when an earlier start of it was killed."""
-        if self._config.protocol.caches is Caches.private:
-            caches = self._folder.caches / slot.arm
-            if slot.launch == 0:
+        """An arm's first launch is cold, even if an earlier start of it was killed; with fresh caches every one is."""
+        if self._config.protocol.caches is not Caches.user:
+            caches = self._caches(slot)
+            if slot.launch <= 0 or self._config.protocol.caches is Caches.fresh:
                 shutil.rmtree(caches, ignore_errors=True)
             caches.mkdir(parents=True, exist_ok=True)
 
     def _spec(self, slot: Slot, wait_for_turn: bool) -> PhaseSpec:
         """What the phase of a slot is passed."""
+        counted = slot is not UNCOUNTED
+        protocol = self._config.protocol
+        trials = self._inputs.pair_workloads[slot.pair] if self._inputs.pair_workloads and counted else None
         return PhaseSpec(
             project_version=__version__,
             index=slot.index,
@@ -172,43 +200,83 @@ class Launches:
             engine=self._inputs.engine,
             workload_path=str(self._inputs.workload),
             workload_digest=self._inputs.workload_digest,
-            warmup_batches=self._config.protocol.warmup,
+            warmup_batches=protocol.warmup,
             wait_for_turn=wait_for_turn,
-            probes=probe_plan(self._config, slot.launch),
+            probes=probe_plan(self._config, slot.launch) if counted else None,
+            trials_path=str(trials[0]) if trials else None,
+            trials_digest=trials[1] if trials else None,
+            trial_order=trial_order(self._config.workload.num_trials, self._inputs.order_seed, slot.pair),
+            inject_pct=0.0 if slot.arm is Arm.BASELINE else protocol.inject_pct,
         )
 
 
-def planned_pairs(config: ExperimentConfig) -> tuple[tuple[Slot, Slot], ...]:
-    """All pairs that the protocol may come to."""
+def most_pairs(protocol: ProtocolConfig) -> int:
+    """As many pairs as the protocol may come to."""
+    return protocol.max_pairs if protocol.target_half_width_pct is not None and protocol.max_pairs else protocol.pairs
+
+
+def planned_pairs(config: ExperimentConfig, order_seed: int) -> tuple[tuple[Slot, Slot], ...]:
+    """All pairs that the protocol may come to.
+
+    Args:
+        config: The experiment's configuration.
+        order_seed: Seed of the order.
+    """
     protocol = config.protocol
-    most = protocol.max_pairs if protocol.target_half_width_pct is not None and protocol.max_pairs else protocol.pairs
-    return plan(most, protocol.order, protocol.seed, protocol.control)
+    return plan(most_pairs(protocol), protocol.order, order_seed, protocol.control)
 
 
-def run_pairs(config: ExperimentConfig, launches: Launches, started: float, save: Callable[[], object]) -> str | None:
+def run_pairs(
+    config: ExperimentConfig,
+    launches: Launches,
+    pairs: Sequence[tuple[Slot, Slot]],
+    started: float,
+    save: Callable[[], object],
+) -> str | None:
     """Launch the pairs that the protocol asks for.
 
     Args:
         config: The experiment's configuration.
         launches: What launches them.
+        pairs: All pairs that it may come to.
         started: `time.monotonic()` at the experiment's start, which the time budget counts from.
         save: Called before every pair, while no phase runs: what is known by then survives a killed program.
 
     Returns:
         Why the experiment ended early; None when it did not.
     """
+    try:
+        return _why_uncounted_failed(config, launches) or _run_counted(config, launches, pairs, started, save)
+    except KeyboardInterrupt:
+        return "it was interrupted"
+
+
+def _why_uncounted_failed(config: ExperimentConfig, launches: Launches) -> str | None:
+    """Run the launch that does not count, if there is to be one; returns why nothing can follow it, or None."""
+    if config.protocol.discard_first:
+        launches.run_uncounted()
+    discarded = launches.discarded
+    if discarded is None or discarded.status is PhaseStatus.OK:
+        return None
+    return f"the launch before the first pair failed: {discarded.error}"
+
+
+def _run_counted(
+    config: ExperimentConfig,
+    launches: Launches,
+    pairs: Sequence[tuple[Slot, Slot]],
+    started: float,
+    save: Callable[[], object],
+) -> str | None:
     protocol = config.protocol
-    for first, second in planned_pairs(config):
+    for first, second in pairs:
         if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
             return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
         save()
-        try:
-            launches.run_pair(first, second)
-        except KeyboardInterrupt:
-            return "it was interrupted"
+        launches.run_pair(first, second)
         if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:
             return f"the {failed[0].arm} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"
     return None

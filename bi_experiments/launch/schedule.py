@@ -1,10 +1,14 @@
 """Which arm runs when."""
 
+import hashlib
 import random
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from bi_experiments.config.schema import Order
-from bi_experiments.records import Arm
+from bi_experiments.files import write_atomically
+from bi_experiments.records import Arm, OrderSeed, RecordError, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,47 @@ def plan(pairs: int, order: Order, seed: int, control: bool) -> tuple[tuple[Slot
         arms = (Arm.BASELINE, second) if baseline_first else (second, Arm.BASELINE)
         slots.append((Slot(2 * pair, pair, arms[0], pair), Slot(2 * pair + 1, pair, arms[1], pair)))
     return tuple(slots)
+
+
+UNCOUNTED = Slot(index=-1, pair=-1, arm=Arm.BASELINE, launch=-1)
+"""The launch before all others that is in no pair (`protocol.discard_first`)."""
+
+
+def own_seed(configuration: bytes, path: Path, *, keep: bool) -> int:
+    """The seed of an experiment that was given none, written down so that a resumed one has the same plan.
+
+    It follows from the configuration and the time, so that two experiments differ in their order.
+
+    Args:
+        configuration: The experiment's configuration, in any encoding.
+        path: Where the seed is kept.
+        keep: Whether the seed of an earlier start is used again.
+    """
+    if keep:
+        try:
+            return from_json(path.read_bytes(), OrderSeed, path).seed
+        except (FileNotFoundError, RecordError):
+            pass  # no earlier start got so far
+    digest = hashlib.sha256(configuration + str(time.time_ns()).encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    write_atomically(path, to_json(OrderSeed(seed=seed)))
+    return seed
+
+
+def trial_order(trials: int, seed: int, pair: int) -> tuple[int, ...]:
+    """The random order in which both phases of a pair run their trials."""
+    return tuple(random.Random(f"{seed}-trials-{pair}").sample(range(trials), k=trials))
+
+
+def baseline_first_in_turn(trials: int, seed: int, pair: int) -> tuple[bool, ...]:
+    """Whether the baseline goes first in each turn of a pair.
+
+    Of each two consecutive turns it does so in one, and in the last of an odd number in every other pair.
+    """
+    rng = random.Random(f"{seed}-turns-{pair}")
+    first: list[bool] = []
+    for _ in range(trials // 2):
+        first += rng.sample([True, False], k=2)
+    if trials % 2:
+        first.append((pair + seed) % 2 == 0)
+    return tuple(first)

@@ -53,7 +53,7 @@ def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
     if verify.level is ProofLevel.off:
         return None
     later = verify.later_launches
-    cached = WITH_PREFIX_CACHING if verify.level == "standard" and config.backend.enable_prefix_caching else ()
+    cached = WITH_PREFIX_CACHING if verify.level is ProofLevel.standard and config.backend.enable_prefix_caching else ()
     asked = [name for name in (*verify.compositions, *cached) if launch == 0 or later is None or name in later]
     return ProbePlan(
         level=verify.level,

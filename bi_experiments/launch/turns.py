@@ -1,6 +1,6 @@
 """The two phases of a pair: one after the other, or alive together and taking turns."""
 
-import random
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from bi_experiments.launch.process import PhaseProcess, cannot_start, follow
@@ -12,8 +12,8 @@ def run_alone(phase: PhaseProcess) -> None:
         follow(phase)
 
 
-def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng: random.Random) -> None:
-    """Keep both phases alive and let them take turns, trial by trial, in random order.
+def run_by_turns(first: PhaseProcess, second: PhaseProcess, first_goes_first: Sequence[bool]) -> None:
+    """Keep both phases alive and let them take turns, trial by trial.
 
     Each is initialised and warmed up while the other is idle or not yet there, so that nothing is timed
     alongside another engine. A phase that fails leaves the turns to the other.
@@ -21,8 +21,7 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng
     Args:
         first: The phase that is initialised first.
         second: The other.
-        num_trials: Trials of each.
-        rng: Decides which phase goes first in each trial.
+        first_goes_first: For every turn, whether the phase that is initialised first also goes first in it.
     """
     both = [first, second]
     with ExitStack() as stack:
@@ -31,8 +30,8 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, num_trials: int, rng
             follow(phase, until=lambda result: result.warmup_time_s is not None)
             if cannot_start(phase.result):
                 return
-        for done in range(1, num_trials + 1):
-            for phase in rng.sample(both, k=2):
+        for done, in_order in enumerate(first_goes_first, start=1):
+            for phase in both if in_order else reversed(both):
                 if phase.alive:
                     phase.give_turn()
                     follow(phase, until=lambda result, done=done: len(result.trials) == done)  # type: ignore[misc]

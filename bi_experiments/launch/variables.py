@@ -16,7 +16,7 @@ def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[st
     Args:
         config: The experiment's configuration.
         arm: The phase's arm.
-        caches: Folder of the experiment's private caches.
+        caches: Folder of the phase's caches, where these are not the user's.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_BENCH_")}
     environment |= {
@@ -28,8 +28,8 @@ def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[st
     }
     if libraries := preloads(config):
         environment["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [environment.get("LD_PRELOAD")])])
-    if config.protocol.caches is Caches.private:
-        environment |= private_caches(caches / arm, environment)
+    if config.protocol.caches is not Caches.user:
+        environment |= private_caches(caches, environment)
     else:
         # By default in the folder for temporary files, which is the phase's own and goes with it.
         environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{_user()}"))

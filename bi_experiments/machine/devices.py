@@ -45,6 +45,7 @@ def read_nvidia() -> Nvidia:
                 Device(
                     index=index,
                     name=pynvml.nvmlDeviceGetName(handles[index]),
+                    uuid=pynvml.nvmlDeviceGetUUID(handles[index]),
                     memory_bytes=_memory_bytes(handles[index]),
                     compute_capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handles[index])),
                 )

@@ -53,7 +53,7 @@ def describe() -> Environment:
     """Describe this machine, this environment and this checkout; takes about a tenth of a second."""
     nvidia = read_nvidia()
     versions = installed_versions(_PACKAGES)
-    commit, dirty = _own_checkout()
+    commit, dirty = own_checkout()
     return Environment(
         project_version=versions.get("bi_experiments", "0.0.0"),
         commit=commit,
@@ -87,7 +87,7 @@ def installed_versions(packages: tuple[str, ...]) -> Mapping[str, str]:
 
 
 @functools.cache
-def _own_checkout() -> tuple[str | None, bool | None]:
+def own_checkout() -> tuple[str | None, bool | None]:
     """The checkout that this process was started from, as it was at its first experiment."""
     return checkout_state(Path(__file__).parents[2])
 

@@ -44,11 +44,13 @@ def phase_heading(index: int, arm: Arm, launch: int, launches: int) -> list[str]
     """The title of a phase's block.
 
     Args:
-        index: Position in the schedule, from 0.
+        index: Position in the schedule, from 0; below 0: the launch that does not count.
         arm: The phase's arm.
         launch: Which launch of this arm it is, from 0.
         launches: Launches of each arm that the protocol asked for; more may have been added.
     """
+    if index < 0:
+        return heading(f"UNCOUNTED: Running WITHOUT batch invariance ({LABELS[arm]}), to warm the machine")
     mode = "WITH batch invariance" if arm.batch_invariant else f"WITHOUT batch invariance ({LABELS[arm]})"
     which = f", launch {launch + 1} of {max(launches, launch + 1)}" if launches > 1 else ""
     return heading(f"PHASE {index + 1}: Running {mode}{which}")

@@ -42,6 +42,7 @@ def _rules(protocol: Mapping[str, Any]) -> Entries:
         "caches": {
             "private": "compile caches private to each arm: its first launch is cold, its later ones are warm",
             "user": "the user's own compile caches",
+            "fresh": "compile caches of its own for every launch: each is cold",
         },
     }
     entries = [

@@ -41,7 +41,7 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
     launches = result.planned_phases // 2
     trials = int(result.configuration["workload"]["num_trials"])
     lines = head(result.name, result.configuration)
-    for phase in result.phases:
+    for phase in (*([result.discarded] if result.discarded else []), *result.phases):
         lines += phase_block(phase, launches, trials)
     return "\n".join(lines) + "\n" + render_comparison(result, folder)
 

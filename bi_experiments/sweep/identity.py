@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bi_experiments import __version__
@@ -12,7 +14,7 @@ from bi_experiments.config.plain import flatten, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
-from bi_experiments.machine.environment import cpu_name
+from bi_experiments.machine.environment import cpu_name, own_checkout, public_variables
 from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 
@@ -45,13 +47,27 @@ def identity(configuration: Mapping[str, Any], environment: Mapping[str, str]) -
 
 
 def environment_of(config: ExperimentConfig) -> dict[str, str]:
-    """What results depend on besides the configuration: versions, processor, devices."""
-    names = sorted({f"{device.name} {device.memory_bytes >> 30} GiB" for device in read_nvidia().devices})
+    """What results depend on besides the configuration: versions, commit, driver, processor, devices, variables."""
+    nvidia = read_nvidia()
+    names = sorted({f"{device.name} {device.memory_bytes >> 30} GiB" for device in nvidia.devices})
+    uuids = sorted(device.uuid for device in nvidia.devices if device.uuid is not None)
+    commit, dirty = own_checkout()
     versions = {name: number for name, number in phase_versions(interpreter(config)).items() if name != "python"}
     environment = {"bi_experiments": __version__, **versions, "processor": cpu_name()}
+    environment |= {name: value for name, value in public_variables(os.environ, Path.home()).items() if _read(name)}
+    if commit is not None:
+        environment["commit"] = f"{commit} with local changes" if dirty else commit
     if config.backend.platform is Platform.cpu:
-        return environment | {"cores": str(config.sweep.cores or len(os.sched_getaffinity(0)))}
-    return environment | {"devices": ", ".join(names) or "none"}
+        cores = str(config.sweep.cores or len(os.sched_getaffinity(0)))
+        return environment | {"cores": cores, "host": platform.node()}
+    devices = {"devices": ", ".join(names) or "none", "device UUIDs": ", ".join(uuids) or "none"}
+    return environment | devices | {"driver": nvidia.driver or "none"}
+
+
+def _read(name: str) -> bool:
+    """Whether vLLM, NCCL, CUDA or OpenMP read an inherited variable; which devices they see, the UUIDs say."""
+    read = name.startswith(("VLLM_", "NCCL_", "CUDA_", "OMP_", "KMP_", "MKL_"))
+    return read and not name.startswith("VLLM_BENCH_") and name != "CUDA_VISIBLE_DEVICES"
 
 
 def differences(old: Identity, new: Identity) -> list[str]:

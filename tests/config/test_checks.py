@@ -252,5 +252,5 @@ def assert_is_a_plan(config: ExperimentConfig) -> None:
     if (probes := probe_plan(config)) is not None:
         json.loads(to_json(probes))
     protocol = config.protocol
-    slots = schedule.plan(protocol.pairs, protocol.order, protocol.seed, protocol.control)
+    slots = schedule.plan(protocol.pairs, protocol.order, protocol.seed or 0, protocol.control)
     assert len(slots) == protocol.pairs

@@ -9,9 +9,13 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from msgspec.structs import replace
 
+from bi_experiments.phase.proof import probes
+from bi_experiments.records import ProbeDone
 from bi_experiments.vllm_cpu import activations, attention, linear
 
 VOCABULARY = 8192
@@ -80,8 +84,12 @@ class Step:
         return all(length == 1 for length in self.query_lens)
 
 
-def change_in_steps(change: Callable[[torch.Tensor, Step], object]) -> None:
-    """Have the output rows of every linear layer but the LM head changed in place, told which step it is."""
+Change = Callable[[torch.Tensor, Step], object]
+"""Changes a linear layer's output rows in place; told which step they are of."""
+
+
+def change_in_steps(change: Change) -> None:
+    """Have every linear layer's output rows changed in place."""
     step = Step()
     build: Callable[..., object] = attention.TiledMetadataBuilder.build
 
@@ -93,49 +101,76 @@ def change_in_steps(change: Callable[[torch.Tensor, Step], object]) -> None:
         return build(builder, common_prefix_len, metadata, fast_build)
 
     attention.TiledMetadataBuilder.build = watched  # type: ignore[method-assign,assignment]
-    change_rows(lambda out: change(out, step) if out.shape[1] != VOCABULARY else None)
+    change_rows(lambda out: change(out, step))
 
 
-def decode_beside_prefill(longer_than: int = 1) -> None:
-    """Linear layers that give a decoding row another result when another request's prompt is in its step."""
-
-    def change(out: torch.Tensor, step: Step) -> None:
-        if step.decodes_alone or out.shape[0] != sum(step.query_lens):
-            return
-        row = 0
-        for query_len, seq_len in zip(step.query_lens, step.seq_lens, strict=True):
-            if query_len == 1 and seq_len > longer_than:
-                out[row].mul_(1.01)
-            row += query_len
-
-    change_in_steps(change)
+def decode_beside_prefill(out: torch.Tensor, step: Step, longer_than: int = 1) -> None:
+    """Another result for a decoding row when another request's prompt is in its step."""
+    if step.decodes_alone or out.shape[0] != sum(step.query_lens):
+        return
+    row = 0
+    for query_len, seq_len in zip(step.query_lens, step.seq_lens, strict=True):
+        if query_len == 1 and seq_len > longer_than:
+            out[row].mul_(1.01)
+        row += query_len
 
 
-def long_decode_beside_prefill() -> None:
+def long_decode_beside_prefill(out: torch.Tensor, step: Step) -> None:
     """The same for contexts of more than 256 tokens alone."""
-    decode_beside_prefill(longer_than=256)
+    decode_beside_prefill(out, step, longer_than=256)
 
 
-def exactly_29() -> None:
-    """Linear layers that give other results where exactly 29 sequences decode together."""
-    change_in_steps(lambda out, step: out.mul_(1.01) if step.decodes_alone and len(step.query_lens) == 29 else None)
+def exactly_29(out: torch.Tensor, step: Step) -> None:
+    """Other results where exactly 29 sequences decode together."""
+    if step.decodes_alone and len(step.query_lens) == 29:
+        out.mul_(1.01)
 
 
-def after_20_tokens() -> None:
-    """Linear layers that give other results in a batch from its 20th step of decoding on."""
-    change_in_steps(
-        lambda out, step: out.mul_(1.01) if step.decodes_before >= 20 and len(step.query_lens) > 1 else None
-    )
+def after_20_tokens(out: torch.Tensor, step: Step) -> None:
+    """Other results in a batch from its 20th step of decoding on."""
+    if step.decodes_before >= 20 and len(step.query_lens) > 1:
+        out.mul_(1.01)
 
 
-def draws_lots() -> None:
-    """Linear layers that give another result once in a hundred calls, whatever is in the batch."""
-    change_rows(lambda out: out.mul_(1.01) if random.random() < 0.01 else None)
+def draws_lots(out: torch.Tensor, _: Step) -> None:
+    """Another result once in a hundred calls, whatever is in the batch."""
+    if random.random() < 0.01:
+        out.mul_(1.01)
 
 
-def returns_nan() -> None:
+def returns_nan(out: torch.Tensor, _: Step) -> None:
     """An LM head that returns no numbers."""
-    change_rows(lambda out: out.fill_(float("nan")) if out.shape[1] == VOCABULARY else None)
+    if out.shape[1] == VOCABULARY:
+        out.fill_(float("nan"))
+
+
+IN_STEPS: dict[str, Change] = {
+    "decode_beside_prefill": decode_beside_prefill,
+    "long_decode_beside_prefill": long_decode_beside_prefill,
+    "exactly_29": exactly_29,
+    "after_20_tokens": after_20_tokens,
+    "draws_lots": draws_lots,
+    "returns_nan": returns_nan,
+}
+
+
+def in_steps() -> None:
+    """Each of `IN_STEPS` in turn in one engine: all probes run once for each, their compositions named after it too."""
+    run_probes: Callable[..., None] = probes.run_probes
+    changes: list[Change] = []
+    change_in_steps(lambda out, step: [change(out, step) for change in changes])
+
+    def run_for_each(*arguments: object, emit: Callable[[ProbeDone], None], **named: object) -> None:
+        for name, change in IN_STEPS.items():
+            changes[:] = [change]
+            run_probes(*arguments, **named, emit=partial(emit_renamed, emit, name))
+
+    probes.run_probes = run_for_each  # type: ignore[assignment]
+
+
+def emit_renamed(emit: Callable[[ProbeDone], None], sabotage: str, event: ProbeDone) -> None:
+    """Pass on the results of one composition with the name of what was broken meanwhile before its own."""
+    emit(ProbeDone(results=tuple(replace(one, composition=f"{sabotage} {one.composition}") for one in event.results)))
 
 
 def change_rows(change: Callable[[torch.Tensor], object]) -> None:
@@ -156,12 +191,7 @@ SABOTAGES = {
     "kv_split_on": kv_split_on,
     "above_256_tokens": above_256_tokens,
     "position_in_batch": position_in_batch,
-    "decode_beside_prefill": decode_beside_prefill,
-    "long_decode_beside_prefill": long_decode_beside_prefill,
-    "exactly_29": exactly_29,
-    "after_20_tokens": after_20_tokens,
-    "draws_lots": draws_lots,
-    "returns_nan": returns_nan,
+    "in_steps": in_steps,
 }
 
 

@@ -1,9 +1,10 @@
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from bi_experiments.config.schema import Order
-from bi_experiments.launch.schedule import Slot, plan
+from bi_experiments.launch.schedule import Slot, baseline_first_in_turn, own_seed, plan, trial_order
 from bi_experiments.records import Arm
 
 
@@ -46,3 +47,26 @@ def test_control_replaces_the_second_arm() -> None:
     arms = {slot.arm for pair in plan(3, Order.balanced, 0, control=True) for slot in pair}
     assert arms == {Arm.BASELINE, Arm.CONTROL}
     assert not Arm.CONTROL.batch_invariant
+
+
+@pytest.mark.parametrize("trials", [1, 4, 5])
+def test_either_arm_goes_first_in_as_many_turns(trials: int) -> None:
+    for seed in range(10):
+        turns = [baseline_first_in_turn(trials, seed, pair) for pair in range(4)]
+        assert all(len(one) == trials for one in turns)
+        assert sum(map(sum, turns)) == 2 * trials
+
+
+def test_the_order_of_trials_is_random_and_the_same_for_a_pair() -> None:
+    orders = [trial_order(5, 1, pair) for pair in range(20)]
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    assert len(set(orders)) > 10
+    assert trial_order(5, 1, 3) == orders[3]
+
+
+def test_two_experiments_have_two_seeds_and_a_resumed_one_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "order.json"
+    seed = own_seed(b"{}", path, keep=True)
+    assert own_seed(b"{}", path, keep=True) == seed
+    assert own_seed(b"{}", path, keep=False) != seed
+    assert 0 <= seed < 2**32

@@ -17,10 +17,12 @@ def test_the_arm_sets_the_mode_whatever_the_user_has_set(arm: Arm, mode: str, mo
         assert phase_variables(compose([]), arm, CACHES)["VLLM_BATCH_INVARIANT"] == mode
 
 
-def test_private_caches_are_the_arms_own_and_the_model_hubs_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_caches_are_in_the_folder_of_the_phase_and_the_model_hubs_is_the_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("HF_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/users/cache")
-    one, other = (phase_variables(compose([]), arm, CACHES) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT))
+    one, other = (phase_variables(compose([]), arm, CACHES / arm) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT))
     for name in COMPILE_CACHES:
         assert one[name] != other[name]
         assert one[name].startswith("/caches/baseline")

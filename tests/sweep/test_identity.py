@@ -26,7 +26,7 @@ def test_the_same_configuration_in_the_same_environment_is_the_same() -> None:
         "tp=2",
         "seed=1",
         "workload.max_tokens=7",
-        "protocol.pairs=4",
+        "protocol.pairs=5",
         "verify=off",
         "model=qwen3_8b",
         "runtime.python=/x",

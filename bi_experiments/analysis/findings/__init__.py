@@ -16,7 +16,7 @@ from bi_experiments.analysis.findings.order import caches, interrupted, order
 from bi_experiments.analysis.findings.outlying import outlying
 from bi_experiments.analysis.findings.size import batch_size
 from bi_experiments.analysis.findings.warm_up import warm_up
-from bi_experiments.analysis.findings.work import needle, token_counts
+from bi_experiments.analysis.findings.work import injected, needle, token_counts
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
@@ -42,6 +42,7 @@ def all_findings(
     if not pairs:
         return ()
     checks = (
+        injected(protocol),
         needle(pairs),
         token_counts(pairs),
         engine(pairs),

@@ -8,7 +8,7 @@ from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Finding
 
 _COMPILE_ALIKE = (
-    "Run with experiment=like_with_like, which compiles neither arm, to see what the kernels cost alone; "
+    "Run experiment=like_with_like, which measures both arms without compilation too, to see the kernels' cost alone; "
     "+backend.environment.VLLM_USE_BREAKABLE_CUDAGRAPH=0 keeps compilation on in the mode, where vLLM supports that."
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from bi_experiments.analysis.pairs import Pair, output_tokens
+from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import count
 
@@ -18,6 +19,17 @@ def needle(pairs: Sequence[Pair]) -> Iterator[Finding]:
             message=f"The needle's output in the batch differed from its output alone in {differing} of "
             f"{count(len(trials), 'trial')} of the batch-invariant arm: it does not hold here, whatever it costs.",
             remedy="Run with verify=full to see which batch compositions differ.",
+        )
+
+
+def injected(protocol: ProtocolConfig) -> Iterator[Finding]:
+    """A slow-down on purpose."""
+    if protocol.inject_pct:
+        yield Finding(
+            kind="injected",
+            message=f"The second arm waited {protocol.inject_pct:g} % of every trial on purpose (protocol.inject_pct): "
+            "the number is a check of the method, not a cost.",
+            remedy="Run with protocol.inject_pct=0.",
         )
 
 

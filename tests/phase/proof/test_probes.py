@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.phase import engine
 from bi_experiments.phase.proof.probes import (
     RAW_LOGPROBS,
     digest,
     first_difference,
     largest_logprob_difference,
     run_compositions,
+    run_probes,
 )
-from bi_experiments.phase.proof.requests import EngineLimits, Request, Sample
+from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import Fault, ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
 from tests.phase.proof.fake_engine import (
     LIMITS,
@@ -270,3 +272,41 @@ def test_outputs_alone_that_are_no_numbers_are_not_kept() -> None:
     engine = FakeEngine(lambda _, __, sample: with_logprob(sample, math.nan))
     run_compositions(engine, plan("batch_1"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
     assert [event.alone for event in events] == [()]
+
+
+def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[int] = set()
+
+    class Tokenizer:
+        all_special_ids = (0, 1)
+
+        def get_added_vocab(self) -> dict[str, int]:
+            return {"<tool>": 5, "<s>": 0}
+
+        def encode(self, text: str) -> list[int]:
+            return list(text.encode())
+
+    class Engine:
+        def get_tokenizer(self) -> Tokenizer:
+            return Tokenizer()
+
+    fake = FakeEngine()
+
+    def generate_together(_: object, requests: Sequence[Request], __: int) -> list[Output]:
+        drawn.update(token for request in requests if not isinstance(request.prompt, str) for token in request.prompt)
+        return fake(requests, True)
+
+    monkeypatch.setattr(engine, "limits", lambda *_: LIMITS)
+    monkeypatch.setattr(engine, "generate_together", generate_together)
+    run_probes(
+        Engine(),
+        plan("batch_8"),
+        WORKLOAD,
+        max_num_batched_tokens=512,
+        max_num_seqs=32,
+        max_model_len=1024,
+        vocabulary_size=8,
+        emit=lambda _: None,
+        keep_folder=None,
+    )
+    assert drawn == {2, 3, 4, 6, 7}
