@@ -106,7 +106,7 @@ def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
     """The results of one side, whose sources have commas between them unless a folder's own name has.
 
     Raises:
-        ConfigurationError: one of them is not there, or cannot be read.
+        ConfigurationError: One of them is not there, or cannot be read.
     """
     names = [sources] if Path(sources).is_dir() else sources.split(",")
     return tuple(load(name.strip(), tracking_uri) for name in names)
@@ -247,7 +247,7 @@ def describe(changes: Changes) -> str:
     if changes.ratio.low_pct is None:
         return (
             f"Mode {signed(changes.mode.change_pct)}, baseline {signed(changes.baseline.change_pct)} from A to B: "
-            "whether either moved is undecided, for one of them has one launch an arm only."
+            "whether either moved is undecided, since one of them has only one launch an arm."
         )
     named = changes._asdict().items()
     moved = ", ".join(f"the {name} got {_how_far(change)}" for name, change in named if _has_moved(change))

@@ -137,7 +137,7 @@ def read_result(folder: Path) -> ExperimentResult:
 
 
 def log_tail(log: Path, lines: int = LOG_LINES, characters: int = LOG_CHARACTERS) -> list[str]:
-    """The last lines of a log file as a terminal may show them; none when there is no such file.
+    """The last lines of a log file as a terminal may show them; empty if there is no such file.
 
     Args:
         log: The file; only its end is read, however long it is.

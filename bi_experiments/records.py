@@ -742,7 +742,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     sequential: bool = False
     """Whether the number of pairs followed from the spread of the first ones (in version 1: was decided on the way)."""
     noise_floor_pct: float | None = None
-    """In records of version 1: by how much the trial time of two like arms may differ here, in per cent."""
+    """In records of version 1: by how much the trial time of two identical arms may differ here, in per cent."""
     trials: tuple[TrialCost, ...] = ()
     """The cost trial by trial, in the order of the workload."""
     robust: RobustChange | None = None

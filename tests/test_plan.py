@@ -20,7 +20,9 @@ def written(folder: Path, costs_pct: list[float]) -> str:
 
 def test_every_report_says_what_more_pairs_would_buy() -> None:
     first, command, basis = planning(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
-    assert first.startswith("What more pairs would buy, in 80 % of experiments: to tell 2 % from none here: ")
+    assert first.startswith(
+        "What more pairs would buy, in 80 % of experiments: to distinguish 2 % from no change here: "
+    )
     assert "to show less than 1 %: " in first
     assert command.startswith("Run: python -m bi_experiments experiment=cpu_demo protocol.pairs=")
     assert "estimated from 4 pairs" in basis
@@ -32,7 +34,7 @@ def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.Captur
     for target in ("4", "2", "1"):
         assert plan.main([folder, "--tell", target]) is ExitCode.DONE
         shown = capsys.readouterr().out
-        assert f"to tell {target} % from none here" in shown
+        assert f"to distinguish {target} % from no change here" in shown
         assert "to show" not in shown
         pairs.append(int(shown.partition("here: ")[2].split()[0]))
     assert pairs == sorted(set(pairs))

@@ -79,12 +79,12 @@ def sentence(
     """The result in one sentence.
 
     Args:
-        total_time: the metric of that name.
-        equivalence_pct: changes within plus or minus this many per cent count as none.
-        control: whether both arms were baselines.
-        two_stages: whether the number of pairs followed from the spread of the first ones.
-        fresh_prompts: whether every pair had prompts of its own.
-        alike: whether both arms compute the same, up to rounding: what does not is no saving.
+        total_time: The metric of that name.
+        equivalence_pct: Changes within plus or minus this many per cent count as none.
+        control: Whether both arms were baselines.
+        two_stages: Whether the number of pairs followed from the spread of the first ones.
+        fresh_prompts: Whether every pair had prompts of its own.
+        alike: Whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = total_time.change_pct, total_time.low_pct, total_time.high_pct
     if change is None:

@@ -22,7 +22,7 @@ class Design(NamedTuple):
     equivalence_pct: float
     """Changes within plus or minus this many per cent count as none."""
     paired: bool = True
-    """Whether the launches of a pair have something in common, by turns or by prompts of their own; else they are two
+    """Whether the launches of a pair have something in common, turns or prompts of their own; else they are two
     independent samples."""
     first_stage: int | None = None
     """Pairs of the first of two stages, where the number of pairs followed from their spread."""
@@ -34,7 +34,7 @@ class Design(NamedTuple):
         """The rules of a protocol, and of what was found to differ between the pairs.
 
         One after the other, launches of a pair correlate no more than others (-0.74 and -0.03 in two experiments of a
-        baseline against itself), and taking differences costs half of the degrees of freedom; by turns they do (+0.95).
+        baseline against itself), and taking differences costs half of the degrees of freedom; in turns they do (+0.95).
         """
         return cls(
             equivalence_pct=protocol.equivalence_pct,

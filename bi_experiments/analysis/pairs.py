@@ -41,7 +41,7 @@ def mean_log(values: Sequence[float]) -> float:
     """The mean of the logarithms of values above 0: what a launch yields for one quantity.
 
     Raises:
-        ValueError: a value is not above 0.
+        ValueError: A value is not above 0.
     """
     return fmean(map(math.log, values))
 

@@ -11,7 +11,7 @@ from bi_experiments.analysis.pairs import complete_pairs, total_time_logs
 from bi_experiments.records import ExperimentResult
 
 POWER = 0.8
-"""How often an experiment of the size that is told finds what it is to find."""
+"""How often an experiment of the stated size finds what it is meant to find."""
 MOST_PAIRS = 1000
 """Beyond this the machine is to be made quieter, not the experiment longer."""
 
@@ -110,7 +110,7 @@ def to_tell(found: Spread, change_pct: float) -> Plan:
 
 
 def to_show_less_than(found: Spread, within_pct: float) -> Plan:
-    """What it takes to show that a change which is none is less than so many per cent."""
+    """What it takes to show that the absence of a change is below so many per cent."""
     return _plan(found, within_pct, equivalence_power)
 
 

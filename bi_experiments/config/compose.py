@@ -137,7 +137,7 @@ def one_line(error: Exception) -> str:
 
 
 def _not_there(key: str) -> str:
-    """What is said of a key that cannot be set since there is none; Hydra itself would recommend to add it."""
+    """The error for a key that does not exist; Hydra itself would recommend adding it."""
     if key.startswith("hydra"):
         return f"{key} is not a key of Hydra's configuration: --hydra-help and --cfg hydra list them"
     group, _, rest = key.partition(".")

@@ -81,7 +81,7 @@ def secrets_in(value: object, key: str = "") -> Iterator[str]:
     """The keys of a configuration, or a part of it, that hold what looks like a credential.
 
     Args:
-        value: Plain values; what is not resolved yet is none.
+        value: Plain values; what is not resolved yet does not count.
         key: Dotted key of the part.
     """
     if isinstance(value, Mapping):

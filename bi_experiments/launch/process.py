@@ -1,6 +1,6 @@
 """One phase in one fresh process: its environment, its events, its time limits, and nothing left behind.
 
-The process's own end is watched beside its event pipe: a child that it left behind may hold the pipe open for ever.
+The process's own end is watched alongside its event pipe: a child that it left behind may hold the pipe open for ever.
 """
 
 import contextlib

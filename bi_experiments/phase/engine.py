@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
+from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _device_name() -> str:
     return str(current_platform.get_device_name() or current_platform.device_name)
 
 
-def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int) -> Limits:
+def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int) -> EngineLimits:
     """What the engine can take at once, for the probes.
 
     Args:
@@ -189,7 +189,7 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
     compilation = config.compilation_config
     graphs = frozenset(compilation.cudagraph_capture_sizes or ()) if compilation.cudagraph_mode.name != "NONE" else ()
     compiled = (size for size in compilation.compile_sizes or () if isinstance(size, int))
-    return Limits(
+    return EngineLimits(
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,

@@ -16,7 +16,7 @@ def planning(
 
     Args:
         result: The record.
-        tell_pct: Changes to be told from none, in per cent; empty: twice what counts as none here.
+        tell_pct: Changes to distinguish from none, in per cent; empty: twice what counts as no change here.
         show_pct: Changes to be ruled out, in per cent; empty: what counts as none here.
     """
     found = spread(result)
@@ -26,7 +26,7 @@ def planning(
     told = [to_tell(found, target) for target in (tell_pct or (() if show_pct else (2 * least,)))]
     shown = [to_show_less_than(found, target) for target in (show_pct or (() if tell_pct else (least,)))]
     plans = [
-        *(f"to tell {plan.target_pct:g} % from none here: {_size(plan)}" for plan in told),
+        *(f"to distinguish {plan.target_pct:g} % from no change here: {_size(plan)}" for plan in told),
         *(f"to show less than {plan.target_pct:g} %: {_size(plan)}" for plan in shown),
     ]
     largest = max((plan.pairs or 0 for plan in (*told, *shown)), default=0)

@@ -63,7 +63,7 @@ METRICS_NOTE = (
 
 
 def trial_costs(result: ExperimentResult) -> Table:
-    """The cost of every trial beside its size; trials are numbered from 1."""
+    """The cost of every trial with its size; trials are numbered from 1."""
     costs = result.comparison.trials if result.comparison else ()
     return Table(
         header=(
@@ -113,7 +113,7 @@ def trials_note(result: ExperimentResult) -> str:
 
 
 def withheld(result: ExperimentResult) -> tuple[str, ...]:
-    """Why a change is not told, one sentence a reason; and what can be read where the arms did unequal work."""
+    """Why a change is withheld, one sentence a reason; and what can be read where the arms did unequal work."""
     metrics = result.comparison.metrics if result.comparison else ()
     reasons = dict.fromkeys(metric.withheld for metric in metrics if metric.withheld is not None)
     named = {

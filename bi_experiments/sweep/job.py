@@ -63,7 +63,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         composed: Its configuration, composed by Hydra.
 
     Returns:
-        The second arm's own time per token in seconds, for a sweeper that searches; None when there is none.
+        The second arm's own time per token in seconds, for a sweeper that searches; None if there is no overhead.
 
     Raises:
         KeyboardInterrupt: It was interrupted, and the sweep with it.

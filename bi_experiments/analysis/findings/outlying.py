@@ -14,7 +14,7 @@ from bi_experiments.wording import signed
 
 
 def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
-    """Launches whose total time, or by turns pairs whose change, is far from the median of its like.
+    """Launches whose total time, or when taking turns pairs whose change, is far from the median of its like.
 
     By turns both launches of a pair share what the machine did meanwhile, so that the difference is what is looked at.
     """
@@ -44,6 +44,6 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
     if found:
         yield Finding(
             kind="outlying",
-            message=f"Not like the others in {what}: {'; '.join(found)}. The number includes it all the same.",
+            message=f"Unlike the others in {what}: {'; '.join(found)}. The result includes it nevertheless.",
             remedy="Look into the phase's log, and at what else ran on the machine; with more pairs it matters less.",
         )

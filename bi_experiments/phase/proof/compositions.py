@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from bi_experiments.phase.proof.requests import Batch, Limits, Output, Probed, Request
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request
 from bi_experiments.phase.proof.steps import StepClass, schedule
 from bi_experiments.records import ProbePlan, Workload
 
@@ -57,7 +57,7 @@ class Material:
         self,
         plan: ProbePlan,
         workload: Workload,
-        limits: Limits,
+        limits: EngineLimits,
         token_ids: tuple[int, ...],
         alone: Callable[[Request], Output],
         text_tokens: Callable[[str], int] = len,

@@ -10,7 +10,7 @@ import msgspec
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import Material, compose
 from bi_experiments.phase.proof.probes import first_difference
-from bi_experiments.phase.proof.requests import Batch, Limits, Output, Request
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (
     BatchRequest,
@@ -33,7 +33,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
 
     Args:
         llm: The engine.
-        spec: What the phase was told: the plan, and the probes that the batch was made for.
+        spec: What the phase was passed: the plan, and the probes that the batch was made for.
         workload: The trials' prompts.
         observed: What the engine runs with.
 
@@ -68,7 +68,7 @@ class _Search:
     def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
         cache = self._llm.llm_engine.vllm_config.cache_config
-        limits = Limits(
+        limits = EngineLimits(
             max_num_batched_tokens=observed.max_num_batched_tokens,
             max_num_seqs=observed.max_num_seqs,
             max_model_len=max_model_len,

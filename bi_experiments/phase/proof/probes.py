@@ -16,7 +16,7 @@ import msgspec
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import TEMPERATURE, Material, compose, composition
-from bi_experiments.phase.proof.requests import Batch, Limits, Output, Probed, Request, Sample
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request, Sample
 from bi_experiments.phase.proof.steps import StepClass, counted
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
@@ -102,7 +102,7 @@ def run_compositions(
     generate: Generate,
     plan: ProbePlan,
     workload: Workload,
-    limits: Limits,
+    limits: EngineLimits,
     token_ids: tuple[int, ...],
     emit: Callable[[ProbeDone], None],
     keep_folder: Path | None,

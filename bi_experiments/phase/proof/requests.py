@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What the engine can take at once.
 
     Attributes:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bi_experiments.phase.proof.requests import Limits
+from bi_experiments.phase.proof.requests import EngineLimits
 from bi_experiments.records import StepCount, StepKind
 
 CONTEXTS = (1, 129, 513, 1025, 2049, 4097, 8193, 16385, 32769)
@@ -39,7 +39,7 @@ def upper_end(end: int, ends: Sequence[int]) -> int | None:
     return next((other for other in ends if other > end), None)
 
 
-def schedule(sequences: Sequence[tuple[int, int]], limits: Limits) -> list[list[StepClass]]:
+def schedule(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> list[list[StepClass]]:
     """The class of the step that each output token of each sequence comes from.
 
     Args:

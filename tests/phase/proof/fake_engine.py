@@ -4,11 +4,13 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
-from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
+from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import ProbePlan, Sampling, TrialInput, Workload
 
 TOKEN_IDS = tuple(range(2, 500))
-LIMITS = Limits(max_num_batched_tokens=512, max_num_seqs=32, max_model_len=1024, prefix_caching=False, block_size=16)
+LIMITS = EngineLimits(
+    max_num_batched_tokens=512, max_num_seqs=32, max_model_len=1024, prefix_caching=False, block_size=16
+)
 WORKLOAD = Workload(
     kind="needle",
     seed=1,

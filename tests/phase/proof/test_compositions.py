@@ -6,13 +6,13 @@ import pytest
 from msgspec.structs import replace as msgspec_replace
 
 from bi_experiments.phase.proof.compositions import Material, compose, composition, needed_classes, probe_lengths
-from bi_experiments.phase.proof.requests import Batch, Limits, Request
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Request
 from bi_experiments.phase.proof.steps import StepClass
 from bi_experiments.records import StepKind, TrialInput, Workload
 from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
 
 
-def material(limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
+def material(limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
     engine = FakeEngine()
     return Material(
         plan(probes=probes, max_tokens=max_tokens),
@@ -23,7 +23,7 @@ def material(limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> M
     )
 
 
-def batches(name: str, limits: Limits = LIMITS, probes: int = 6, max_tokens: int = 8) -> list[Batch]:
+def batches(name: str, limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> list[Batch]:
     return list(compose(name, material(limits, probes, max_tokens)))
 
 
@@ -31,7 +31,7 @@ def lengths(batch: Batch) -> list[int]:
     return [len(request.prompt) for request in batch.requests]
 
 
-def first_step(batch: Batch, limits: Limits = LIMITS) -> list[int]:
+def first_step(batch: Batch, limits: EngineLimits = LIMITS) -> list[int]:
     """Tokens of each request in the first step: in order, each whole while the step's tokens last."""
     left, step = limits.max_num_batched_tokens, []
     for length in [
@@ -219,7 +219,7 @@ def test_workload_compares_every_prompt_of_every_trial() -> None:
         ("prefix_cache", LIMITS),
     ],
 )
-def test_what_the_engine_cannot_make_is_not_made(name: str, limits: Limits) -> None:
+def test_what_the_engine_cannot_make_is_not_made(name: str, limits: EngineLimits) -> None:
     assert batches(name, limits) == []
 
 
@@ -243,7 +243,7 @@ def test_requests_are_told_apart_by_everything_that_changes_their_output() -> No
 # --- Controls and the workload's own steps --------------------------------------------------------------------------
 
 
-def classes(batch: Batch, limits: Limits = LIMITS) -> list[list[StepClass]]:
+def classes(batch: Batch, limits: EngineLimits = LIMITS) -> list[list[StepClass]]:
     return material(limits).step_classes(batch.requests)
 
 
@@ -262,7 +262,7 @@ def of_lengths(*lengths_of_trials: tuple[int, ...]) -> Workload:
     return msgspec_replace(WORKLOAD, trials=trials)
 
 
-def trial_batches(workload: Workload, limits: Limits = LIMITS, trial_prompts: int = 2) -> list[Batch]:
+def trial_batches(workload: Workload, limits: EngineLimits = LIMITS, trial_prompts: int = 2) -> list[Batch]:
     made = Material(
         plan(trial_prompts=trial_prompts), workload, limits, TOKEN_IDS, lambda request: FakeEngine()([request], True)[0]
     )

@@ -17,7 +17,7 @@ from bi_experiments.phase.proof.probes import (
     run_compositions,
     run_probes,
 )
-from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
+from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import Fault, ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
 from tests.phase.proof.fake_engine import (
     LIMITS,
@@ -37,7 +37,7 @@ SAMPLE = Sample((7, 8, 9), (((7, -0.5), (1, -1.5)), ((8, -0.25), (2, -2.5)), ((9
 
 
 def run(
-    engine: FakeEngine, probe_plan: ProbePlan, limits: Limits = LIMITS, keep_folder: Path | None = None
+    engine: FakeEngine, probe_plan: ProbePlan, limits: EngineLimits = LIMITS, keep_folder: Path | None = None
 ) -> list[ProbeResult]:
     events: list[ProbeDone] = []
     run_compositions(engine, probe_plan, WORKLOAD, limits, TOKEN_IDS, events.append, keep_folder)
@@ -122,7 +122,7 @@ def test_prefill_is_compared_with_the_decode() -> None:
 
 
 def test_hot_prefixes_are_compared_with_cold_ones_and_only_where_the_cache_was_used() -> None:
-    limits = Limits(512, 32, 1024, prefix_caching=True, block_size=16)
+    limits = EngineLimits(512, 32, 1024, prefix_caching=True, block_size=16)
     engine = FakeEngine(cached_tokens=16)
     assert run(engine, plan("prefix_cache"), limits)
     hot = [requests for requests, empty_cache in engine.batches if not empty_cache]

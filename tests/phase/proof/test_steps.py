@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from bi_experiments.phase.proof.requests import Limits
+from bi_experiments.phase.proof.requests import EngineLimits
 from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, StepClass, counted, lower_end, schedule, upper_end
 from bi_experiments.records import StepKind
 
-LIMITS = Limits(max_num_batched_tokens=100, max_num_seqs=4, max_model_len=1024, prefix_caching=False, block_size=16)
+LIMITS = EngineLimits(
+    max_num_batched_tokens=100, max_num_seqs=4, max_model_len=1024, prefix_caching=False, block_size=16
+)
 
 
-def kinds(sequences: list[tuple[int, int]], limits: Limits = LIMITS) -> list[list[StepKind]]:
+def kinds(sequences: list[tuple[int, int]], limits: EngineLimits = LIMITS) -> list[list[StepKind]]:
     return [[step.kind for step in steps] for steps in schedule(sequences, limits)]
 
 
