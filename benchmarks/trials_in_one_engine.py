@@ -65,6 +65,8 @@ def launch(rounds: int) -> None:
     front, core = llm.llm_engine, llm.llm_engine.engine_core.engine_core
     params = engine.sampling_params(workload.sampling)
     largest = max(workload.trials, key=lambda trial: trial.batch_size)
+    prompts = engine.token_prompts(llm, largest.prompts)
+    engine.watch_compiles(llm)
 
     def switch(metrics: bool) -> None:
         for part in (front, front.output_processor, core, core.scheduler):
@@ -73,12 +75,12 @@ def launch(rounds: int) -> None:
     def loop(metrics: bool) -> float:
         switch(metrics)
         started = time.perf_counter()
-        llm.generate(list(largest.prompts), params, use_tqdm=False)
+        llm.generate(list(prompts), params, use_tqdm=False)
         return time.perf_counter() - started
 
     def phase() -> float:
         switch(metrics=True)
-        return trials.run_trial(llm, 0, largest, params, ()).time_s
+        return trials.run_trial(llm, 0, prompts, largest.needle_position, params, ()).time_s
 
     kinds: dict[str, Callable[[], float]] = {
         "loop": lambda: loop(metrics=False),

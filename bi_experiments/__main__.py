@@ -49,9 +49,9 @@ def main() -> int:
             from bi_experiments.sweep.job import run_in_sweep
 
             return run_in_sweep(composed)
-        code, overhead_pct = _run(composed)
+        code, own_s_per_token = _run(composed)
         codes.append(code)
-        return overhead_pct
+        return own_s_per_token
 
     try:
         refuse_overrides(_settings(sys.argv[1:]))
@@ -94,10 +94,11 @@ def _settings(arguments: Sequence[str]) -> list[str]:
 
 
 def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
-    """Run one composed configuration; returns its exit code and the overhead of its trial time in per cent."""
+    """Run one composed configuration; returns its exit code and the second arm's own time per token in seconds."""
     # Imported here, so that --help and --cfg answer at once.
     from rich.console import Console
 
+    from bi_experiments.analysis.metrics import own_s_per_token
     from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import prepare, run_experiment
@@ -127,8 +128,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
     log_experiment(result, folder.root, config.tracking)
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
-    return exit_code(result, config), trial_time.change_pct if trial_time else None
+    return exit_code(result, config), own_s_per_token(result.phases)
 
 
 def _command() -> str:

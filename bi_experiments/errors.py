@@ -26,7 +26,7 @@ def printable(text: str, most: int = MOST_CHARACTERS) -> str:
     """A text as one line for a terminal: control characters are escaped, and what is over the limit is cut.
 
     Args:
-        text: Any text, also one that a file or another program gave.
+        text: Any text, including one that a file or another program gave.
         most: Longest result, in characters.
     """
     shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[: most + 1])
@@ -62,7 +62,7 @@ class PhaseError(ExperimentError):
 
 
 def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
-    """Say on standard error, in one line, what is wrong; returns the exit code that goes with it."""
+    """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
     sys.stderr.write(f"error: {printable(message)}\n")
     return code
 

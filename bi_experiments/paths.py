@@ -96,6 +96,15 @@ class OutputFolder:
         """Private compile caches, one folder an arm; removed when the experiment ends."""
         return self.root / "caches"
 
+    @property
+    def reproduction(self) -> Path:
+        """A script that shows a located difference with vLLM alone."""
+        return self.root / "repro.py"
+
+    def location_phase(self, level: int) -> PhaseFolder:
+        """The folder of the phase that looks for the operator behind a difference, one for each level of compiling."""
+        return PhaseFolder(self.root / "location" / f"{level}")
+
     def phase(self, index: int, arm: Arm) -> PhaseFolder:
         """The folder of the phase at that position of the schedule."""
         return PhaseFolder(self.root / "phases" / f"{index:02d}-{arm}")

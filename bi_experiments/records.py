@@ -9,6 +9,11 @@ History of the file format (`RECORD_VERSION`):
 * 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
 * 2: what was added has defaults, with which records of version 1 are read. Of the proof: the steps that its outputs
   come from, faults, repeats, outputs alone, a verdict for each composition, the ledger, the bound, the arms' agreement.
+  Of the engine: `ObservedEngine.flash_attn_version` and what follows it. Of a trial: `Trial.compiled` and what follows
+  it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
+  written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
+  `PhaseSpec.locate`, `PhaseResult.location`
+  and `ExperimentResult.location` are None where nobody looked for the operator behind a difference.
 """
 
 from enum import StrEnum
@@ -192,9 +197,24 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Logprobs returned for each generated token."""
     seed: int
     keep: bool
-    """Whether the raw logprobs are written beside the phase's result."""
+    """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
     """Prompts sampled from every trial for the composition `trial`."""
+
+
+class LocatePlan(Record, frozen=True, kw_only=True):
+    """Which differing probe output a phase looks into, in place of trials and probes."""
+
+    composition: str
+    batch: int
+    """Number of the batch within the composition, from 0."""
+    position: int
+    """Index of the probe in the batch."""
+    sample: int
+    observe: bool
+    """Whether the modules are observed; without it only outputs are compared, which compiled models allow too."""
+    shrink_time_s: float
+    """Time after which no smaller batch is tried any more, in seconds."""
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
@@ -215,10 +235,21 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     workload_digest: str
     """SHA-256 of the workload file; the phase refuses a file with another digest."""
     warmup_batches: int
-    """Generations of the largest batch before the trials, after the needle alone."""
+    """Rounds of uncounted generations before the trials, after the needle alone: a batch of each of their shapes."""
     wait_for_turn: bool
     """Whether the phase waits for the parent's word before each trial (`protocol.interleave=trial`)."""
     probes: ProbePlan | None = None
+    trials_path: str | None = None
+    """Workload file of the trials, where every pair has prompts of its own; None: `workload_path`. The probes are those
+    of `workload_path` in every phase."""
+    trials_digest: str | None = None
+    """SHA-256 of `trials_path`."""
+    trial_order: tuple[int, ...] = ()
+    """The order in which the trials run, by their index; empty: as in the workload."""
+    inject_pct: float = 0.0
+    """Slow-down on purpose: how long to wait within each timed trial, in per cent of what the trial took."""
+    locate: LocatePlan | None = None
+    """Looks for the operator behind one differing probe, and runs neither trials nor probes."""
 
 
 # --- What a phase reports -------------------------------------------------------------------------------------------
@@ -243,6 +274,19 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     async_scheduling: bool
     threads: int
     """Intra-operation CPU threads of torch in the phase's process."""
+    flash_attn_version: str | None = None
+    """Version of FlashAttention's kernels that the attention layers call; None, here and below: vLLM does not say, or
+    the record is from before it was asked."""
+    prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    kv_cache_dtype: str | None = None
+    quantization: str | None = None
+    cudagraph_sizes: int | None = None
+    """How many batch sizes have a captured graph."""
+    all_reduce: str | None = None
+    """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
+    fp32_precision: str | None = None
+    """How torch multiplies float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default)."""
 
 
 class Latencies(Record, frozen=True, kw_only=True):
@@ -281,6 +325,19 @@ class Trial(Record, frozen=True, kw_only=True):
     needle: NeedleCheck
     latencies: Latencies | None = None
     """None when this vLLM does not report request metrics."""
+    compiled: tuple[str, ...] | None = None
+    """Kernels and graphs that were compiled while it ran, in the worker that compiled most; None, here and below: it
+    was not counted."""
+    preemptions: int | None = None
+    """How often a request was put back for lack of KV cache, and its tokens computed again."""
+    queued: int | None = None
+    """Requests that were first scheduled after another request of the batch had ended: there was no room for them."""
+    cached_tokens: int | None = None
+    """Prompt tokens that were taken from the prefix cache."""
+    decode_step_s: float | None = None
+    """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
+    longest_step_s: float | None = None
+    """The longest of them, in seconds."""
 
 
 class ClockReading(Record, frozen=True, kw_only=True):
@@ -382,6 +439,8 @@ class WarmedUp(Record, frozen=True, kw_only=True, tag="warmed_up"):
     time_s: float
     needle_token_ids: tuple[int, ...]
     """The needle's output alone."""
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
 
 
 class TrialDone(Record, frozen=True, kw_only=True, tag="trial"):
@@ -397,6 +456,104 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     steps: tuple[StepCount, ...] = ()
     """The steps that these outputs come from; with the first composition, those of the workload too."""
     alone: tuple[AloneOutput, ...] = ()
+
+
+class ModuleDifference(Record, frozen=True, kw_only=True):
+    """What one module gave for the probe's own rows in the batch, against what it gave for them alone."""
+
+    rank: int
+    """Worker, from 0."""
+    module: str
+    """Path in the model, `model.layers.2.mlp.down_proj`."""
+    class_name: str
+    kind: str
+    """`matrix multiplication`, `attention`, `norm`, ...; with tensor parallelism also the collective in it."""
+    step: int
+    """Step of the batch, from 0, among those that the probe takes part in."""
+    position: int
+    """First position of the sequence, from 0, whose row differs; the first compared one where none does."""
+    rows_alone: int
+    """Rows that the module computes alone, in the step of that position."""
+    rows_in_batch: int
+    """The same in the batch: the probe's rows and its neighbours'."""
+    shape: tuple[int, ...]
+    """Of the compared output: the probe's rows, then the width."""
+    elements: int
+    """Elements compared."""
+    differing: int
+    """Those among them whose bits differ."""
+    largest_difference: float
+    """Largest |difference| of an element; the largest float where one is not a finite number."""
+    inputs_equal: bool
+    """Whether the bits of its tensor inputs are equal for the same rows."""
+
+
+class BatchRequest(Record, frozen=True, kw_only=True):
+    """One request of a batch, with all that it takes to run it with vLLM alone."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature: float
+    seed: int | None
+    samples: int
+
+
+class SmallestBatch(Record, frozen=True, kw_only=True):
+    """The fewest neighbours with the shortest prompts that were found to change the probe."""
+
+    requests: tuple[BatchRequest, ...]
+    position: int
+    """Index of the probe in `requests`."""
+    sample: int
+    first_difference: int
+    """First output token of the probe that differs in this batch, from 0."""
+    neighbours_before: int
+    """Neighbours in the batch that the search started from."""
+    tried: int
+    """Batches that the search ran."""
+    whole: bool
+    """Whether the search came to its end; else the time was over."""
+    first: ModuleDifference | None = None
+    """First module that differs in this batch; None where modules were not observed."""
+    border_tokens: int | None = None
+    """Prompt tokens of the only neighbour from which on the probe changes; None: more neighbours, or no border."""
+    larger_differing: tuple[int, ...] = ()
+    """Larger numbers of prompt tokens of that neighbour that were tried, and change the probe too."""
+    larger_equal: tuple[int, ...] = ()
+    """Those that do not."""
+
+
+class Location(Record, frozen=True, kw_only=True):
+    """Where a probe's output first differs from the same probe alone."""
+
+    arm: Arm
+    composition: str
+    batch: int
+    position: int
+    sample: int
+    level: str = "eager"
+    """How the model ran when it was found: `eager`, `compiled without graphs`, `compiled with piecewise graphs`, ..."""
+    stopped: str | None = None
+    """Why no operator is named, in one sentence; None when one is."""
+    repeatable: bool = True
+    """Whether the probe alone gives the same bits when it runs again."""
+    first_difference: int | None = None
+    """First output token that differs, from 0; None: the outputs were equal."""
+    prompt_tokens: int = 0
+    """Prompt tokens of the probe."""
+    first: ModuleDifference | None = None
+    """The first module that differs, in the order of execution."""
+    layers: tuple[ModuleDifference, ...] = ()
+    """Every module that computed in the first step that differs, in the order of execution."""
+    smallest: SmallestBatch | None = None
+    logprobs: int = 0
+    """Logprobs compared for each output token."""
+
+
+class Located(Record, frozen=True, kw_only=True, tag="located"):
+    """The phase has looked for the operator behind a difference."""
+
+    location: Location
 
 
 class Done(Record, frozen=True, kw_only=True, tag="done"):
@@ -415,7 +572,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     """One line."""
 
 
-Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Done | Failed
+Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Located | Done | Failed
 
 
 class PhaseResult(Record, frozen=True, kw_only=True):
@@ -439,7 +596,10 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     warmup_time_s: float | None = None
     observed: ObservedEngine | None = None
     needle_token_ids: tuple[int, ...] = ()
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
     trials: tuple[Trial, ...] = ()
+    """In the order in which they ran."""
     clocks: tuple[ClockReading, ...] = ()
     """One for each trial and device; none without NVML, or in a record from before they were read."""
     probes: tuple[ProbeResult, ...] = ()
@@ -448,6 +608,8 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     alone: tuple[AloneOutput, ...] = ()
     """Outputs of the plan's probes alone; none in a record of version 1."""
     probe_time_s: float | None = None
+    location: Location | None = None
+    """Only of a phase that was launched to look for one."""
     peak_memory_bytes: int | None = None
     load_average: float
     """One-minute load average of the machine just before the process was started."""
@@ -503,7 +665,7 @@ class Metric(Record, frozen=True, kw_only=True):
     """One quantity in both arms, compared pair by pair."""
 
     name: str
-    """Name as logged: `trial_time`, `total_time`, `init_time_cold`, `throughput`, ..."""
+    """Name as logged: `total_time`, `trial_time`, `init_time_cold`, `throughput`, ..."""
     unit: str
     baseline: float
     """Mean over the launches, in `unit`."""
@@ -519,6 +681,37 @@ class Metric(Record, frozen=True, kw_only=True):
     verdict: Difference = Difference.INCONCLUSIVE
     withheld: str | None = None
     """Why the change is withheld; None when it is not."""
+    p_value: float | None = None
+    """Of the t test that there is no change; None without an interval."""
+    adjusted_p_value: float | None = None
+    """Holm's, over all metrics but the primary one; None for that one. The verdict goes by it."""
+
+
+class TrialCost(Record, frozen=True, kw_only=True):
+    """What one trial costs: the same prompts in both arms of each pair."""
+
+    index: int
+    batch_size: int
+    """Prompts; here and below the mean over the pairs, where these have prompts of their own."""
+    prompt_tokens: int
+    output_tokens: int
+    baseline_s: float
+    """Mean time in seconds."""
+    second_s: float
+    """The same in the second arm."""
+    change_pct: float | None
+    """Of this trial's time; None where the arms generated different numbers of tokens."""
+    low_pct: float | None = None
+    """Lower end of the 95 % interval of this trial alone; None with fewer than two pairs."""
+    high_pct: float | None = None
+
+
+class RobustChange(Record, frozen=True, kw_only=True):
+    """The change of the total time by the method of Hodges and Lehmann, which a few wild launches do not move."""
+
+    change_pct: float
+    low_pct: float
+    high_pct: float
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -538,9 +731,15 @@ class Comparison(Record, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     sequential: bool = False
-    """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
+    """Whether the number of pairs followed from the spread of the first ones (in version 1: was decided on the way)."""
     noise_floor_pct: float | None = None
-    """By how much the trial time of two identical arms may differ here, in per cent; None with one pair."""
+    """In records of version 1: by how much the trial time of two like arms may differ here, in per cent."""
+    trials: tuple[TrialCost, ...] = ()
+    """The cost trial by trial, in the order of the workload."""
+    robust: RobustChange | None = None
+    """None with fewer than six pairs."""
+    fresh_prompts: bool = False
+    """Whether every pair had prompts of its own, so that the interval is about the workload and not these prompts."""
     sentence: str
     """The result in one sentence."""
 
@@ -679,6 +878,8 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """None when nothing was probed and no trial had a needle."""
     beside: tuple[str, ...] = ()
     """Names of the experiments that were seen to run on other devices or cores of the machine meanwhile."""
+    location: Location | None = None
+    """The operator behind a difference, once `bi_experiments.locate` has looked for it."""
 
 
 # --- Reading and writing --------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A phase without an engine, for tests of what surrounds it: scheduling, failure, time limits, clean-up.
 
-Started in the place of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
+Started instead of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
 speaks the real protocol with the real pipes; what it does besides is set by the environment variable `FAKE_PHASE`, a
 JSON object `{arm: behaviour}`; in a sweep over batch sizes `{"arm 8": behaviour}` is that of one size.
 """
@@ -14,15 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
+
 from bi_experiments import __version__
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.records import (
+    BatchRequest,
     Done,
     EngineReady,
     Failed,
+    Located,
+    Location,
+    ModuleDifference,
     NeedleCheck,
     ObservedEngine,
     PhaseSpec,
+    SmallestBatch,
     Started,
     Trial,
     TrialDone,
@@ -83,6 +90,10 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
         }
     )
     pipes.emit(EngineReady(init_time_s=2.0 if spec.launch == 0 else 1.0, import_time_s=0.1, observed=observed))
+    if spec.locate is not None:
+        pipes.emit(Located(location=locate(spec, behaviour)))
+        pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
+        return
     pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3)))
     workload = from_json(Path(spec.workload_path).read_bytes(), Workload, spec.workload_path)
     for index, batch in enumerate(workload.trials):
@@ -188,6 +199,65 @@ CORE_LOG = "\n".join(
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     ]
 )
+
+
+def locate(spec: PhaseSpec, behaviour: str) -> Location:
+    """A linear layer differs; with `compiled_only` nothing does while the model is eager, or graphs are off."""
+    plan = spec.locate
+    assert plan is not None
+    nothing = Location(
+        arm=spec.arm,
+        composition=plan.composition,
+        batch=plan.batch,
+        position=plan.position,
+        sample=plan.sample,
+        stopped="the probe's output is the same in the batch as alone",
+        prompt_tokens=3,
+        logprobs=5,
+    )
+    graphs = spec.engine.extra.get("compilation_config", {}).get("cudagraph_mode")
+    if behaviour == "compiled_only" and (spec.engine.enforce_eager or graphs == "NONE"):
+        return nothing
+    linear = ModuleDifference(
+        rank=0,
+        module="model.layers.2.mlp.down_proj",
+        class_name="RowParallelLinear",
+        kind="matrix multiplication",
+        step=0,
+        position=2,
+        rows_alone=3,
+        rows_in_batch=9,
+        shape=(3, 64),
+        elements=192,
+        differing=64,
+        largest_difference=0.5,
+        inputs_equal=True,
+    )
+    norm = msgspec.structs.replace(linear, module="model.layers.2.norm", class_name="RMSNorm", kind="norm", differing=0)
+    requests = tuple(
+        BatchRequest(prompt=prompt, max_tokens=2, temperature=0.0, seed=None, samples=1)
+        for prompt in ((5, 6, 7), (8, 9, 10, 11, 12, 13))
+    )
+    smallest = SmallestBatch(
+        requests=requests,
+        position=0,
+        sample=plan.sample,
+        first_difference=1,
+        neighbours_before=7,
+        tried=12,
+        whole=True,
+        first=linear if plan.observe else None,
+        border_tokens=6,
+        larger_differing=(7, 8, 13, 12),
+    )
+    return msgspec.structs.replace(
+        nothing,
+        stopped=None,
+        first_difference=1,
+        first=linear if plan.observe else None,
+        layers=(norm, linear) if plan.observe else (),
+        smallest=smallest,
+    )
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def alone_digest(result: ExperimentResult) -> AloneDigest | None:
 
 
 def _probed(result: ExperimentResult) -> tuple[object, ...]:
-    """What decides which probes there are, beside the compositions."""
+    """What decides which probes there are, apart from the compositions."""
     keys = ("probes", "max_tokens", "logprobs", "seed")
     model = ("name", "seeded", "max_model_len")
     return (

@@ -62,12 +62,12 @@ def _best(verdicts: set[Invariance]) -> Invariance:
 
 
 def in_words(row: LedgerRow) -> str:
-    """A class of steps: `513 to 1024 tokens of context, 33 to 64 sequences, beside a prefill`."""
+    """A class of steps: `513 to 1024 tokens of context, 33 to 64 sequences, alongside a prefill`."""
     context = f"{_range(row.context, row.context_below)} tokens"
     if row.kind is StepKind.PREFILL:
         said = f"prefill of {context}"
     else:
-        beside = ", beside a prefill" if row.kind is StepKind.BESIDE_PREFILL else ""
+        beside = ", alongside a prefill" if row.kind is StepKind.BESIDE_PREFILL else ""
         said = f"{context} of context, {_range(row.sequences, row.sequences_below)} sequences{beside}"
     return said + (", padded graph" if row.padded else "")
 

@@ -26,7 +26,7 @@ class Range:
     """Whether `low` itself is left out."""
 
     def __contains__(self, value: float) -> bool:
-        """Whether the number is one of them; NaN is none."""
+        """Whether the number is one of them; NaN is not."""
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:

@@ -95,7 +95,7 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
 
     Raises:
-        ConfigurationError: a value is missing or cannot be resolved (an environment variable of the wrong type), or a
+        ConfigurationError: A value is missing or cannot be resolved (an environment variable of the wrong type), or a
             key is not the schema's.
     """
     try:

@@ -75,7 +75,7 @@ def refuse_foreign_keys(composed: DictConfig) -> None:
     Hydra lets `+key` add anything, and `~key` remove anything.
 
     Raises:
-        ConfigurationError: naming the first such key.
+        ConfigurationError: Naming the first such key.
     """
     _refuse_foreign(composed, ExperimentConfig, "")
 
@@ -106,7 +106,7 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: naming the first setting that cannot be read, with how to write it.
+        ConfigurationError: Naming the first setting that cannot be read, with how to write it.
     """
     parser = OverridesParser.create()
     for text in overrides:

@@ -28,6 +28,8 @@ class Caches(Enum):
     private = "private"
     """An arm's own within the experiment: its first launch is cold, its later ones are warm."""
     user = "user"
+    fresh = "fresh"
+    """A launch's own, so that every one is cold, and the interval includes what tuning and compiling decide anew."""
 
 
 class Interleave(Enum):

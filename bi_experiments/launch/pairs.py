@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bi_experiments import __version__
-from bi_experiments.analysis.metrics import half_width_pct
+from bi_experiments.analysis.design import pairs_to_run
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
 from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
@@ -199,10 +199,8 @@ def run_pairs(config: ExperimentConfig, launches: Launches, started: float, save
     """
     protocol = config.protocol
     for first, second in planned_pairs(config):
-        if first.pair >= protocol.pairs:
-            half_width = half_width_pct(launches.results)
-            if half_width is not None and half_width <= (protocol.target_half_width_pct or 0.0):
-                return None
+        if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
+            return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"

@@ -30,6 +30,7 @@ from bi_experiments.records import (
     EngineReady,
     Event,
     Failed,
+    Located,
     PhaseResult,
     PhaseSpec,
     PhaseStatus,
@@ -318,7 +319,11 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
             }
             problem = _check_observed(event, spec)
         case WarmedUp():
-            changes = {"warmup_time_s": event.time_s, "needle_token_ids": event.needle_token_ids}
+            changes = {
+                "warmup_time_s": event.time_s,
+                "needle_token_ids": event.needle_token_ids,
+                "kv_cache_needed_tokens": event.kv_cache_needed_tokens,
+            }
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():
@@ -327,6 +332,8 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "steps": (*result.steps, *event.steps),
                 "alone": (*result.alone, *event.alone),
             }
+        case Located():
+            changes = {"location": event.location}
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():

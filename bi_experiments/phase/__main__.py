@@ -6,12 +6,26 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bi_experiments import __version__
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.phase.versions import versions
 from bi_experiments.phase.watch import EngineWatch
-from bi_experiments.records import Done, EngineReady, Failed, PhaseSpec, Started, from_json
+from bi_experiments.records import (
+    Done,
+    EngineReady,
+    Failed,
+    Located,
+    ObservedEngine,
+    PhaseSpec,
+    Started,
+    Workload,
+    from_json,
+)
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 MOST_CHARACTERS = 2000
 """Longest error that is reported."""
@@ -51,7 +65,9 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     from bi_experiments.phase import engine, trials
     from bi_experiments.phase.proof import probes
 
-    workload = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    workload = timed = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    if spec.trials_path is not None and spec.trials_digest is not None:
+        timed = trials.read_workload(Path(spec.trials_path), spec.trials_digest)
     started = time.perf_counter()
     llm = engine.build_engine(spec.engine)
     init_time_s = time.perf_counter() - started
@@ -60,10 +76,13 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     try:
         observed = engine.observe(llm)
         pipes.emit(EngineReady(init_time_s=init_time_s, import_time_s=imported - before, observed=observed))
+        if spec.locate is not None:
+            emit_location(llm, spec, workload, observed, pipes)
+            return
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
-        trials.run_workload(llm, workload, spec, pipes.emit, wait)
+        trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:
@@ -83,6 +102,19 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     finally:
         watch.stop()
         engine.shut_down(llm)
+
+
+def emit_location(
+    llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEngine, pipes: ParentPipes
+) -> None:
+    """Look for the operator behind one differing probe, in place of trials and probes."""
+    from bi_experiments.phase import engine
+    from bi_experiments.phase.proof import localiser
+
+    started = time.perf_counter()
+    pipes.emit(Located(location=localiser.locate(llm, spec, workload, observed)))
+    took_s = time.perf_counter() - started
+    pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=took_s))
 
 
 def _go_on() -> None:

@@ -2,17 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 
 from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
-from bi_experiments.records import EngineSpec, ObservedEngine, Sampling
+from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.v1.metrics.stats import IterationStats
 
 
 def build_engine(spec: EngineSpec) -> "LLM":
@@ -48,8 +53,74 @@ def build_engine(spec: EngineSpec) -> "LLM":
     arguments.update({name: value for name, value in optional.items() if value is not None})
     llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
-    llm.llm_engine.logger_manager = None
+    llm.llm_engine.logger_manager = StepLog()
     return llm
+
+
+class StepLog:
+    """Notes when each step of the engine ended; has the methods of vLLM's `StatLoggerManager`, whose place it takes."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[float, bool]] = []
+
+    def record(
+        self,
+        scheduler_stats: object,
+        iteration_stats: "IterationStats | None",
+        mm_cache_stats: object = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """Note the time, and whether a prompt was read to its end in the step."""
+        read = iteration_stats is not None and iteration_stats.prompt_token_stats.total > 0
+        self._steps.append((time.perf_counter(), read))
+
+    def log(self) -> None:
+        """Nothing is printed."""
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """Nothing is counted."""
+
+    def restart(self) -> None:
+        """Forget all steps."""
+        self._steps.clear()
+
+    def decode_steps_s(self) -> tuple[float, ...]:
+        """Time of every step since `restart` after the last that read a prompt to its end, in seconds."""
+        last = max((index for index, (_, read) in enumerate(self._steps) if read), default=0)
+        return tuple(after - before for (before, _), (after, _) in pairwise(self._steps[last:]))
+
+
+def step_log(llm: "LLM") -> StepLog:
+    """The log of an engine that `build_engine` built."""
+    log = llm.llm_engine.logger_manager
+    assert isinstance(log, StepLog)
+    return log
+
+
+def token_prompts(llm: "LLM", texts: Iterable[str]) -> list["TokensPrompt"]:
+    """The prompts as vLLM itself would tokenize them, so that this is no part of what is timed."""
+    tokenizer = llm.get_tokenizer()
+    return [{"prompt_token_ids": tokenizer.encode(text)} for text in texts]
+
+
+def empty_prefix_cache(llm: "LLM") -> None:
+    """Forget all prompts that were read. What is kept all the same is counted as cached tokens of the trial."""
+    llm.reset_prefix_cache()
+
+
+def step_tokens(llm: "LLM") -> int:
+    """Largest step in tokens."""
+    return int(llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
+
+
+def watch_compiles(llm: "LLM") -> None:
+    """Have the workers count from now on what they compile."""
+    llm.collective_rpc("bi_experiments_watch_compiles")
+
+
+def compiled(llm: "LLM") -> tuple[str, ...]:
+    """Names of what was compiled since the last call, in the worker that compiled most."""
+    return max((tuple(names) for names in llm.collective_rpc("bi_experiments_compiled")), key=len, default=())
 
 
 def further_arguments(spec: EngineSpec) -> dict[str, Any]:
@@ -82,7 +153,21 @@ def observe(llm: "LLM") -> ObservedEngine:
         max_num_seqs=scheduler.max_num_seqs,
         async_scheduling=bool(scheduler.async_scheduling),
         threads=workers[0]["threads"],
+        flash_attn_version=_distinct(version for worker in workers for version in worker["flash_attn_versions"]),
+        # Where a layer switches prefix caching off, it does so in the worker's copy of the configuration.
+        prefix_caching=bool(cache.enable_prefix_caching) and all(worker["prefix_caching"] for worker in workers),
+        chunked_prefill=bool(scheduler.enable_chunked_prefill),
+        kv_cache_dtype=str(cache.cache_dtype),
+        quantization=config.model_config.quantization,
+        cudagraph_sizes=len(compilation.cudagraph_capture_sizes or ()),
+        all_reduce=_distinct(worker["all_reduce"] for worker in workers),
+        fp32_precision=_distinct(worker["fp32_precision"] for worker in workers),
     )
+
+
+def _distinct(values: Iterable[str | None]) -> str | None:
+    """What the workers say, once each; None when none of them says anything."""
+    return "+".join(sorted({value for value in values if value is not None})) or None
 
 
 def _device_name() -> str:
@@ -143,7 +228,7 @@ def small_kv_cache(llm: "LLM", blocks: int | None) -> Iterator[None]:
 
 
 def sampling_params(sampling: Sampling) -> "SamplingParams":
-    """The trials' sampling parameters: no logprobs, and text that nobody reads is not made."""
+    """The trials' sampling parameters: no logprobs, and no text, which nobody reads."""
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -152,6 +237,7 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
         seed=sampling.seed,
         max_tokens=sampling.max_tokens,
         ignore_eos=sampling.ignore_eos,
+        detokenize=False,
     )
 
 
@@ -185,6 +271,34 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
     llm.wake_up(tags=["scheduling"])
     outputs = llm.wait_for_completion(use_tqdm=False)
     return [to_output(request, output) for request, output in zip(requests, outputs, strict=True)]
+
+
+def next_request_number(llm: "LLM") -> int:
+    """The number that the next request gets; vLLM counts them, and its workers know a request by it."""
+    return int(llm.request_counter.counter)
+
+
+def observe_modules(llm: "LLM", request_number: int, sample: int, last_position: int, compare: bool) -> None:
+    """Have the workers keep, or compare with what they kept, every module's rows of one request's sample.
+
+    Args:
+        llm: The engine, eager.
+        request_number: The request's, from `next_request_number`.
+        sample: Index of its continuation.
+        last_position: Last position of the sequence that is looked at, from 0.
+        compare: Whether the rows are compared with those kept before; else they are kept.
+    """
+    llm.collective_rpc("bi_experiments_observe_modules", args=(request_number, sample, last_position, compare))
+
+
+def end_observation(llm: "LLM") -> list[ModuleDifference]:
+    """Take the hooks out again; what the workers compared, rank by rank, each in the order of execution."""
+    workers: list[list[dict[str, Any]]] = llm.collective_rpc("bi_experiments_end_observation")
+    return [
+        msgspec.convert({"rank": rank, **found}, ModuleDifference)
+        for rank, worker in enumerate(workers)
+        for found in worker
+    ]
 
 
 def to_output(request: Request, output: "RequestOutput") -> Output:

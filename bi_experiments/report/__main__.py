@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     folders = list(dict.fromkeys(given.folders))
     try:
         if given.output is not None and len(folders) == 1:
-            raise ConfigurationError(f"--output {given.output} is for several folders: {folders[0]} is one")
+            raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, method, pages, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.planning import planning
 from bi_experiments.wording import finding_name
 
 
@@ -26,6 +27,8 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         problems=answer.problems(result),
         figures=pages.shown(one for one in drawn if isinstance(one, Drawing)),
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
+        trial_costs=tables.trial_costs(result),
+        trials_note=tables.trials_note(result),
         metrics=tables.metrics(result),
         metrics_note=tables.METRICS_NOTE,
         withheld=tables.withheld(result),
@@ -39,6 +42,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         clocks=tables.clocks(result.phases),
         findings=[(finding_name(one.kind), one) for one in comparison.findings] if comparison else [],
         nothing_found="No finding limits the result." if comparison else "Nothing was compared.",
+        planning=planning(result),
         method=method.method(result),
         engines=tables.engines(result.phases),
         environment=method.environment(result),

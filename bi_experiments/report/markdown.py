@@ -6,6 +6,7 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, tables
 from bi_experiments.report.method import provenance, ran_on
+from bi_experiments.report.planning import planning
 from bi_experiments.report.tables import Table
 from bi_experiments.wording import finding_name
 
@@ -28,6 +29,8 @@ def render(result: ExperimentResult) -> str:
         *map(escape, answer.problems(result)),
     ]
     if result.comparison is not None:
+        if result.comparison.trials:
+            parts += [_table(tables.trial_costs(result)), escape(tables.trials_note(result))]
         parts += [_table(tables.metrics(result)), *map(escape, tables.withheld(result))]
     if result.invariance is not None:
         parts.append(_table(_without_empty(tables.invariance(result.invariance))))
@@ -41,6 +44,7 @@ def render(result: ExperimentResult) -> str:
             for one in result.comparison.findings
         )
         parts.append("\n".join(findings))
+    parts += map(escape, planning(result))
     parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}"))
     command = _code(result.command)
     room = LIMIT - len("\n\n".join([*parts, command]).encode()) - 2

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from bi_experiments.analysis.agreement import AloneDigest, alone_digest
+from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
 from bi_experiments.wording import device, version
@@ -23,7 +24,8 @@ class Summary:
     """Complete pairs."""
     sentence: str | None
     """The result in one sentence; None without a complete pair."""
-    trial_time: Metric | None
+    total_time: Metric | None
+    """What the experiment is about; in records of version 1 without it, the trial time."""
     throughput: Metric | None
     invariance: Invariance | None
     """The verdict on the second arm; None when it was not probed."""
@@ -52,7 +54,7 @@ class Summary:
             second_arm=arm,
             pairs=comparison.pairs if comparison else 0,
             sentence=comparison.sentence if comparison else None,
-            trial_time=comparison.metric("trial_time") if comparison else None,
+            total_time=primary(comparison) if comparison else None,
             throughput=comparison.metric("throughput") if comparison else None,
             invariance=verdict.verdict if verdict else None,
             differing=verdict.differing if verdict else 0,
@@ -84,6 +86,6 @@ class Row:
 
     @property
     def cost(self) -> Metric | None:
-        """The trial time, where its change is known."""
-        metric = self.result.trial_time if self.result else None
+        """The total time, where its change is known."""
+        metric = self.result.total_time if self.result else None
         return metric if metric is not None and metric.change_pct is not None else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from bi_experiments.analysis.multiplicity import benjamini_hochberg
 from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import ExperimentResult
@@ -60,6 +61,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
     from bi_experiments.report.figures.several import draw_all
 
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    adjusted = _adjusted(rows)
     with theme.style():
         drawn = draw_all(rows)
         drawings = [one for one in drawn if isinstance(one, Drawing)]
@@ -81,11 +83,13 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
             {
                 "label": row.label,
                 "link": f"{quote(row.folder)}/report.html" if row.result is not None else None,
-                "cells": _cells(row, keys),
+                "cells": _cells(row, keys, adjusted.get(at)),
             }
-            for row in rows
+            for at, row in enumerate(rows)
         ],
-        note="overhead: change of trial time against the baseline, with its 95 % interval; n: pairs of launches; "
+        note="overhead: change of total time against the baseline, with its 95 % interval; n: pairs of launches; "
+        "adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % "
+        "are expected to show a change that is none; "
         "differ: probe outputs that changed with the batch, in the second arm.",
         command=command,
     )
@@ -121,12 +125,15 @@ _COLUMNS = (
     "95 % interval",
     "n",
     "verdict",
+    "adjusted p",
     "baseline tokens/s",
     "second arm tokens/s",
     "invariance",
     "differ",
 )
-_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "second arm tokens/s", "differ"})
+_NUMBERS = frozenset(
+    {"overhead", "95 % interval", "n", "adjusted p", "baseline tokens/s", "second arm tokens/s", "differ"}
+)
 
 
 def _counted(rows: Sequence[Row]) -> str:
@@ -142,7 +149,12 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
         (low, cheapest), (high, most_expensive) = costs[0], costs[-1]
-        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
+        said.append(f"Total time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
+        if len(costs) > 1:
+            said.append(
+                "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
+                "in fresh pairs, before you call it the cheapest."
+            )
     verdicts = Counter(
         INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
     )
@@ -169,17 +181,23 @@ def _outputs_agree(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def _cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
+def _cells(row: Row, keys: Sequence[str], adjusted: float | None) -> list[_Cell]:
     status = _Cell(row.status if row.reason is None else f"{row.status}: {row.reason}", "reason" if row.reason else "")
     values = [row.settings.get(key, "") for key in keys]
     settings = [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
-    return [status, *settings, *_result_cells(row.result)]
+    return [status, *settings, *_result_cells(row.result, adjusted)]
 
 
-def _result_cells(result: Summary | None) -> list[_Cell]:
+def _adjusted(rows: Sequence[Row]) -> dict[int, float]:
+    """Position of a row to the p value of its cost, adjusted over all rows (Benjamini and Hochberg)."""
+    tested = [(at, row.cost.p_value) for at, row in enumerate(rows) if row.cost and row.cost.p_value is not None]
+    return dict(zip([at for at, _ in tested], benjamini_hochberg([p_value for _, p_value in tested]), strict=True))
+
+
+def _result_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:
     if result is None:
         return [_Cell("", "number" if column in _NUMBERS else "") for column in (*_COLUMNS, "")]
-    cost, throughput = result.trial_time, result.throughput
+    cost, throughput = result.total_time, result.throughput
     interval = ""
     if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
         interval = band(cost.low_pct, cost.high_pct)
@@ -188,6 +206,7 @@ def _result_cells(result: Summary | None) -> list[_Cell]:
         _Cell(interval, "number"),
         _Cell(str(result.pairs), "number"),
         _Cell(verdict_word(cost) if cost is not None else ""),
+        _Cell("" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}", "number"),
         _Cell(four_digits(throughput.baseline) if throughput else "", "number"),
         _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
         _Cell(*INVARIANCE_WORDS[result.invariance]),

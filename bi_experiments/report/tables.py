@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.ledger import NEEDED_PCT, SOURCE, in_words
-from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.records import (
     Arm,
@@ -19,7 +20,7 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.wording import LABELS, change_text, four_digits
+from bi_experiments.wording import LABELS, band, change_text, four_digits, signed
 from bi_experiments.wording import count as count_of
 
 
@@ -53,17 +54,76 @@ def metrics(result: ExperimentResult) -> Table:
 
 
 METRICS_NOTE = (
-    "n: pairs of launches. change: exp(mean log ratio over the pairs) - 1, with its t interval over the pairs."
+    "n: pairs of launches. change: exp(difference of the mean logs) - 1, with its 95 % t interval over the launches. "
+    "The total time is what the experiment is about; of the others, the verdict is slower, faster, more or less only "
+    "where Holm's procedure over all of them lets it."
 )
 
 
-def withheld(result: ExperimentResult) -> tuple[str, ...]:
-    """Why a change is withheld, one sentence a metric."""
-    return tuple(
-        f"Change of {metric.name.replace('_', ' ')} withheld: {metric.withheld}."
-        for metric in (result.comparison.metrics if result.comparison else ())
-        if metric.withheld is not None
+def trial_costs(result: ExperimentResult) -> Table:
+    """The cost of every trial beside its size; trials are numbered from 1."""
+    costs = result.comparison.trials if result.comparison else ()
+    return Table(
+        header=(
+            "Trial",
+            "prompts",
+            "prompt tokens",
+            "generated",
+            "baseline [s]",
+            "second [s]",
+            "change %",
+            "95 % interval",
+        ),
+        rows=tuple(
+            (
+                str(cost.index + 1),
+                f"{cost.batch_size:,}",
+                f"{cost.prompt_tokens:,}",
+                f"{cost.output_tokens:,}",
+                four_digits(cost.baseline_s),
+                four_digits(cost.second_s),
+                "withheld" if cost.change_pct is None else change_text(cost.change_pct),
+                _interval(cost.low_pct, cost.high_pct),
+            )
+            for cost in costs
+        ),
+        left=frozenset({0}),
     )
+
+
+def trials_note(result: ExperimentResult) -> str:
+    """What the interval of the total time is about, and what that of a trial is."""
+    comparison = result.comparison
+    about = "other prompts in every pair (workload.fresh_prompts), so that the intervals are about such workloads"
+    if comparison is not None and not comparison.fresh_prompts:
+        about = (
+            "the same prompts in every pair, so that the intervals are about these prompts; with "
+            "workload.fresh_prompts=true they are about all like them"
+        )
+    said = f"Means over the launches; {about}. The interval of a trial is its own, not one that all hold together."
+    if comparison is not None and comparison.robust is not None:
+        robust = comparison.robust
+        said += (
+            f" Change of total time by Hodges and Lehmann, which a few wild launches do not move: "
+            f"{signed(robust.change_pct)} {band(robust.low_pct, robust.high_pct)}."
+        )
+    return said
+
+
+def withheld(result: ExperimentResult) -> tuple[str, ...]:
+    """Why a change is not told, one sentence a reason; and what can be read where the arms did unequal work."""
+    metrics = result.comparison.metrics if result.comparison else ()
+    reasons = dict.fromkeys(metric.withheld for metric in metrics if metric.withheld is not None)
+    named = {
+        reason: ", ".join(one.name.replace("_", " ") for one in metrics if one.withheld == reason) for reason in reasons
+    }
+    said = [f"Change of {names} withheld: {reason}." for reason, names in named.items()]
+    if any(metric.name == PRIMARY and metric.withheld == UNEQUAL_TOKENS for metric in metrics):
+        said.append(
+            "Throughput is per token generated, and so stands for unequal numbers of tokens too, but longer outputs "
+            "are not the same work; request time per token compares the requests one by one."
+        )
+    return tuple(said)
 
 
 def verdict_word(metric: Metric) -> str:
@@ -72,18 +132,19 @@ def verdict_word(metric: Metric) -> str:
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
-    interval = "-"
-    if metric.low_pct is not None and metric.high_pct is not None:
-        interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
     return (
         f"{metric.name.replace('_', ' ')} [{metric.unit}]",
         four_digits(metric.baseline),
         four_digits(metric.batch_invariant),
         "withheld" if metric.change_pct is None else change_text(metric.change_pct),
-        interval,
+        _interval(metric.low_pct, metric.high_pct),
         str(metric.pairs),
         verdict_word(metric),
     )
+
+
+def _interval(low_pct: float | None, high_pct: float | None) -> str:
+    return "-" if low_pct is None or high_pct is None else f"{change_text(low_pct)} .. {change_text(high_pct)}"
 
 
 def invariance(report: InvarianceReport) -> Table:
@@ -154,7 +215,7 @@ def proof_notes(report: InvarianceReport) -> tuple[str, ...]:
     said = []
     if report.not_run:
         said.append(
-            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got so far."
+            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got that far."
         )
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))
@@ -288,16 +349,21 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:
-    """What vLLM reports that it ran with, one column an arm; None when no engine was built."""
+    """What vLLM reports that it ran with, one column an arm, and what differs; None when no engine was built."""
     observed = {phase.arm: phase.observed for phase in reversed(phases) if phase.observed is not None}
     arms = in_order(observed)
     if not arms:
         return None
+    different = {difference.field for difference in engine_differences(complete_pairs(phases))}
     return Table(
-        header=("Observed in the engine", *(LABELS[arm] for arm in arms)),
+        header=("Observed in the engine", *(LABELS[arm] for arm in arms), ""),
         rows=tuple(
-            (field.replace("_", " "), *(as_text(getattr(observed[arm], field)) for arm in arms))
+            (
+                field.replace("_", " "),
+                *(as_text(getattr(observed[arm], field)) for arm in arms),
+                "differs" if field in different else "",
+            )
             for field in type(observed[arms[0]]).__struct_fields__
         ),
-        left=frozenset(range(len(arms) + 1)),
+        left=frozenset(range(len(arms) + 2)),
     )

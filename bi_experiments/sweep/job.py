@@ -62,7 +62,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         composed: Its configuration, composed by Hydra.
 
     Returns:
-        The overhead of its trial time in per cent, for a sweeper that searches; None if there is no overhead.
+        The second arm's own time per token in seconds, for a sweeper that searches; None when there is none.
 
     Raises:
         KeyboardInterrupt: It was interrupted, and the sweep with it.
@@ -86,7 +86,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         raise KeyboardInterrupt
     if written:
         tracking.log(job.sweep, config.tracking, None)
-    return record.change_pct if record.status is Status.DONE else None
+    return record.own_s_per_token if record.status is Status.DONE else None
 
 
 def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:

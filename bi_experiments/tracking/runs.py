@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import (
     Arm,
@@ -229,6 +230,8 @@ def note(result: ExperimentResult) -> str:
     paragraphs = []
     if result.comparison is not None:
         paragraphs.append(f"**{result.comparison.sentence}**")
+    if (changed := engine_sentence(result)) is not None:
+        paragraphs.append(changed)
     if result.invariance is not None:
         paragraphs.append(result.invariance.sentence)
     if result.stopped is not None:
@@ -293,7 +296,8 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
         launches = [
             _phase_values(phase) for phase in result.phases if phase.arm is arm and phase.status is PhaseStatus.OK
         ]
-        keys = dict.fromkeys(key for launch in launches for key in launch)
+        # The comparison has the cold and the warm initialisations apart.
+        keys = [key for key in dict.fromkeys(key for launch in launches for key in launch) if key != "init_time"]
         values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
     if result.comparison is not None:
         other = second_arm(result.phases)
@@ -368,6 +372,10 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
     tags: dict[str, str | None] = {}
     if result.comparison is not None:
         tags |= {f"verdict/{metric.name}": metric.verdict for metric in result.comparison.metrics}
+    tags |= {
+        f"differs/{difference.field}": f"{difference.baseline} -> {difference.second}"
+        for difference in engine_differences(complete_pairs(result.phases))
+    }
     if result.invariance is not None:
         tags |= {f"invariance/{verdict.arm}": verdict.verdict for verdict in result.invariance.arms}
         tags |= {

@@ -42,14 +42,14 @@ _EXPERIMENT_TAGS = {
     f"mlflow.sharedViewState.{COST_VIEW}": json.dumps(
         {
             "searchFilter": "tags.kind = 'experiment'",
-            "orderByKey": "metrics.`overhead/trial_time_pct`",
+            "orderByKey": "metrics.`overhead/total_time_pct`",
             "orderByAsc": False,
             "selectedColumns": [
-                "metrics.`overhead/trial_time_pct`",
-                "metrics.`overhead/trial_time_pct_low`",
-                "metrics.`overhead/trial_time_pct_high`",
-                "metrics.`baseline/trial_time`",
-                "metrics.`batch_invariant/trial_time`",
+                "metrics.`overhead/total_time_pct`",
+                "metrics.`overhead/total_time_pct_low`",
+                "metrics.`overhead/total_time_pct_high`",
+                "metrics.`baseline/total_time`",
+                "metrics.`batch_invariant/total_time`",
                 "tags.`invariance/batch_invariant`",
                 "tags.`device`",
             ],

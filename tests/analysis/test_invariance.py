@@ -156,7 +156,7 @@ def test_a_class_of_the_workload_without_a_probe_is_not_probed_and_named() -> No
         (25.0, 10, Invariance.HOLDS),
     ]
     assert "75 % of this workload's output tokens" in judged.sentence
-    assert "1025 to 2048 tokens of context, 33 to 64 sequences, beside a prefill" in judged.sentence
+    assert "1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill" in judged.sentence
 
 
 def test_a_class_that_the_workload_hardly_has_is_listed_and_not_needed() -> None:

@@ -20,7 +20,7 @@ FLOORS = (
     {"report"},
     {"experiment"},
     {"sweep"},
-    {"api", "compare", "track", "__main__"},
+    {"api", "compare", "locate", "plan", "track", "__main__"},
 )
 """The rooms from the ground up: each may import from lower floors, and from its own."""
 

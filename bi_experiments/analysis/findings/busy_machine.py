@@ -29,7 +29,7 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
     if load > max(1.0, 0.1 * cpu_count):
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running: before phase {phase.index} ({phase.arm}) about {load:.1f} of "
+            message=f"Something else was running: before phase {phase.index + 1} ({phase.arm}) about {load:.1f} of "
             f"{count(cpu_count, 'CPU')} were busy with it.",
             remedy=f"Stop it{or_take_turns(protocol)}.",
         )

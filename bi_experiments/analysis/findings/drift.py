@@ -18,10 +18,8 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
     positions: list[float] = []
     values: list[float] = []
     for pair in pairs:
-        ratios = [
-            math.log(other.time_s / baseline.time_s)
-            for baseline, other in zip(pair.baseline.trials, pair.second.trials, strict=True)
-        ]
+        ran = sorted(zip(pair.baseline.trials, pair.second.trials, strict=True), key=lambda both: both[0].started_at)
+        ratios = [math.log(other.time_s / baseline.time_s) for baseline, other in ran]
         positions += range(len(ratios))
         values += [ratio - fmean(ratios) for ratio in ratios]
     drift = trend(positions, values, max(positions))

@@ -38,7 +38,7 @@ KEPT_ALONE = 32
 """Most output tokens of a probe alone that are kept, to compare the arms by."""
 
 Generate = Callable[[Sequence[Request], bool, int | None], list[Output]]
-"""Runs one batch; told whether the prefix cache is emptied before it, and the blocks that the KV cache has for it."""
+"""Run one batch; passed whether the prefix cache is emptied before it, and the blocks that the KV cache has for it."""
 
 
 def warm_up(llm: "LLM", plan: ProbePlan) -> None:

@@ -38,7 +38,7 @@ class Request:
         temperature: 0 is greedy.
         seed: Sampling seed; None when greedy.
         samples: Continuations of this prompt.
-        scored_from: Index of the first prompt token whose logprobs are returned, in place of an output; None: none.
+        scored_from: Index of the first prompt token whose logprobs are returned instead of an output; None: no scoring.
         score_prompt: Whether the logprobs of the prompt, from its second token on, are returned before the output's.
         logprobs: Whether logprobs are asked for at all; without them tokens alone are compared.
     """

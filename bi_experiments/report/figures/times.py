@@ -36,7 +36,9 @@ def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
     axes = figure.subplots()
     for pair in pairs:
         for trial in range(trials):
-            both = [one.trials[trial].time_s for one in phases if one.pair == pair and trial < len(one.trials)]
+            both = [each.time_s for one in phases if one.pair == pair for each in one.trials if each.index == trial]
+            if not both:
+                continue
             axes.vlines(starts[pair] + trial, min(both), max(both), color=theme.MUTED, linewidth=0.9, zorder=1)
     for arm in in_order([phase.arm for phase in phases]):
         style = theme.arm_style(arm)

@@ -1,0 +1,79 @@
+"""A located difference in sentences."""
+
+from bi_experiments.records import Location, ModuleDifference, SmallestBatch
+from bi_experiments.wording import LABELS, count, four_digits
+
+
+def describe(location: Location) -> tuple[str, ...]:
+    """What was found: the operator, the batch that it takes, and the border; the most important first."""
+    said = [_where(location)]
+    if location.first is not None and location.level == "eager":
+        said.append(_how_large(location.first))
+    if location.smallest is not None:
+        said += [_smallest(location.smallest), *_border(location.smallest)]
+        other = location.smallest.first
+        if other is not None and location.first is not None and other.module != location.first.module:
+            said.append(f"In that batch the first to differ is {_named(other)}: there is more than one cause.")
+    return tuple(said)
+
+
+def _where(location: Location) -> str:
+    place = f"In the {LABELS[location.arm]} arm, probe batch {location.composition} #{location.batch}"
+    if location.first is not None:
+        one = location.first
+        token = location.first_difference
+        inputs = (
+            "its inputs are equal" if one.inputs_equal else "its inputs differ already: code before it in the model"
+        )
+        return (
+            f"{place}: the first operator that differs is {_named(one)}, at position {one.position} of the sequence "
+            f"(output token {token}); {inputs}."
+        )
+    if location.first_difference is None:
+        tried = "" if location.level == "eager" else ", compiled or not"
+        return f"{place}: nothing to locate{tried}; {location.stopped}."
+    if location.stopped is None:
+        return (
+            f"{place}: eager, the output is the same as alone; {location.level}, output token "
+            f"{location.first_difference} differs. The difference comes from compiled kernels or graphs."
+        )
+    return f"{place}: output token {location.first_difference} differs, and {location.stopped}."
+
+
+def _named(one: ModuleDifference) -> str:
+    rank = f" on rank {one.rank}" if one.rank else ""
+    return f"{one.module} ({one.class_name}, {one.kind}){rank}"
+
+
+def _how_large(one: ModuleDifference) -> str:
+    return (
+        f"{one.differing} of {one.elements} elements differ (shape {' x '.join(map(str, one.shape))}), by at most "
+        f"{four_digits(one.largest_difference)}; it computes {count(one.rows_in_batch, 'row')} in the batch and "
+        f"{one.rows_alone} alone."
+    )
+
+
+def _smallest(smallest: SmallestBatch) -> str:
+    neighbours = [request for index, request in enumerate(smallest.requests) if index != smallest.position]
+    lengths = sorted({len(request.prompt) for request in neighbours})
+    tokens = f"{lengths[0]}" if lengths[:1] == lengths[-1:] else f"{lengths[0]} to {lengths[-1]}"
+    if not neighbours:
+        return "The probe changes without any neighbour: by its place in the queue, or by what it was asked for."
+    end = "" if smallest.whole else "; the time was over before the search was"
+    rows = "" if smallest.first is None else f": {count(smallest.first.rows_in_batch, 'row')} in that operator"
+    return (
+        f"Smallest batch that still changes it: {count(len(neighbours), 'neighbour')} of "
+        f"{smallest.neighbours_before}, with prompts of {tokens} tokens{rows}{end}."
+    )
+
+
+def _border(smallest: SmallestBatch) -> tuple[str, ...]:
+    border = smallest.border_tokens
+    if border is None:
+        return ()
+    differing = ", ".join(map(str, smallest.larger_differing))
+    equal = ", ".join(map(str, smallest.larger_equal))
+    if equal:
+        also = f", also at {differing}" if differing else ""
+        return (f"It changes at {border} prompt tokens of the neighbour{also}, but not at {equal}.",)
+    return (f"It changes from {border} prompt tokens of the neighbour on (one less: equal; tried above: {differing}).",)

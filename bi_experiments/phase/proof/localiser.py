@@ -1,0 +1,226 @@
+"""Names the first operator that differs for one probe, and shrinks the batch that brings it about."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bi_experiments.phase import engine
+from bi_experiments.phase.proof.compositions import Material, compose
+from bi_experiments.phase.proof.probes import first_difference
+from bi_experiments.phase.proof.requests import Batch, Limits, Output, Request
+from bi_experiments.phase.proof.shrinking import Shrinker
+from bi_experiments.records import (
+    BatchRequest,
+    LocatePlan,
+    Location,
+    ModuleDifference,
+    ObservedEngine,
+    PhaseSpec,
+    ProbePlan,
+    SmallestBatch,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEngine) -> Location:
+    """Look into the differing probe that the phase's plan names.
+
+    Args:
+        llm: The engine.
+        spec: What the phase was told: the plan, and the probes that the batch was made for.
+        workload: The trials' prompts.
+        observed: What the engine runs with.
+
+    Raises:
+        ValueError: The composition has no such batch, or no probe at that place.
+    """
+    assert spec.locate is not None
+    assert spec.probes is not None
+    search = _Search(llm, spec.locate, spec.probes)
+    batch, reference = search.find(workload, observed, spec.engine.max_model_len)
+    found = Location(
+        arm=spec.arm,
+        composition=spec.locate.composition,
+        batch=spec.locate.batch,
+        position=spec.locate.position,
+        sample=spec.locate.sample,
+        prompt_tokens=len(reference.prompt),
+        logprobs=spec.probes.logprobs,
+    )
+    return msgspec.structs.replace(found, **search.run(batch, reference))
+
+
+class _Search:
+    """One search, on one engine."""
+
+    def __init__(self, llm: "LLM", plan: LocatePlan, probes: ProbePlan) -> None:
+        self._llm = llm
+        self._plan = plan
+        self._probes = probes
+        self._prefix_caching = bool(llm.llm_engine.vllm_config.cache_config.enable_prefix_caching)
+
+    def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
+        """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
+        cache = self._llm.llm_engine.vllm_config.cache_config
+        limits = Limits(
+            max_num_batched_tokens=observed.max_num_batched_tokens,
+            max_num_seqs=observed.max_num_seqs,
+            max_model_len=max_model_len,
+            prefix_caching=self._prefix_caching,
+            block_size=cache.block_size,
+        )
+        tokenizer = self._llm.get_tokenizer()
+        special = set(tokenizer.all_special_ids)
+        vocabulary_size = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
+        token_ids = tuple(token for token in range(vocabulary_size) if token not in special)
+        material = Material(self._probes, workload, limits, token_ids, lambda request: self.generate([request])[0])
+        plan = self._plan
+        batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
+        probed = () if batch is None else batch.probed
+        reference = next((each.reference for each in probed if each.position == plan.position), None)
+        if batch is None or reference is None:
+            raise ValueError(f"{plan.composition} has no probe at position {plan.position} of batch {plan.batch}")
+
+        def tokens(request: Request) -> Request:
+            text = isinstance(request.prompt, str)
+            return replace(request, prompt=tuple(tokenizer.encode(request.prompt))) if text else request
+
+        return replace(batch, requests=tuple(map(tokens, batch.requests))), tokens(reference)
+
+    def generate(self, requests: Sequence[Request], empty_cache: bool = True) -> list[Output]:
+        """The outputs of a batch."""
+        if self._prefix_caching and empty_cache and not self._llm.reset_prefix_cache():
+            raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
+        return engine.generate_together(self._llm, requests, self._probes.logprobs)
+
+    def run(self, batch: Batch, reference: Request) -> dict[str, object]:
+        """All but what names the probe of a `Location`."""
+        position = self._plan.position
+        alone = self.generate([reference])[0]
+        if self.first_difference(alone, self.generate([reference])[0]) is not None:
+            stopped = "the probe alone gives other bits when it runs again, so that nothing can be said about the batch"
+            return {"repeatable": False, "stopped": stopped}
+        in_batch = self._run_batch(batch)[position]
+        first = self.first_difference(alone, in_batch)
+        if first is None:
+            return {"stopped": "the probe's output is the same in the batch as alone"}
+        found: dict[str, object] = {"first_difference": first}
+        # The tokens behind the first difference have another context, so that their rows say nothing.
+        scored = reference.max_tokens if batch.requests[position].scored_from is not None else first + 1
+        reference = replace(reference, max_tokens=min(reference.max_tokens, scored))
+        if batch.requests[position].scored_from is None:
+            batch = replace(batch, requests=shortened(batch.requests, position, reference.max_tokens))
+        if self._plan.observe:
+            layers = self._observe(batch, position, reference, first)
+            if layers is None:
+                stopped = "the observed model gave other bits than the unobserved one, so that nothing can be said"
+                return {**found, "stopped": stopped}
+            first_module = first_of(layers)
+            found |= {"layers": tuple(layers), "first": first_module}
+            if first_module is None:
+                found["stopped"] = "every module gave the same bits: what differs is sampling, or how logprobs are made"
+        if batch.requests[position].scored_from is None and not batch.primed:
+            found["smallest"] = self._shrink(batch, reference)
+        return found
+
+    def first_difference(self, alone: Output, output: Output) -> int | None:
+        """First differing token of the sample that the plan names."""
+        sample = self._plan.sample
+        return first_difference(alone.samples[sample], output.samples[sample])
+
+    def _run_batch(self, batch: Batch) -> list[Output]:
+        outputs = self.generate(batch.requests)
+        return self.generate(batch.requests, empty_cache=False) if batch.primed else outputs
+
+    def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | None:
+        """What every module computes, in the first step that differs; None where the hooks change the output."""
+        unobserved = self.generate([reference])[0], self._run_batch(batch)[position]
+        last_position = len(reference.prompt) + first - 1
+        sample = self._plan.sample
+
+        def start(index: int, compare: bool) -> None:
+            number = engine.next_request_number(self._llm) + index
+            engine.observe_modules(self._llm, number, sample, last_position, compare)
+
+        try:
+            start(0, compare=False)
+            alone = self.generate([reference])[0]
+            engine.end_observation(self._llm)
+            if batch.primed:
+                self.generate(batch.requests)
+            start(position, compare=True)
+            in_batch = self.generate(batch.requests, empty_cache=not batch.primed)[position]
+        finally:
+            compared = engine.end_observation(self._llm)
+        for before, after in zip(unobserved, (alone, in_batch), strict=True):
+            if self.first_difference(before, after) is not None:
+                return None
+        earliest = min((one.step for one in compared), default=0)
+        return [one for one in compared if one.step == earliest]
+
+    def _shrink(self, batch: Batch, reference: Request) -> SmallestBatch:
+        plan = self._plan
+        alone = self.generate([reference])[0]
+
+        def differs(requests: Sequence[Request], position: int) -> bool:
+            return self.first_difference(alone, self.generate(requests)[position]) is not None
+
+        shrinker = Shrinker(batch.requests, plan.position, differs, plan.shrink_time_s)
+        shrinker.shrink()
+        border, differing, equal = shrinker.border()
+        output = self.generate(shrinker.requests)[shrinker.position]
+        first = self.first_difference(alone, output)
+        if first is None:
+            raise RuntimeError("the smallest batch changed the probe in the search, and does not any more")
+        smallest = replace(batch, requests=shrinker.requests)
+        layers = self._observe(smallest, shrinker.position, reference, first) if plan.observe else None
+        return SmallestBatch(
+            requests=tuple(plain(request) for request in shrinker.requests),
+            position=shrinker.position,
+            sample=plan.sample,
+            first_difference=first,
+            neighbours_before=len(batch.requests) - 1,
+            tried=shrinker.tried,
+            whole=shrinker.whole,
+            first=first_of(layers or ()),
+            border_tokens=border,
+            larger_differing=differing,
+            larger_equal=equal,
+        )
+
+
+def shortened(requests: Sequence[Request], position: int, max_tokens: int) -> tuple[Request, ...]:
+    """The batch with a shorter output of the request at that index; the neighbours' stay as they are."""
+    return tuple(
+        replace(request, max_tokens=max_tokens) if index == position else request
+        for index, request in enumerate(requests)
+    )
+
+
+def first_of(layers: Sequence[ModuleDifference]) -> ModuleDifference | None:
+    """The first module that differs; of several workers, the one that comes first in the order of execution."""
+    order: dict[int, int] = {}
+    differing = []
+    for one in layers:
+        place = order[one.rank] = order.get(one.rank, -1) + 1
+        if one.differing:
+            differing.append((place, one.rank, one))
+    return min(differing, key=lambda found: found[:2])[2] if differing else None
+
+
+def plain(request: Request) -> BatchRequest:
+    """The request as it is recorded."""
+    assert not isinstance(request.prompt, str)
+    return BatchRequest(
+        prompt=request.prompt,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        samples=request.samples,
+    )

@@ -1,0 +1,156 @@
+"""`python -m bi_experiments.locate`, with phases that have no engine."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bi_experiments.config.compose import compose
+from bi_experiments.errors import ExitCode
+from bi_experiments.experiment import run_experiment
+from bi_experiments.launch.location import differing_probe, levels
+from bi_experiments.launch.progress import NoProgress
+from bi_experiments.locate import main
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import Arm, EngineSpec, ExperimentResult, PhaseSpec, ProbeResult, from_json, to_json
+from tests import factories
+
+CULPRIT = "model.layers.2.mlp.down_proj (RowParallelLinear, matrix multiplication)"
+
+
+def probe(composition: str = "batch_8", equal: bool = False, first_difference: int | None = 1) -> ProbeResult:
+    return ProbeResult(
+        probe=0,
+        composition=composition,
+        batch=0,
+        position=3,
+        equal=equal,
+        first_difference=None if equal else first_difference,
+        tokens_equal=True,
+        largest_logprob_difference=0.1,
+        digest="d",
+    )
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, fake_python: Path) -> OutputFolder:
+    """A finished experiment whose batch-invariant arm has a probe that differs."""
+    settings = ["experiment=cpu_demo", "tracking=off", "protocol=single", f"runtime.python={fake_python}"]
+    folder = OutputFolder(tmp_path / "out")
+    result = run_experiment(compose(settings), folder, "python -m bi_experiments", NoProgress(), pages_from_s=1e9)
+    write_probes(result, folder, Arm.BATCH_INVARIANT, probe(equal=True), probe())
+    return folder
+
+
+def write_probes(result: ExperimentResult, folder: OutputFolder, arm: Arm, *probes: ProbeResult) -> None:
+    phases = tuple(msgspec.structs.replace(phase, probes=probes if phase.arm is arm else ()) for phase in result.phases)
+    folder.result.write_bytes(to_json(msgspec.structs.replace(result, phases=phases)))
+
+
+def passed(folder: OutputFolder, level: int) -> PhaseSpec:
+    path = folder.location_phase(level).spec
+    return from_json(path.read_bytes(), PhaseSpec, path)
+
+
+def test_the_operator_is_named_and_stands_in_the_record_and_every_page(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(experiment.root)]) is ExitCode.DONE
+    said = capsys.readouterr().out
+    assert f"the first operator that differs is {CULPRIT}, at position 2" in said
+    assert "from 6 prompt tokens of the neighbour on" in said
+    assert str(experiment.reproduction) in said
+    result = read_result(experiment.root)
+    assert result.location is not None
+    assert result.location.first is not None
+    for page in (experiment.report_text, experiment.report_html, experiment.report_markdown):
+        assert "down" in page.read_text(), page
+        assert "matrix multiplication" in " ".join(page.read_text().split()), page
+
+
+def test_the_phase_is_eager_and_is_told_the_probe_and_nothing_else_is_changed(experiment: OutputFolder) -> None:
+    main([str(experiment.root)])
+    spec = passed(experiment, 0)
+    index = next(one.index for one in read_result(experiment.root).phases if one.arm is Arm.BATCH_INVARIANT)
+    path = experiment.phase(index, Arm.BATCH_INVARIANT).spec
+    before = from_json(path.read_bytes(), PhaseSpec, path)
+    assert spec.locate is not None
+    assert (spec.locate.composition, spec.locate.batch, spec.locate.position) == ("batch_8", 0, 3)
+    assert spec.engine.enforce_eager
+    assert (spec.arm, spec.probes, spec.workload_digest) == (before.arm, before.probes, before.workload_digest)
+    assert not experiment.location_phase(1).root.exists()
+
+
+def test_an_arm_in_which_nothing_differs_is_refused_with_the_one_to_ask_for(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(experiment.root), "--arm", "baseline"]) is ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err.count("\n") == 1
+    write_probes(read_result(experiment.root), experiment, Arm.BATCH_INVARIANT, probe(equal=True))
+    assert main([str(experiment.root)]) is ExitCode.CANNOT_RUN
+    assert "none of the 1 probe outputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["result.json", "spec.json"])
+def test_a_folder_that_lacks_what_is_needed_is_refused_in_one_line(
+    missing: str, experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in experiment.root.rglob(missing):
+        path.unlink()
+    assert main([str(experiment.root)]) is ExitCode.CANNOT_RUN
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_phase_that_fails_leaves_the_record_alone(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = experiment.result.read_bytes()
+    monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "ignores_mode"}))
+    assert main([str(experiment.root)]) is ExitCode.PHASE_FAILED
+    assert "VLLM_BATCH_INVARIANT" in capsys.readouterr().err
+    assert experiment.result.read_bytes() == before
+
+
+def test_a_difference_of_compiled_models_alone_is_looked_for_level_by_level(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in experiment.root.glob("phases/*/spec.json"):
+        spec = from_json(path.read_bytes(), PhaseSpec, path)
+        engine = msgspec.structs.replace(spec.engine, enforce_eager=False)
+        path.write_bytes(to_json(msgspec.structs.replace(spec, engine=engine)))
+    monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "compiled_only"}))
+    assert main([str(experiment.root)]) is ExitCode.DONE
+    assert "compiled with piecewise graphs, output token 1 differs" in capsys.readouterr().out
+    asked = [passed(experiment, level).engine.extra.get("compilation_config") for level in range(3)]
+    assert asked == [None, {"cudagraph_mode": "NONE"}, {"cudagraph_mode": "PIECEWISE"}]
+    assert not experiment.location_phase(3).root.exists()
+    locates = [passed(experiment, level).locate for level in range(3)]
+    assert [one.observe for one in locates if one] == [True, False, False]
+
+
+def test_nothing_found_in_an_eager_experiment_is_said_and_no_success(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "compiled_only"}))
+    assert main([str(experiment.root)]) is ExitCode.PHASE_FAILED
+    assert "nothing to locate" in capsys.readouterr().out
+    assert not experiment.reproduction.exists()
+
+
+def test_the_probe_that_differs_soonest_in_a_batch_of_several_is_chosen() -> None:
+    probes = (probe("prefill", first_difference=0), probe("batch_2", first_difference=5), probe("step_255"))
+    result = factories.experiment_result([factories.phase(probes=probes)])
+    assert differing_probe(result, Arm.BASELINE)[1].composition == "step_255"
+
+
+def test_the_settings_of_the_experiment_stay_when_graphs_are_taken_away(experiment: OutputFolder) -> None:
+    path = next(experiment.root.glob("phases/*/spec.json"))
+    spec = from_json(path.read_bytes(), PhaseSpec, path)
+    own = {"compilation_config": {"level": 3}, "seed": 1}
+    engine: EngineSpec = msgspec.structs.replace(spec.engine, enforce_eager=False, extra=own)
+    tried = list(levels(engine))
+    assert tried[1][1].extra == {"compilation_config": {"level": 3, "cudagraph_mode": "NONE"}, "seed": 1}
+    assert tried[-1][1] == engine
