@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.files import write_atomically
-from bi_experiments.paths import OutputFolder
+from bi_experiments.paths import OutputFolder, bound_log, log_tail
 from bi_experiments.records import Arm
 
 
@@ -28,3 +28,24 @@ def test_phase_folders_sort_in_schedule_order(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
     names = [folder.phase(index, Arm.BASELINE).root.name for index in range(12)]
     assert names == sorted(names)
+
+
+def test_the_end_of_a_log_is_plain_and_bounded(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_bytes(b"\x1b[31mred\x1b[0m\x07\n" * 100 + b"y" * 5_000_000 + b"\n\x1b]0;title\x07end \xff\n")
+    lines = log_tail(log)
+    assert len(lines) <= 30
+    assert all(len(line) <= 300 and line.isprintable() for line in lines)
+    assert lines[-1] == "end \N{REPLACEMENT CHARACTER}"
+    assert log_tail(tmp_path / "missing") == []
+
+
+def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_bytes(b"begin\n" + b"x" * 10_000 + b"\nend\n")
+    bound_log(log, most_bytes=100)
+    text = log.read_text()
+    assert text.startswith("begin\n")
+    assert text.endswith("\nend\n")
+    assert "bytes left out" in text
+    assert len(text) < 200

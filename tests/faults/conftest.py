@@ -44,7 +44,7 @@ class Program:
             env={**self.variables, **variables},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
 

@@ -38,7 +38,7 @@ def test_a_killed_run_is_read_by_every_program_and_resumed(program: Program) -> 
     process = start(program, *arguments, **hangs(program))
     wait_for(lambda: waits_in_the_mode(program), limit_s=60)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert "killed" in str(read_result(program.folder / "out").stopped)
     report = program("out", module="bi_experiments.report")
     assert report.returncode == 0, report.stderr
@@ -65,7 +65,7 @@ def test_signals_end_it_in_order(program: Program, numbers: tuple[signal.Signals
     wait_for(lambda: waits_in_the_mode(program), limit_s=60)
     for number in numbers:
         process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 130
     assert read_result(program.folder / "out").stopped == "it was interrupted"
     assert not (program.folder / "out" / "caches").exists()
@@ -91,7 +91,7 @@ def test_a_terminal_that_goes_away_costs_no_record(program: Program, where: str)
 def test_two_runs_at_once_have_a_folder_each(program: Program) -> None:
     both = [start(program, f"seed={seed}") for seed in (1, 2)]
     for process in both:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     assert len(list(program.folder.glob("outputs/*/*/result.json"))) == 2
 
@@ -101,7 +101,7 @@ def test_a_folder_in_use_is_refused(program: Program) -> None:
     wait_for(lambda: waits_in_the_mode(program), limit_s=60)
     second = program(*program.fake, "hydra.run.dir=out")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert is_one_line(second)
     assert "another experiment writes into" in second.stderr
 
