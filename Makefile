@@ -9,7 +9,7 @@ PIP := $(RUN) -m pip --quiet --quiet --disable-pip-version-check
 # Where torch's CPU build is taken from when pip as it is set up here does not find it.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
-# PyPI has CUDA builds of these; beside torch's CPU build they break vLLM, which needs them for images and sound only.
+# PyPI has CUDA builds of these; with torch's CPU build they break vLLM, which needs them for images and sound only.
 UNLOCKED := torchvision torchaudio torchcodec
 
 # Debian packages that the tests marked `system` need.
@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with r
 	@echo "Running python -m bi_experiments experiment=cpu_demo: up to 4 minutes on two cores."
 	@$(RUN) -m bi_experiments experiment=cpu_demo
 
-test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, real vLLM on the CPU included
+test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, including real vLLM on the CPU
 	@$(RUN) -m pytest -m "not system"
 
 test-all: test system-packages $(VENV)/ray  ## The same and the tests that need system packages (installed when root and apt-get allow)
@@ -51,8 +51,8 @@ check: $(VENV)/installed  ## Lint, format and types: ruff and mypy --strict
 	@$(RUN) -m mypy
 
 ui: $(VENV)/installed  ## The MLflow UI on the store that runs started here have written
-	@test -f mlflow.db || { echo "There is no mlflow.db here yet: type make demo first." >&2; exit 1; }
-	@echo "In a minute, the costliest experiment first: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost"
+	@test -f mlflow.db || { echo "There is no mlflow.db here yet: run make demo first." >&2; exit 1; }
+	@echo "In a minute, the most expensive experiment first: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into requirements.lock (minutes)
@@ -67,21 +67,21 @@ clean:  ## Remove .venv, builds and caches; results (outputs, multirun, mlflow.d
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(PYTHON) is not Python 3.11\
-	 or newer (found: $$($(PYTHON) --version 2>&1 | head -1)): type make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	 or newer (found: $$($(PYTHON) --version 2>&1 | head -1)): run make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (on Debian\
-	 and Ubuntu: apt install python3-venv) or type make PYTHON=... with another interpreter" >&2; exit 1; }
+	 and Ubuntu: apt install python3-venv) or run make PYTHON=... with another interpreter" >&2; exit 1; }
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)."
 	@$(PYTHON) -m venv $(VENV)
 
 # --no-deps throughout: the lock is complete, and what it leaves out must not come in.
 $(VENV)/installed: requirements.lock pyproject.toml | $(RUN)
 	@test "$$(uname -sm)" = "Linux x86_64" || { echo "requirements.lock is for Linux on x86-64 (found: $$(uname -sm)):\
-	 type $(RUN) -m pip install --extra-index-url $(TORCH_INDEX) --editable '.[cpu,dev]'" >&2; exit 1; }
+	 run $(RUN) -m pip install --extra-index-url $(TORCH_INDEX) --editable '.[cpu,dev]'" >&2; exit 1; }
 	@echo "1 of 3: installing torch's CPU build (200 MB, loaded once)."
 	@torch=$$(grep '^torch==' requirements.lock); $(PIP) install --no-deps $$torch 2>/dev/null || { \
 	echo "$$torch is not where pip looks by default: taking it from $(TORCH_INDEX)."; \
 	$(PIP) install --no-deps --index-url $(TORCH_INDEX) $$torch; }
-	@echo "2 of 3: installing vLLM and what else is in requirements.lock (850 MB, 1 to 5 minutes the first time)."
+	@echo "2 of 3: installing vLLM and the rest of requirements.lock (850 MB, 1 to 5 minutes the first time)."
 	@$(PIP) install --no-deps --requirement requirements.lock
 	@echo "3 of 3: installing this project."
 	@$(PIP) install --no-deps --no-build-isolation --editable .

@@ -1,4 +1,4 @@
-"""Engines of the demo model, each in a process of its own, that run a trial when told: for benchmarks by turns.
+"""Engines of the demo model, each in a process of its own, that run a trial when told to: for benchmarks in turn.
 
 An engine's process is this file, started with the job as JSON and the file descriptor that answers go to.
 """
@@ -41,7 +41,7 @@ class Job:
     engine: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
     environment: dict[str, str] = field(default_factory=backend_environment)
-    """Variables of its process besides the mode and the caches."""
+    """Variables of its process apart from the mode and the caches."""
     dtype: str = "bfloat16"
     batch_size: int = 32
     """Prompts a trial."""
@@ -104,7 +104,7 @@ class Engine:
 
 
 def launch_effect(engines: Mapping[str, Engine], launch: int, trials: int) -> float:
-    """Runs the trials of two engines by turns and returns the mean of ln(second / first), one line a trial printed.
+    """Runs the trials of two engines in turn and returns the mean of ln(second / first), one line a trial printed.
 
     Args:
         engines: The two, by the name that is printed.

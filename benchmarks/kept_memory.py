@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=6, help="timed trials a launch")
     options = parser.parse_args()
     kept = backend_environment()
-    kinds = {"as it comes": {name: kept[name] for name in kept if not name.startswith("MALLOC_")}, "kept": kept}
+    kinds = {"default": {name: kept[name] for name in kept if not name.startswith("MALLOC_")}, "kept": kept}
     levels: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as cache_dir:
         for number in range(options.launches):

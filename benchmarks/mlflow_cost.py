@@ -3,8 +3,8 @@
     python benchmarks/mlflow_cost.py FOLDER [--repeats 5]
 
 FOLDER is the output folder of an experiment; all of it is logged, figures included. Logging is timed in fresh
-processes, the import of MLflow included, into a new SQLite store and into one that exists, by turns. Medians are shown
-and the longest; the CPU time beside them is what is left of the time on a machine that does nothing else.
+processes, the import of MLflow included, into a new SQLite store and into one that exists, in turn. Medians are shown
+and the longest; the CPU time next to them is what is left of the time on a machine that does nothing else.
 """
 
 import argparse

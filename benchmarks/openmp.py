@@ -1,8 +1,8 @@
-"""How the threads of vLLM's CPU backend should wait for one another: the demo model's trials alone and beside a loop.
+"""How the threads of vLLM's CPU backend should wait for one another: the demo model alone and alongside a loop.
 
     python benchmarks/openmp.py [--trials 6]
 
-For each setting of the OpenMP runtime an engine is launched; it runs the same trials alone, beside a process that keeps
+For each setting of the OpenMP runtime an engine is launched; it runs the same trials alone, alongside one that keeps
 one core busy, and alone again. The table has the medians over the trials.
 """
 
@@ -17,7 +17,7 @@ from by_turns import WARM_UP_TRIALS, Engine, Job, backend_environment
 
 INTEL = str(Path(sys.prefix) / "lib" / "libiomp5.so")
 SETTINGS = {
-    "as it comes": {},
+    "default": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
     "libiomp5 preloaded": {"LD_PRELOAD": INTEL},
@@ -27,10 +27,10 @@ SETTINGS = {
 
 def main() -> None:
     """Print a row a setting."""
-    parser = argparse.ArgumentParser(description="Trial times by OpenMP setting, alone and beside a busy process.")
+    parser = argparse.ArgumentParser(description="Trial times by OpenMP setting, alone and alongside a busy process.")
     parser.add_argument("--trials", type=int, default=6, help="timed trials of each kind")
     options = parser.parse_args()
-    print("| setting | alone | beside one busy process | alone again |\n|---|--:|--:|--:|")
+    print("| setting | alone | alongside one busy process | alone again |\n|---|--:|--:|--:|")
     common = {name: value for name, value in backend_environment().items() if name != "OMP_WAIT_POLICY"}
     with tempfile.TemporaryDirectory() as cache_dir:
         for number, (name, environment) in enumerate(SETTINGS.items()):
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measure(engine: Engine, trials: int) -> list[float]:
-    """Median trial times in seconds: alone, beside a busy process, alone again."""
+    """Median trial times in seconds: alone, alongside a busy process, alone again."""
     for trial in range(-WARM_UP_TRIALS, trials):
         engine.trial_s(trial)
     alone_s = [engine.trial_s(trial) for trial in range(trials)]

@@ -1,4 +1,4 @@
-"""A phase beside the same work written by hand around `vllm.LLM`: initialisation, warm-up and trials.
+"""A phase against the same work written by hand around `vllm.LLM`: initialisation, warm-up and trials.
 
     python benchmarks/phase_and_loop.py [--repeats 8]
 
@@ -27,7 +27,7 @@ from bi_experiments.config.compose import compose
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.launch.spec import model_path
-from bi_experiments.launch.variables import phase_environment
+from bi_experiments.launch.variables import phase_variables
 from bi_experiments.records import Arm
 from bi_experiments.workload import build_workload
 
@@ -91,7 +91,7 @@ def run_by_hand(config: ExperimentConfig, folder: Path) -> Times:
     }
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    environment = phase_environment(config, Arm.BASELINE, folder)
+    environment = phase_variables(config, Arm.BASELINE, folder)
     command = [sys.executable, __file__, "--by-hand", str(path)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return Times(*json.loads(done.stdout.splitlines()[-1]))

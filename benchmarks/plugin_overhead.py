@@ -1,8 +1,8 @@
-"""What the CPU plugin costs a whole engine: the demo model's trial times with the mode off and on, by turns.
+"""What the CPU plugin costs a whole engine: the demo model's trial times with the mode off and on, taking turns.
 
     python benchmarks/plugin_overhead.py [--launches 3] [--trials 12] [--batch-size 32] [--eager] [--dtype bfloat16]
 
-Each launch starts a fresh process an arm; both stay alive and run the same trials by turns, so that drift falls on
+Each launch starts a fresh process an arm; both stay alive and run the same trials in turn, so that drift falls on
 both. Each arm has compile caches of its own.
 """
 

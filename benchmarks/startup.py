@@ -1,4 +1,4 @@
-"""How long `--help` and `--cfg job` take beside a bare Hydra application with the same configuration.
+"""How long `--help` and `--cfg job` take against a bare Hydra application with the same configuration.
 
     python benchmarks/startup.py [--repeats 10]
 

@@ -26,7 +26,7 @@ from by_turns import interval_line
 
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.spec import engine_spec, model_path
-from bi_experiments.launch.variables import phase_environment
+from bi_experiments.launch.variables import phase_variables
 from bi_experiments.records import Arm
 from bi_experiments.workload import build_workload
 
@@ -65,6 +65,8 @@ def launch(rounds: int) -> None:
     front, core = llm.llm_engine, llm.llm_engine.engine_core.engine_core
     params = engine.sampling_params(workload.sampling)
     largest = max(workload.trials, key=lambda trial: trial.batch_size)
+    prompts = engine.token_prompts(llm, largest.prompts)
+    engine.watch_compiles(llm)
 
     def switch(metrics: bool) -> None:
         for part in (front, front.output_processor, core, core.scheduler):
@@ -73,12 +75,12 @@ def launch(rounds: int) -> None:
     def loop(metrics: bool) -> float:
         switch(metrics)
         started = time.perf_counter()
-        llm.generate(list(largest.prompts), params, use_tqdm=False)
+        llm.generate(list(prompts), params, use_tqdm=False)
         return time.perf_counter() - started
 
     def phase() -> float:
         switch(metrics=True)
-        return trials.run_trial(llm, 0, largest, params, ()).time_s
+        return trials.run_trial(llm, 0, prompts, largest.needle_position, params, ()).time_s
 
     kinds: dict[str, Callable[[], float]] = {
         "loop": lambda: loop(metrics=False),
@@ -114,7 +116,7 @@ def main() -> None:
     effects: dict[str, list[list[float]]] = {"metrics": [], "phase": []}
     for number in range(options.launches):
         with tempfile.TemporaryDirectory() as caches:
-            environment = phase_environment(compose(PRESET), Arm.BASELINE, Path(caches))
+            environment = phase_variables(compose(PRESET), Arm.BASELINE, Path(caches))
             done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         taken_s, share = json.loads(done.stdout.splitlines()[-1])
         print(f"launch {number}: the metrics' functions took {100 * share:.2f} % of a trial", flush=True)

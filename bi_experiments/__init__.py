@@ -21,6 +21,7 @@ Other doors:
 * `api`: one phase, as a function
 * `compare`: two experiments against each other
 * `locate`: names the first operator whose output depends on the batch
+* `plan`: what more pairs would buy
 * `track`: logs to MLflow what was not logged
 
 Used in every room:

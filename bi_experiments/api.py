@@ -1,4 +1,4 @@
-"""The Python function that people who come from vLLM's own benchmark expect."""
+"""The Python function that users coming from vLLM's own benchmark expect."""
 
 from typing import Any
 

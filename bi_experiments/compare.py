@@ -1,17 +1,22 @@
-"""Is the overhead of one experiment different from that of another? For the two sides of a kernel change.
+"""What changed between two experiments: the baseline, the mode, or the ratio of both? For the two sides of a change.
 
-    python -m bi_experiments.compare A B [--max-change-pct 2]
+    python -m bi_experiments.compare A B [--gate mode|ratio] [--max-change-pct 2]
 
-A is the reference, B is what changed; each is an output folder or an MLflow run id. Each experiment's overhead is
-against its own baseline, so what is compared is the ratio of the ratios, (1 + overhead B) / (1 + overhead A) - 1, with
-Welch's t interval over the pairs of both. Whatever else changed between the two runs is in both arms and cancels.
+A is the reference, B is what changed; each is an output folder or an MLflow run id, or several with commas between
+them. Three changes are shown with their intervals: of the baseline's total time, of the second arm's (batch-invariant
+mode's), and of their ratio, (1 + overhead B) / (1 + overhead A) - 1. A machine that got slower is in the first two and
+cancels in the ratio; a mode that got faster while the baseline got faster still is a win in the second and none in the
+ratio.
 
-The exit code follows from that interval and the margin, which is the larger of `--max-change-pct` and the experiments'
-`protocol.equivalence_pct` (a change within which counts as none):
+With one experiment on a side the launches are the unit, and the intervals say nothing of what differs from one
+experiment to the next; with two or more on both sides the experiments are.
 
-* 0: the whole interval is at or below the margin: B does not cost more than A, beyond what is accepted;
-* 4: otherwise, and the whole interval is over `--max-change-pct`: B costs more;
-* 5: neither: too few pairs, or no interval;
+The exit code follows from the quantity that `--gate` names and the margin, which is the larger of `--max-change-pct`
+and the experiments' `protocol.equivalence_pct` (a change within which counts as none):
+
+* 0: the whole interval is at or below the margin: B takes no longer than A, beyond what is accepted;
+* 4: otherwise, and the whole interval is over `--max-change-pct`: B takes longer;
+* 5: neither: too few pairs, no interval, or different numbers of tokens;
 * 2: the two cannot be compared.
 
 A job that stops at 4 stops at shown regressions only; one that stops at anything but 0 also demands enough pairs to
@@ -24,13 +29,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
-from bi_experiments.analysis.estimates import Estimate, paired_estimate, welch_estimate
-from bi_experiments.analysis.pairs import complete_pairs, second_arm, trial_time_differences
+from bi_experiments.analysis.agreement import outputs_agree
+from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.estimates import Estimate, contrast_estimate
+from bi_experiments.analysis.invariance import judged_anew
+from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
 from bi_experiments.config.plain import setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
+from bi_experiments.report.several import settings_that_differ
 from bi_experiments.tracking import store
 from bi_experiments.wording import band, signed, unsigned
 
@@ -42,34 +53,48 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.max_change_pct >= 0:
-        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: type 0 or more")
+        parser.error(f"--max-change-pct {options.max_change_pct:g} is not possible: use 0 or more")
     try:
-        first = load(options.first, options.tracking_uri)
-        second = load(options.second, options.tracking_uri)
+        first = load_side(options.first, options.tracking_uri)
+        second = load_side(options.second, options.tracking_uri)
         if not options.anyway:
-            require_alike(first, second)
-        change = change_of_overhead(first, second)
+            for other in (*first[1:], *second):
+                require_alike(first[0], other)
+        changes = changes_between(first, second)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
-    code = decide(change, options.max_change_pct, _equivalence_pct(first, second))
-    sys.stdout.write(f"{_table(first, second)}\n\n{describe(change, code)}\n")
+    equal = equal_work([*first, *second])
+    change = changes.mode if options.gate == "mode" else changes.ratio
+    margins = options.max_change_pct, _equivalence_pct(*first, *second)
+    code = decide(change, *margins) if equal else ExitCode.GATE_UNDECIDED
+    shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
+    answer = f"{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
+    sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
+    if said := outputs_agree(first[0], second[0]):
+        sys.stdout.write(f"{said}\n")
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bi_experiments.compare",
-        description="Is the overhead of experiment B different from that of experiment A?",
-        epilog="Exit code 0: B costs no more than A; 4: B costs more; 5: undecided; 2: they cannot be compared.",
+        description="What changed from experiment A to experiment B: the baseline, the mode, or the ratio of both?",
+        epilog="Exit code 0: B takes no longer than A; 4: B takes longer; 5: undecided; 2: they cannot be compared.",
     )
-    parser.add_argument("first", metavar="A", help="reference: an output folder or an MLflow run id")
-    parser.add_argument("second", metavar="B", help="what changed: an output folder or an MLflow run id")
+    parser.add_argument("first", metavar="A", help="reference: output folders or MLflow run ids, with commas")
+    parser.add_argument("second", metavar="B", help="what changed: output folders or MLflow run ids, with commas")
     parser.add_argument("--anyway", action="store_true", help="compare even if workload, model or machine differ")
     parser.add_argument(
-        "--max-change-pct", type=float, default=0.0, metavar="X", help="accepted rise of the overhead in per cent (0)"
+        "--gate", choices=("mode", "ratio"), default="mode", help="whose change decides the exit code (mode)"
     )
     parser.add_argument(
-        "--tracking-uri", default="sqlite:///mlflow.db", metavar="URI", help="where run ids are (sqlite:///mlflow.db)"
+        "--max-change-pct", type=float, default=0.0, metavar="X", help="accepted rise of it in per cent (0)"
+    )
+    parser.add_argument(
+        "--tracking-uri",
+        default="sqlite:///mlflow.db",
+        metavar="URI",
+        help="store that run ids belong to (sqlite:///mlflow.db)",
     )
     return parser
 
@@ -77,25 +102,35 @@ def _parser() -> argparse.ArgumentParser:
 # --- Reading --------------------------------------------------------------------------------------------------------
 
 
+def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
+    """The results of one side, whose sources have commas between them unless a folder's own name has.
+
+    Raises:
+        ConfigurationError: one of them is not there, or cannot be read.
+    """
+    names = [sources] if Path(sources).is_dir() else sources.split(",")
+    return tuple(load(name.strip(), tracking_uri) for name in names)
+
+
 def load(source: str, tracking_uri: str) -> ExperimentResult:
     """The result in an output folder, or among the artifacts of an MLflow run.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be read.
+        ConfigurationError: There is no result, or it cannot be read.
     """
     folder = Path(source)
     if folder.is_dir():
-        return read_result(folder)
+        return judged_anew(read_result(folder))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
-            return read_result(_download(source, tracking_uri, temporary))
-    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: type the output folder of a run")
+            return judged_anew(read_result(_download(source, tracking_uri, temporary)))
+    raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: pass the output folder of a run")
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     database = Path(tracking_uri.removeprefix("sqlite:///"))
     if tracking_uri.startswith("sqlite:///") and not database.is_file():  # MLflow would make an empty one
-        raise ConfigurationError(f"there is no MLflow database {database}: type --tracking-uri or a folder")
+        raise ConfigurationError(f"the MLflow database {database} does not exist: pass --tracking-uri or a folder")
     from bi_experiments.config.credentials import without_credentials, without_secrets
 
     name = OutputFolder(Path()).result.name
@@ -105,8 +140,8 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
     except Exception as error:  # whatever MLflow, a driver or the network raise
         reason = without_secrets(tracking_uri, store.reason(error))
         raise ConfigurationError(
-            f"{name} of run {run_id} cannot be had from {without_credentials(tracking_uri)}: {reason}; "
-            "type --tracking-uri or a folder"
+            f"{name} of run {run_id} cannot be downloaded from {without_credentials(tracking_uri)}: {reason}; "
+            "pass --tracking-uri or a folder"
         ) from error
 
 
@@ -117,7 +152,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     """Refuse to compare experiments that did not ask the same of the same machine.
 
     Raises:
-        ConfigurationError: naming everything that differs.
+        ConfigurationError: Naming everything that differs.
     """
     differences = [
         f"{name} ({one} and {other})"
@@ -135,20 +170,67 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
     ]
     if differences:
         raise ConfigurationError(
-            f"A and B differ in {', '.join(differences)}: type --anyway to compare them all the same"
+            f"A and B differ in {', '.join(differences)}: pass --anyway to compare them nevertheless"
         )
 
 
-def change_of_overhead(first: ExperimentResult, second: ExperimentResult) -> Estimate:
-    """(1 + overhead of the second) / (1 + overhead of the first) - 1, in per cent, with Welch's interval.
+class Changes(NamedTuple):
+    """From A to B, in per cent, with 95 % intervals."""
+
+    baseline: Estimate
+    """Of the baseline's total time."""
+    mode: Estimate
+    """Of the second arm's total time."""
+    ratio: Estimate
+    """(1 + overhead B) / (1 + overhead A) - 1."""
+
+
+def changes_between(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> Changes:
+    """The three changes from the experiments of side A to those of side B.
 
     Raises:
-        ConfigurationError: one of them has no complete pair.
+        ConfigurationError: One of them has no complete pair.
     """
-    for name, result in (("A", first), ("B", second)):
-        if not complete_pairs(result.phases):
-            raise ConfigurationError(f"{name} ({result.name}) has no complete pair: run it again")
-    return welch_estimate(_differences(first), _differences(second))
+    for name, side in (("A", first), ("B", second)):
+        for result in side:
+            if not complete_pairs(result.phases):
+                raise ConfigurationError(f"{name} ({result.name}) has no complete pair: run it again")
+    by_experiment = min(len(first), len(second)) > 1
+    one, other = _logs(first, by_experiment), _logs(second, by_experiment)
+    if by_experiment or all(Design.recorded(result).paired for result in (*first, *second)):
+        ratio = contrast_estimate([other.differences], [one.differences])
+    else:
+        ratio = contrast_estimate([other.second, one.baseline], [other.baseline, one.second])
+    return Changes(
+        baseline=contrast_estimate([other.baseline], [one.baseline]),
+        mode=contrast_estimate([other.second], [one.second]),
+        ratio=ratio,
+    )
+
+
+class _Logs(NamedTuple):
+    """Log total times of one side, one value a launch, or one an experiment."""
+
+    baseline: Sequence[float]
+    second: Sequence[float]
+
+    @property
+    def differences(self) -> list[float]:
+        return [one - other for one, other in zip(self.second, self.baseline, strict=True)]
+
+
+def _logs(side: Sequence[ExperimentResult], by_experiment: bool) -> _Logs:
+    each = [total_time_logs(complete_pairs(result.phases)) for result in side]
+    if by_experiment:
+        return _Logs([fmean(logs[0]) for logs in each], [fmean(logs[1]) for logs in each])
+    return _Logs(*([value for logs in each for value in logs[arm]] for arm in (0, 1)))
+
+
+def equal_work(results: Sequence[ExperimentResult]) -> bool:
+    """Whether both arms of every experiment generated as many tokens, as much in each experiment."""
+    pairs = [complete_pairs(result.phases) for result in results]
+    totals = {sum(output_tokens(pair.baseline)) for each in pairs for pair in each}
+    return all(map(equal_tokens, pairs)) and len(totals) == 1
 
 
 def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> ExitCode:
@@ -160,27 +242,38 @@ def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> E
     return ExitCode.OVER_GATE if change.low_pct > max_change_pct else ExitCode.GATE_UNDECIDED
 
 
-def describe(change: Estimate, code: ExitCode) -> str:
-    """The answer in one sentence."""
-    if change.low_pct is None or change.high_pct is None:
-        size = signed(change.change_pct)
-        return f"The overhead changed by {size} from A to B: undecided, for one of them has one launch an arm only."
-    low, high = change.low_pct, change.high_pct
-    more, less = f"[{unsigned(low)}, {unsigned(high)}]", f"[{unsigned(high)}, {unsigned(low)}]"
+def describe(changes: Changes) -> str:
+    """Which of the three moved, in one sentence."""
+    if changes.ratio.low_pct is None:
+        return (
+            f"Mode {signed(changes.mode.change_pct)}, baseline {signed(changes.baseline.change_pct)} from A to B: "
+            "whether either moved is undecided, for one of them has one launch an arm only."
+        )
+    named = changes._asdict().items()
+    moved = ", ".join(f"the {name} got {_how_far(change)}" for name, change in named if _has_moved(change))
+    still = " and ".join(f"the {name}" for name, change in named if not _has_moved(change))
+    return f"From A to B {'; '.join(part for part in (moved, still and f'no change is shown of {still}') if part)}."
+
+
+def describe_gate(quantity: str, code: ExitCode, equal: bool) -> str:
+    """The decision in one sentence."""
+    if not equal:
+        return f"Gate ({quantity}): undecided, since not all of them generated the same number of tokens."
     match code:
         case ExitCode.OVER_GATE:
-            return f"Batch invariance costs {unsigned(change.change_pct)} more in B than in A {more}."
-        case ExitCode.DONE if high < 0:
-            return f"Batch invariance costs {unsigned(change.change_pct)} less in B than in A {less}."
+            return f"Gate ({quantity}): B takes longer than A."
         case ExitCode.DONE:
-            answer = "Batch invariance costs no more in B than in A, beyond what is accepted"
+            return f"Gate ({quantity}): B takes no longer than A, beyond what is accepted."
         case _:
-            answer = "Whether batch invariance costs more in B than in A is undecided, more pairs narrow it"
-    return f"{answer}: {signed(change.change_pct)} {band(low, high)}."
+            return f"Gate ({quantity}): undecided, more pairs narrow the interval."
 
 
-def _differences(result: ExperimentResult) -> tuple[float, ...]:
-    return trial_time_differences(complete_pairs(result.phases))
+def _has_moved(change: Estimate) -> bool:
+    return change.low_pct is not None and change.high_pct is not None and change.low_pct * change.high_pct > 0
+
+
+def _how_far(change: Estimate) -> str:
+    return f"{unsigned(change.change_pct)} {'higher' if change.change_pct > 0 else 'lower'} {_interval(change)}"
 
 
 def _equivalence_pct(*results: ExperimentResult) -> float:
@@ -197,25 +290,46 @@ def _machine(result: ExperimentResult) -> str:
 # --- Showing --------------------------------------------------------------------------------------------------------
 
 
-def _table(first: ExperimentResult, second: ExperimentResult) -> str:
+def _table(results: Sequence[ExperimentResult], of_a: int) -> str:
     heads = ("", "name", "machine", "vLLM", "commit", "pairs", "overhead")
-    columns = [("A", *_column(first)), ("B", *_column(second))]
-    width = max(len(cell) for cell in columns[0])
+    columns = [("A" if at < of_a else "B", *_column(result)) for at, result in enumerate(results)]
+    widths = [max(map(len, column)) for column in columns]
     rows = zip(heads, *columns, strict=True)
-    return "\n".join(f"{head:<10}{one:<{width}}  {other}".rstrip() for head, one, other in rows)
+    return "\n".join(
+        f"{head:<10}{'  '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))}".rstrip()
+        for head, *cells in rows
+    )
 
 
 def _column(result: ExperimentResult) -> tuple[str, ...]:
     pairs = complete_pairs(result.phases)
-    overhead = paired_estimate(_differences(result))
+    overhead = Design.recorded(result).estimate(*total_time_logs(pairs), primary=True)
     return (
         result.name,
         _machine(result),
         pairs[0].second.versions.get("vllm", "unknown"),
-        (result.environment.commit or "unknown")[:12] + (" and changes" if result.environment.dirty else ""),
+        (result.environment.commit or "unknown")[:12] + (" with local changes" if result.environment.dirty else ""),
         str(len(pairs)),
         f"{signed(overhead.change_pct)} {_interval(overhead)}",
     )
+
+
+def _settings(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
+    """The settings in which the experiments are not all alike, one a line; empty where there is none."""
+    different = settings_that_differ([*first, *second])
+    names = ["A"] * len(first) + ["B"] * len(second)
+    lines = [
+        f"  {key}: " + ", ".join(f"{name} {one[key]}" for name, one in zip(names, different, strict=True))
+        for key in different[0]
+    ]
+    return "\n".join(["Settings that differ:", *lines]) if lines else ""
+
+
+def _changes_table(changes: Changes) -> str:
+    lines = [
+        f"  {name:<10}{signed(change.change_pct):>9} {_interval(change)}" for name, change in changes._asdict().items()
+    ]
+    return "\n".join(["Change of total time from A to B:", *lines])
 
 
 def _interval(estimate: Estimate) -> str:

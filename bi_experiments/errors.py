@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
     DONE = 0
     PHASE_FAILED = 1
     CANNOT_RUN = 2
-    """The configuration or the machine cannot do this."""
+    """The configuration is invalid, or the machine cannot run it."""
     INVARIANCE_VIOLATED = 3
     """In the batch-invariant arm, with `verify.strict`."""
     OVER_GATE = 4
@@ -18,8 +18,23 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+MOST_CHARACTERS = 1000
+"""Longest message; what is longer has somebody's file or value in it."""
+
+
+def printable(text: str, most: int = MOST_CHARACTERS) -> str:
+    """A text as one line for a terminal: control characters are escaped, and what is over the limit is cut.
+
+    Args:
+        text: Any text, including one that a file or another program gave.
+        most: Longest result, in characters.
+    """
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 class ExperimentError(Exception):
-    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to type."""
+    """Base of the errors that a user is shown: one line that says what is wrong, what was found, what to do instead."""
 
     exit_code = ExitCode.PHASE_FAILED
 
@@ -29,11 +44,17 @@ class ConfigurationError(ExperimentError):
 
     exit_code = ExitCode.CANNOT_RUN
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
 
 class MachineError(ExperimentError):
     """The machine cannot run the configuration."""
 
     exit_code = ExitCode.CANNOT_RUN
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class PhaseError(ExperimentError):
@@ -41,6 +62,20 @@ class PhaseError(ExperimentError):
 
 
 def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
-    """Say on standard error, in one line, what is wrong; returns the exit code that goes with it."""
-    sys.stderr.write(f"error: {message}\n")
+    """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
+    sys.stderr.write(f"error: {printable(message)}\n")
     return code
+
+
+def os_error(error: BaseException) -> OSError | None:
+    """The operating system's refusal that an error comes from; None where it comes from something else."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def file_problem(error: OSError) -> str:
+    """What is said of a file or folder that cannot be used."""
+    name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    return f"{name or 'a file'} cannot be used: {error.strerror or error}; name another folder (hydra.run.dir=FOLDER)"

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from bi_experiments.analysis.comparison import compare_experiment
 from bi_experiments.analysis.invariance import judge
 from bi_experiments.config.backends import Platform
@@ -28,19 +30,25 @@ from bi_experiments.paths import OutputFolder, log_tail
 from bi_experiments.records import Arm, ExperimentResult, PhaseResult, PhaseStatus, TokenCounts, to_json
 from bi_experiments.report import output
 from bi_experiments.tracking import system_metrics
+from bi_experiments.tracking.store import refuse_store
 from bi_experiments.workload import build_workload, prompt_maker, write_workload
+
+KILLED = "the program was killed before it ended"
+"""What the record says of a run that did not come to its end: it is written before the first pair and after each."""
 
 
 def prepare(config: ExperimentConfig) -> None:
     """Refuse what cannot run, before anything is started.
 
     Raises:
-        ConfigurationError: The configuration contradicts itself.
+        ConfigurationError: The configuration contradicts itself, or MLflow cannot log to the store it names.
         MachineError: The machine cannot run it.
     """
     check(config)
     prompt_maker(config.workload.kind)
     refuse_credentials(config.tracking.uri)
+    if config.tracking.enabled:
+        refuse_store(config.tracking.uri)
     check_machine(config)
 
 
@@ -69,7 +77,7 @@ def run_experiment(
         pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; they take some.
 
     Raises:
-        ExperimentError: The seeded checkpoint could not be made.
+        ExperimentError: The seeded checkpoint could not be created.
     """
     inputs = make_inputs(config, folder)
     clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
@@ -78,14 +86,21 @@ def run_experiment(
         launches.take_over(planned_pairs(config))
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
+
+    def save(stopped: str | None) -> ExperimentResult:
+        result = record(config, command, inputs, launches, started_at, time.monotonic() - started, stopped)
+        write_atomically(folder.result, to_json(result))  # before it is analysed: no fault of the statistics loses it
+        result = analysed(result, config, folder)
+        write_atomically(folder.result, to_json(result))
+        return result
+
     try:
         with clocks, system_metrics.readings(config.tracking.enabled) as readings:
-            stopped = run_pairs(config, launches, started)
+            stopped = run_pairs(config, launches, started, lambda: save(KILLED))
     finally:
         if not resumable:
             shutil.rmtree(folder.caches, ignore_errors=True)
-    result = conclude(config, command, inputs, launches, started_at, time.monotonic() - started, stopped)
-    write_atomically(folder.result, to_json(result))
+    result = save(stopped)
     system_metrics.write(readings, folder, result.phases)
     output.write_text(result, folder)
     if stopped is None:
@@ -97,16 +112,16 @@ def run_experiment(
 
 
 def make_inputs(config: ExperimentConfig, folder: OutputFolder) -> Inputs:
-    """Draw and write the workload, and make the seeded checkpoint where the model has one that is missing.
+    """Draw and write the workload, and create the seeded checkpoint if the model has one that is missing.
 
     Raises:
-        ExperimentError: The seeded checkpoint could not be made.
+        ExperimentError: The seeded checkpoint could not be created.
     """
     digest = write_workload(build_workload(config.workload, config.seed), folder.workload)
     return Inputs(engine_spec(config, model_path(config)), folder.workload.resolve(), digest)
 
 
-def conclude(
+def record(
     config: ExperimentConfig,
     command: str,
     inputs: Inputs,
@@ -115,7 +130,7 @@ def conclude(
     wall_time_s: float,
     stopped: str | None,
 ) -> ExperimentResult:
-    """Analyse what the phases reported: the experiment's record.
+    """What the phases reported, as the experiment's record, which is not analysed yet.
 
     Args:
         config: The composed configuration.
@@ -128,13 +143,12 @@ def conclude(
     """
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
     taken_over = launches.taken_over
-    environment = describe()
     planned = max(2 * config.protocol.pairs, len(phases))
     return ExperimentResult(
         name=experiment_name(config),
         command=command,
         configuration=recorded_configuration(config),
-        environment=environment,
+        environment=describe(),
         started_at=min([started_at, *(phase.started_at for phase in taken_over)]),
         wall_time_s=wall_time_s + sum(phase.wall_time_s for phase in taken_over),
         workload_kind=config.workload.kind,
@@ -143,10 +157,29 @@ def conclude(
         phases=phases,
         planned_phases=planned,
         stopped=stopped,
-        comparison=compare_experiment(phases, config.protocol, planned // 2, environment.cpu_count, launches.beside),
-        invariance=judge(phases, config.verify.level, config.verify.compositions),
         beside=launches.beside,
     )
+
+
+def analysed(result: ExperimentResult, config: ExperimentConfig, folder: OutputFolder) -> ExperimentResult:
+    """The record with the comparison of its arms and the verdict on their outputs.
+
+    Raises:
+        PhaseError: The numbers cannot be analysed; the record is on disk as it is.
+    """
+    phases, planned = result.phases, result.planned_phases // 2
+    try:
+        return msgspec.structs.replace(
+            result,
+            comparison=compare_experiment(
+                phases, config.protocol, planned, result.environment.cpu_count, result.beside
+            ),
+            invariance=judge(phases, config.verify.level, config.verify.compositions),
+        )
+    except (ArithmeticError, ValueError, LookupError) as error:
+        raise PhaseError(
+            f"the measurements cannot be analysed ({type(error).__name__}: {error}); they are in {folder.result}, whole"
+        ) from error
 
 
 def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:

@@ -7,10 +7,19 @@ ends. A file that says "locked" by existing would outlive the process that made 
 import contextlib
 import fcntl
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+POLL_S = 0.02
+"""How often a lock that is held is asked for again, in seconds."""
+SAY_AFTER_S = 10.0
+"""After how long it is said who is waited for, in seconds."""
+LOCK_LIMIT_S = 600.0
+"""Longest wait for a lock, in seconds: what they guard takes seconds."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -40,8 +49,31 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def lock(file: BinaryIO) -> None:
-    """Lock an open file for this process alone, until it is closed; waits for it."""
-    fcntl.flock(file, fcntl.LOCK_EX)
+    """Lock an open file for this process alone, until it is closed; waits for it, and says so when that takes long.
+
+    Raises:
+        TimeoutError: Another process held it for longer than `LOCK_LIMIT_S`.
+    """
+    started, said = time.monotonic(), False
+    while not try_lock(file):
+        waited_s = time.monotonic() - started
+        if waited_s > LOCK_LIMIT_S:
+            raise TimeoutError(f"{file.name} is held by {_holder(file)} for more than {LOCK_LIMIT_S:g} s: end it first")
+        if waited_s > SAY_AFTER_S and not said:
+            said = True
+            sys.stderr.write(f"waiting for {file.name}, which {_holder(file)} holds\n")
+        time.sleep(POLL_S)
+
+
+def _holder(file: BinaryIO) -> str:
+    """The process that holds a lock on a file, from proc_locks(5)."""
+    inode = os.fstat(file.fileno()).st_ino
+    try:
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        pids = [words[4] for words in locks if words[1] == "FLOCK" and words[5].endswith(f":{inode}")]
+        return f"process {pids[0]}" if pids else "another process"
+    except (OSError, IndexError):
+        return "another process"
 
 
 def try_lock(file: BinaryIO, *, shared: bool = False) -> bool:

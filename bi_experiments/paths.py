@@ -1,13 +1,17 @@
 """The files of an output folder, by name, and reading back the two that are read again: the record and a log."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
 
-LOG_LINES = 30
-"""Lines of an engine's log that are shown when its phase fails."""
+LOG_LINES, LOG_CHARACTERS = 30, 300
+"""Lines of an engine's log, and characters of each, that are shown when its phase fails."""
+LOG_BYTES = 16 << 20
+"""Longest log that is kept, in bytes: its beginning and its end."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class PhaseFolder:
 
     @property
     def spec(self) -> Path:
-        """What the phase was told."""
+        """What the phase was passed."""
         return self.root / "spec.json"
 
     @property
@@ -52,6 +56,11 @@ class OutputFolder:
     def result(self) -> Path:
         """The experiment's record."""
         return self.root / "result.json"
+
+    @property
+    def running_lock(self) -> Path:
+        """Held by the program that writes into the folder, as long as it lives."""
+        return self.root / ".running.lock"
 
     @property
     def report_text(self) -> Path:
@@ -111,16 +120,55 @@ def read_result(folder: Path) -> ExperimentResult:
     try:
         return from_json(path.read_bytes(), ExperimentResult, path)
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigurationError(f"{folder} holds no {path.name}: name the output folder of an experiment") from None
+        raise ConfigurationError(f"{folder} has no {path.name}: pass the output folder of an experiment") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except RecordError as error:
         raise ConfigurationError(str(error)) from error
 
 
-def log_tail(log: Path, lines: int = LOG_LINES) -> list[str]:
-    """The last lines of a log file; none when there is no such file."""
+def log_tail(log: Path, lines: int = LOG_LINES, characters: int = LOG_CHARACTERS) -> list[str]:
+    """The last lines of a log file as a terminal may show them; none when there is no such file.
+
+    Args:
+        log: The file; only its end is read, however long it is.
+        lines: Most lines.
+        characters: Most characters of each; control characters and colours are left out.
+    """
+    most = 4 * lines * characters
     try:
-        return log.read_text(errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
+        with log.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - most)
+            file.seek(start)
+            text = file.read(most).decode(errors="replace")
+    except OSError:
         return []
+    plain = [_CONTROL.sub("", line).rstrip() for line in text.replace("\r", "\n").split("\n")]
+    shown = [line if len(line) <= characters else f"{line[: characters - 3]}..." for line in plain if line]
+    return shown[-lines:]
+
+
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Escape sequences (ECMA-48) and control characters other than the tab."""
+
+
+def bound_log(log: Path, most_bytes: int = LOG_BYTES) -> None:
+    """Cut the middle out of a log file that is too long to keep and to upload.
+
+    Args:
+        log: The file, which nobody writes any more.
+        most_bytes: Its longest size.
+    """
+    try:
+        size = log.stat().st_size
+        if size <= most_bytes:
+            return
+        half = most_bytes // 2
+        with log.open("r+b") as file:
+            file.seek(size - half)
+            end = file.read()
+            file.seek(half)
+            file.write(f"\n[{size - 2 * half} bytes left out]\n".encode() + end)
+            file.truncate()
+    except OSError:
+        return  # a log is not what a phase is for

@@ -7,7 +7,12 @@ another virtual environment can use it.
 History of the file format (`RECORD_VERSION`):
 
 * 1: first format. `PhaseResult.clocks` came later; a record without it is read as having none.
-* 2: what was added has defaults, with which records of version 1 are read. `PhaseSpec.locate`, `PhaseResult.location`
+* 2: what was added has defaults, with which records of version 1 are read. Of the proof: the steps that its outputs
+  come from, faults, repeats, outputs alone, a verdict for each composition, the ledger, the bound, the arms' agreement.
+  Of the engine: `ObservedEngine.flash_attn_version` and what follows it. Of a trial: `Trial.compiled` and what follows
+  it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
+  written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
+  `PhaseSpec.locate`, `PhaseResult.location`
   and `ExperimentResult.location` are None where nobody looked for the operator behind a difference.
 """
 
@@ -19,6 +24,9 @@ import msgspec
 
 RECORD_VERSION = 2
 """Of what is written; older versions are read too."""
+
+NEGATIVE_CONTROL = "batch_1"
+"""The composition that runs whatever is asked for: each probe alone again."""
 
 
 class RecordError(ValueError):
@@ -35,7 +43,7 @@ class Arm(StrEnum):
     BASELINE = "baseline"
     BATCH_INVARIANT = "batch_invariant"
     CONTROL = "control"
-    """A second baseline in the place of `batch_invariant` (A/A)."""
+    """A second baseline instead of `batch_invariant` (A/A)."""
 
     @property
     def batch_invariant(self) -> bool:
@@ -58,7 +66,7 @@ class Difference(StrEnum):
     SLOWER = "slower"
     FASTER = "faster"
     MORE = "more"
-    """Of what is no time: memory."""
+    """Of a metric that is not a time: memory."""
     LESS = "less"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
@@ -71,11 +79,46 @@ class Invariance(StrEnum):
     """Nothing differed, and the same probes did differ in the baseline."""
     VIOLATED = "violated"
     """Something differed. Expected of a baseline, whose differences are the proof that the probes see them."""
+    NOT_DETERMINISTIC = "not_deterministic"
+    """The same batch gave other bits when it ran again: nothing can be said about the batch."""
+    NO_CONTROL = "no_control"
+    """Nothing differed, and nothing shows that the probes would have seen a difference: the baseline did not differ."""
+    NOT_PROBED = "not_probed"
+    """Nothing differed in what was probed, and a part of the workload was not."""
     NOT_SHOWN = "not_shown"
-    """Nothing differed, and nothing shows that the probes would have seen a difference."""
+    """In records of version 1 alone: `no_control` or `not_probed`."""
 
 
-# --- What a phase is told -------------------------------------------------------------------------------------------
+class Reproducibility(StrEnum):
+    """The verdict on the bits of one arm's launches, each a process of its own."""
+
+    REPRODUCIBLE = "reproducible"
+    NOT_REPRODUCIBLE = "not_reproducible"
+    ONE_LAUNCH = "one_launch"
+    """No output was compared in two launches."""
+
+
+class Fault(StrEnum):
+    """What is wrong with an output whatever it is compared with."""
+
+    NAN = "NaN"
+    INFINITE = "infinite"
+    CONSTANT = "constant"
+    """The same logprobs at every position, or for every prompt."""
+
+
+class StepKind(StrEnum):
+    """What else is in the step that an output token comes from."""
+
+    PREFILL = "prefill"
+    """The token is the first of its sequence, and comes from its own prompt's last step."""
+    BESIDE_PREFILL = "beside a prefill"
+    """The sequence decodes while another one's prompt is processed."""
+    DECODE = "decode"
+    """All sequences of the step decode."""
+
+
+# --- What a phase is passed -----------------------------------------------------------------------------------------
 
 
 class Sampling(Record, frozen=True, kw_only=True):
@@ -154,7 +197,9 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Logprobs returned for each generated token."""
     seed: int
     keep: bool
-    """Whether the raw logprobs are written beside the phase's result."""
+    """Whether the raw logprobs are written next to the phase's result."""
+    trial_prompts: int = 8
+    """Prompts sampled from every trial for the composition `trial`."""
 
 
 class LocatePlan(Record, frozen=True, kw_only=True):
@@ -173,11 +218,11 @@ class LocatePlan(Record, frozen=True, kw_only=True):
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
-    """Everything one phase is told; written to its folder before the process starts."""
+    """Everything one phase is passed; written to its folder before the process starts."""
 
     version: int = RECORD_VERSION
     project_version: str
-    """Version of this project that wrote the spec; the launcher refuses a phase of another version."""
+    """Version of this project that wrote the spec; the parent refuses a phase of another version."""
     index: int
     """Position in the schedule, from 0."""
     pair: int
@@ -190,10 +235,19 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     workload_digest: str
     """SHA-256 of the workload file; the phase refuses a file with another digest."""
     warmup_batches: int
-    """Generations of the largest batch before the trials, after the needle alone."""
+    """Rounds of uncounted generations before the trials, after the needle alone: a batch of each of their shapes."""
     wait_for_turn: bool
     """Whether the phase waits for the parent's word before each trial (`protocol.interleave=trial`)."""
     probes: ProbePlan | None = None
+    trials_path: str | None = None
+    """Workload file of the trials, where every pair has prompts of its own; None: `workload_path`. The probes are those
+    of `workload_path` in every phase."""
+    trials_digest: str | None = None
+    """SHA-256 of `trials_path`."""
+    trial_order: tuple[int, ...] = ()
+    """The order in which the trials run, by their index; empty: as in the workload."""
+    inject_pct: float = 0.0
+    """Slow-down on purpose: how long to wait within each timed trial, in per cent of what the trial took."""
     locate: LocatePlan | None = None
     """Looks for the operator behind one differing probe, and runs neither trials nor probes."""
 
@@ -213,13 +267,26 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     dtype: str
     device: str
     kv_cache_tokens: int
-    """Capacity of the KV cache in tokens; 0 when vLLM does not tell."""
+    """Capacity of the KV cache in tokens; 0 if vLLM does not report it."""
     block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
     async_scheduling: bool
     threads: int
     """Intra-operation CPU threads of torch in the phase's process."""
+    flash_attn_version: str | None = None
+    """Version of FlashAttention's kernels that the attention layers call; None, here and below: vLLM does not say, or
+    the record is from before it was asked."""
+    prefix_caching: bool | None = None
+    chunked_prefill: bool | None = None
+    kv_cache_dtype: str | None = None
+    quantization: str | None = None
+    cudagraph_sizes: int | None = None
+    """How many batch sizes have a captured graph."""
+    all_reduce: str | None = None
+    """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
+    fp32_precision: str | None = None
+    """How torch multiplies float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default)."""
 
 
 class Latencies(Record, frozen=True, kw_only=True):
@@ -258,6 +325,19 @@ class Trial(Record, frozen=True, kw_only=True):
     needle: NeedleCheck
     latencies: Latencies | None = None
     """None when this vLLM does not report request metrics."""
+    compiled: tuple[str, ...] | None = None
+    """Kernels and graphs that were compiled while it ran, in the worker that compiled most; None, here and below: it
+    was not counted."""
+    preemptions: int | None = None
+    """How often a request was put back for lack of KV cache, and its tokens computed again."""
+    queued: int | None = None
+    """Requests that were first scheduled after another request of the batch had ended: there was no room for them."""
+    cached_tokens: int | None = None
+    """Prompt tokens that were taken from the prefix cache."""
+    decode_step_s: float | None = None
+    """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
+    longest_step_s: float | None = None
+    """The longest of them, in seconds."""
 
 
 class ClockReading(Record, frozen=True, kw_only=True):
@@ -273,9 +353,9 @@ class ClockReading(Record, frozen=True, kw_only=True):
     power_w: float | None
     """Mean over the trial, in watts, from the device's energy counter."""
     reasons: tuple[str, ...] = ()
-    """What held the device below its highest clock right after the trial: `power limit`, `temperature`, ..."""
+    """What throttled the device right after the trial: `power limit`, `temperature`, ..."""
     held_back_s: dict[str, float] = {}
-    """Time in the trial that each of these reasons held it back, in seconds; only those that the device counts."""
+    """Time in the trial that each of these reasons throttled it, in seconds; only those that the device counts."""
 
 
 class ProbeResult(Record, frozen=True, kw_only=True):
@@ -301,6 +381,37 @@ class ProbeResult(Record, frozen=True, kw_only=True):
     """Largest |delta logprob| over all positions up to and including the first differing token id."""
     digest: str
     """SHA-256 over the token ids and the float32 bits of every returned logprob."""
+    sampled: bool = False
+    """Whether the prompt was drawn at random from the workload: the bound rests on these alone."""
+    fault: Fault | None = None
+    """What is wrong with the output, alone or in the batch, whatever the other is; None: nothing."""
+    repeatable: bool | None = None
+    """Whether the same batch gave the same bits when it ran again; None: it did not run again."""
+
+
+class StepCount(Record, frozen=True, kw_only=True):
+    """Output tokens of one class of steps, of the workload or of one composition's probes."""
+
+    composition: str | None
+    """None: the workload's timed trials."""
+    kind: StepKind
+    context: int
+    """Lower end of a class of context lengths in tokens; the next class begins where this one ends."""
+    sequences: int
+    """Lower end of a class of sequences that decode together; 0 for `prefill`."""
+    padded: bool = False
+    """Whether the step is smaller than the CUDA graph that runs it."""
+    tokens: int
+    """Output tokens, over all requests that are compared; of the workload over all requests."""
+
+
+class AloneOutput(Record, frozen=True, kw_only=True):
+    """A probe's output alone: what the two arms are compared by."""
+
+    probe: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[tuple[tuple[int, float], ...], ...]
+    """For each token the returned (token id, logprob), best rank first."""
 
 
 class Started(Record, frozen=True, kw_only=True, tag="started"):
@@ -328,6 +439,8 @@ class WarmedUp(Record, frozen=True, kw_only=True, tag="warmed_up"):
     time_s: float
     needle_token_ids: tuple[int, ...]
     """The needle's output alone."""
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
 
 
 class TrialDone(Record, frozen=True, kw_only=True, tag="trial"):
@@ -340,6 +453,9 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     """One batch composition is over for every probe in it."""
 
     results: tuple[ProbeResult, ...]
+    steps: tuple[StepCount, ...] = ()
+    """The steps that these outputs come from; with the first composition, those of the workload too."""
+    alone: tuple[AloneOutput, ...] = ()
 
 
 class ModuleDifference(Record, frozen=True, kw_only=True):
@@ -441,7 +557,7 @@ class Located(Record, frozen=True, kw_only=True, tag="located"):
 
 
 class Done(Record, frozen=True, kw_only=True, tag="done"):
-    """The phase did all it was told."""
+    """The phase did everything it was passed."""
 
     peak_memory_bytes: int
     """Largest device memory in use where there is a device, else the largest resident set of the phase's processes."""
@@ -480,10 +596,17 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     warmup_time_s: float | None = None
     observed: ObservedEngine | None = None
     needle_token_ids: tuple[int, ...] = ()
+    kv_cache_needed_tokens: int | None = None
+    """Tokens that the largest trial keeps in the KV cache at its end."""
     trials: tuple[Trial, ...] = ()
+    """In the order in which they ran."""
     clocks: tuple[ClockReading, ...] = ()
     """One for each trial and device; none without NVML, or in a record from before they were read."""
     probes: tuple[ProbeResult, ...] = ()
+    steps: tuple[StepCount, ...] = ()
+    """Of the workload and of the probes, by vLLM's first-come-first-served rule; none in a record of version 1."""
+    alone: tuple[AloneOutput, ...] = ()
+    """Outputs of the plan's probes alone; none in a record of version 1."""
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""
@@ -542,12 +665,12 @@ class Metric(Record, frozen=True, kw_only=True):
     """One quantity in both arms, compared pair by pair."""
 
     name: str
-    """Name as logged: `trial_time`, `total_time`, `init_time_cold`, `throughput`, ..."""
+    """Name as logged: `total_time`, `trial_time`, `init_time_cold`, `throughput`, ..."""
     unit: str
     baseline: float
     """Mean over the launches, in `unit`."""
     batch_invariant: float
-    """The same in the other arm (also for the control arm)."""
+    """The same in the second arm (the control arm too)."""
     change_pct: float | None
     """100 * (exp(mean over pairs of the log ratio) - 1); None when withheld."""
     low_pct: float | None = None
@@ -558,6 +681,37 @@ class Metric(Record, frozen=True, kw_only=True):
     verdict: Difference = Difference.INCONCLUSIVE
     withheld: str | None = None
     """Why the change is withheld; None when it is not."""
+    p_value: float | None = None
+    """Of the t test that there is no change; None without an interval."""
+    adjusted_p_value: float | None = None
+    """Holm's, over all metrics but the primary one; None for that one. The verdict goes by it."""
+
+
+class TrialCost(Record, frozen=True, kw_only=True):
+    """What one trial costs: the same prompts in both arms of each pair."""
+
+    index: int
+    batch_size: int
+    """Prompts; here and below the mean over the pairs, where these have prompts of their own."""
+    prompt_tokens: int
+    output_tokens: int
+    baseline_s: float
+    """Mean time in seconds."""
+    second_s: float
+    """The same in the second arm."""
+    change_pct: float | None
+    """Of this trial's time; None where the arms generated different numbers of tokens."""
+    low_pct: float | None = None
+    """Lower end of the 95 % interval of this trial alone; None with fewer than two pairs."""
+    high_pct: float | None = None
+
+
+class RobustChange(Record, frozen=True, kw_only=True):
+    """The change of the total time by the method of Hodges and Lehmann, which a few wild launches do not move."""
+
+    change_pct: float
+    low_pct: float
+    high_pct: float
 
 
 class Finding(Record, frozen=True, kw_only=True):
@@ -577,9 +731,15 @@ class Comparison(Record, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...]
     findings: tuple[Finding, ...]
     sequential: bool = False
-    """Whether pairs were added until a half-width was reached: the interval is then not of fixed size."""
+    """Whether the number of pairs followed from the spread of the first ones (in version 1: was decided on the way)."""
     noise_floor_pct: float | None = None
-    """By how much the trial time of two like arms may differ here, in per cent; None with one pair."""
+    """In records of version 1: by how much the trial time of two like arms may differ here, in per cent."""
+    trials: tuple[TrialCost, ...] = ()
+    """The cost trial by trial, in the order of the workload."""
+    robust: RobustChange | None = None
+    """None with fewer than six pairs."""
+    fresh_prompts: bool = False
+    """Whether every pair had prompts of its own, so that the interval is about the workload and not these prompts."""
     sentence: str
     """The result in one sentence."""
 
@@ -589,7 +749,7 @@ class Comparison(Record, frozen=True, kw_only=True):
 
 
 class CompositionCount(Record, frozen=True, kw_only=True):
-    """How often the probes of one arm differed in one batch composition, over all launches."""
+    """How often the probes of one arm differed in one batch composition; an output counts once for all launches."""
 
     composition: str
     arm: Arm
@@ -598,6 +758,10 @@ class CompositionCount(Record, frozen=True, kw_only=True):
     tokens_differing: int
     """Those among `differing` in which a token id differed too."""
     largest_logprob_difference: float
+    verdict: Invariance | None = None
+    """Of the batch-invariant arm, on this composition alone; None in another arm, and for a clean `batch_1`."""
+    fault: Fault | None = None
+    """What is wrong with an output whatever it is compared with."""
 
 
 class ArmVerdict(Record, frozen=True, kw_only=True):
@@ -605,14 +769,57 @@ class ArmVerdict(Record, frozen=True, kw_only=True):
 
     arm: Arm
     verdict: Invariance
+    """Of the batch-invariant arm the worst that its workload needs."""
     differing: int
     total: int
+    """Probe outputs; one that several launches have counts once."""
     first: ProbeResult | None = None
     """The first probe that differed."""
     launches_compared: int
     """Launches of this arm that have probes; their digests are compared with each other."""
     launches_differing: int
     """Probe outputs whose digest is not the same in all launches."""
+    reproducible: Reproducibility | None = None
+    """The verdict on these; None in a record of version 1."""
+
+
+class LedgerRow(Record, frozen=True, kw_only=True):
+    """One class of steps: how much of the workload is in it, and what was probed there."""
+
+    kind: StepKind
+    context: int
+    """Lower end of the class of context lengths, in tokens."""
+    context_below: int | None
+    """Its upper end, not included; None: there is none."""
+    sequences: int
+    """Lower end of the class of sequences that decode together; 0 for `prefill`."""
+    sequences_below: int | None
+    padded: bool
+    workload_tokens: int
+    workload_pct: float
+    """Share of the workload's output tokens, in per cent."""
+    probe_tokens: int
+    """Output tokens of probes in this class, in one launch of the batch-invariant arm."""
+    verdict: Invariance
+    """The best of the compositions that probe this class, unless one of them is violated."""
+
+
+class ArmAgreement(Record, frozen=True, kw_only=True):
+    """How far the outputs of the same probes alone are apart in the two arms."""
+
+    tokens: int
+    """Output tokens compared: of each probe up to the first that differs."""
+    tokens_equal_pct: float
+    """Share of output tokens that are equal, in per cent; those after the first that differs count as different."""
+    largest_logprob_difference: float
+    kl_mean: float
+    """Mean over the tokens of the Kullback-Leibler divergence of the second arm from the baseline, in nats: over the
+    tokens that both arms returned, and all others as one."""
+    kl_largest: float
+    between_batches: float
+    """Largest |delta logprob| of the baseline against itself in other batches."""
+    explained: bool
+    """Whether rounding explains the distance."""
 
 
 class InvarianceReport(Record, frozen=True, kw_only=True):
@@ -625,9 +832,18 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """Trials in which the needle's tokens differed from its output alone."""
     needle_total: dict[Arm, int]
     not_run: tuple[str, ...] = ()
-    """Compositions asked for that gave no result: the engine's limits make them impossible, or no phase got so far."""
+    """Requested compositions that gave no result: the engine's limits make them impossible, or no phase got there."""
     sentence: str
     """The verdict in one sentence."""
+    ledger: tuple[LedgerRow, ...] = ()
+    """Every class of steps that the workload has, the largest first; none in a record of version 1."""
+    sampled: int = 0
+    """Outputs of prompts drawn at random from the workload that the batch-invariant arm compared, each once."""
+    sampled_differing: int = 0
+    bound_pct: float | None = None
+    """At most this share of the workload's outputs changes with the batch, in per cent (one-sided 95 %)."""
+    agreement: ArmAgreement | None = None
+    """None where an arm has no probe alone."""
 
     def verdict(self, arm: Arm) -> Invariance | None:
         """The verdict of an arm, or None when it was not probed."""
@@ -641,7 +857,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     name: str
     """Readable name: model, attention backend, tensor parallel size, workload."""
     command: str
-    """The command line that makes this experiment again."""
+    """The command line that repeats this experiment."""
     configuration: dict[str, Any]
     """The composed configuration."""
     environment: Environment
@@ -680,12 +896,12 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
     """Read a record back.
 
     Args:
-        data: the JSON text.
-        kind: the record's type.
-        source: where the text comes from, for the error message.
+        data: The JSON text.
+        kind: The record's type.
+        source: Where the text comes from, for the error message.
 
     Raises:
-        RecordError: the text is no such record, or of another format version.
+        RecordError: The text is not such a record, or of another format version.
     """
     try:
         version = msgspec.json.decode(data, type=_Versioned).version
@@ -714,7 +930,7 @@ def event_from_line(line: bytes) -> Event:
     """Read one event back.
 
     Raises:
-        RecordError: the line is no event.
+        RecordError: The line is not an event.
     """
     try:
         event: Event = msgspec.json.decode(line, type=Event)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, complain
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Log every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(prog="python -m bi_experiments.track", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
-    parser.add_argument("--uri", help="MLflow tracking URI; without it, the one that the experiment was run with")
+    parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     given = parser.parse_args(arguments)
     logged = [_track(folder, given.uri) for folder in given.folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _track(folder: Path, uri: str | None) -> bool:
     try:
-        result = read_result(folder)
+        result = judged_anew(read_result(folder))
     except ConfigurationError as error:
         complain(str(error))
         return False

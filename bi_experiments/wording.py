@@ -47,6 +47,11 @@ def change_text(per_cent: float) -> str:
     return f"{round(per_cent, 2) + 0.0:+.2f}"
 
 
+def finding_name(kind: str) -> str:
+    """What a kind of finding is called: `warm up`, `busy machine` (stored as `neighbour`)."""
+    return "busy machine" if kind == "neighbour" else kind.replace("_", " ")
+
+
 def device(environment: Environment) -> str:
     """The accelerators, like ones counted: `8 x NVIDIA H200`; the CPU where there is none."""
     names = Counter(device.name for device in environment.devices)

@@ -11,6 +11,7 @@ from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, Order, ProtocolConfig
 from bi_experiments.records import (
     Arm,
+    ArmAgreement,
     ArmVerdict,
     Comparison,
     CompositionCount,
@@ -21,12 +22,15 @@ from bi_experiments.records import (
     Invariance,
     InvarianceReport,
     Latencies,
+    LedgerRow,
     Metric,
     NeedleCheck,
     ObservedEngine,
     PhaseResult,
     PhaseStatus,
     ProbeResult,
+    Reproducibility,
+    StepKind,
     TokenCounts,
     Trial,
 )
@@ -195,12 +199,12 @@ def device(**changes: object) -> Device:
 def metric(
     change_pct: float | None = 7.4, low_pct: float | None = 6.1, high_pct: float | None = 8.8, **changes: object
 ) -> Metric:
-    """The trial time, slower by 7.4 % [6.1 %, 8.8 %] over three pairs."""
+    """The total time, slower by 7.4 % [6.1 %, 8.8 %] over three pairs."""
     record = Metric(
         change_pct=change_pct,
         low_pct=low_pct,
         high_pct=high_pct,
-        name="trial_time",
+        name="total_time",
         unit="s",
         baseline=2.0,
         batch_invariant=2.0 if change_pct is None else 2.0 * (1 + change_pct / 100),
@@ -216,14 +220,14 @@ def comparison(*metrics: Metric, **changes: object) -> Comparison:
         metrics=metrics or (metric(),),
         pairs=3,
         findings=(),
-        sentence="Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs.",
+        sentence="Batch invariance costs 7.4 % total time here [6.1 %, 8.8 %], 3 pairs.",
     )
     return replace(record, **changes)
 
 
-def experiment_result(of: Sequence[PhaseResult] | None = None, **changes: object) -> ExperimentResult:
+def experiment_result(given: Sequence[PhaseResult] | None = None, **changes: object) -> ExperimentResult:
     """The result of `phases()`, or of those given, on the machine of `environment()`."""
-    all_phases = phases() if of is None else tuple(of)
+    all_phases = phases() if given is None else tuple(given)
     tokens = TokenCounts(
         prompts=32, prompt_tokens=2048, output_tokens=512, prompt_tokens_min=512, prompt_tokens_max=512
     )
@@ -295,15 +299,80 @@ def invariance_report(**changes: object) -> InvarianceReport:
     return replace(record, **changes)
 
 
-def whole_result(of: Sequence[PhaseResult] | None = None, *overrides: str, **changes: object) -> ExperimentResult:
+def proof_report(**changes: object) -> InvarianceReport:
+    """A proof as this release writes it: verdicts by composition, a ledger with a hole, a bound, the agreement."""
+    counts = tuple(
+        CompositionCount(
+            composition=composition,
+            arm=arm,
+            differing=0 if arm.batch_invariant else 3,
+            total=15,
+            tokens_differing=0,
+            largest_logprob_difference=0.0 if arm.batch_invariant else 0.0156,
+            verdict=verdict if arm.batch_invariant else None,
+        )
+        for composition, verdict in (("batch_1", None), ("trial", Invariance.HOLDS), ("sizes", Invariance.NO_CONTROL))
+        for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT)
+    )
+    ledger = tuple(
+        LedgerRow(
+            kind=kind,
+            context=1025,
+            context_below=2049,
+            sequences=33,
+            sequences_below=65,
+            padded=False,
+            workload_tokens=tokens,
+            workload_pct=tokens / 10,
+            probe_tokens=probed,
+            verdict=verdict,
+        )
+        for kind, tokens, probed, verdict in (
+            (StepKind.DECODE, 970, 1234, Invariance.HOLDS),
+            (StepKind.BESIDE_PREFILL, 30, 0, Invariance.NOT_PROBED),
+        )
+    )
+    record = invariance_report(
+        arms=tuple(
+            ArmVerdict(
+                arm=arm,
+                verdict=Invariance.NOT_PROBED if arm.batch_invariant else Invariance.VIOLATED,
+                differing=0 if arm.batch_invariant else 6,
+                total=30,
+                launches_compared=3,
+                launches_differing=0,
+                reproducible=Reproducibility.REPRODUCIBLE,
+            )
+            for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT)
+        ),
+        compositions=counts,
+        not_run=("long_prompt", "borders"),
+        ledger=ledger,
+        sampled=15,
+        bound_pct=18.1,
+        agreement=ArmAgreement(
+            tokens=16,
+            tokens_equal_pct=100.0,
+            largest_logprob_difference=0.25,
+            kl_mean=0.001,
+            kl_largest=0.01,
+            between_batches=0.0156,
+            explained=False,
+        ),
+        sentence="Not probed: no probe was in 1 class of steps.",
+    )
+    return replace(record, **changes)
+
+
+def whole_result(given: Sequence[PhaseResult] | None = None, *overrides: str, **changes: object) -> ExperimentResult:
     """A result as the program makes it: composed configuration, comparison of its phases, and an invariance report.
 
     Args:
-        of: The phases; `phases()` when left out.
+        given: The phases; `phases()` when left out.
         overrides: Of the configuration `experiment=cpu_demo`.
         changes: Fields of the record.
     """
-    all_phases = phases() if of is None else tuple(of)
+    all_phases = phases() if given is None else tuple(given)
     config = _composed(overrides)
     record = experiment_result(
         all_phases,

@@ -1,6 +1,6 @@
 """A phase without an engine, for tests of what surrounds it: scheduling, failure, time limits, clean-up.
 
-Started in the place of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
+Started instead of the Python interpreter of the phases (`runtime.python`), with the interpreter's arguments. It
 speaks the real protocol with the real pipes; what it does besides is set by the environment variable `FAKE_PHASE`, a
 JSON object `{arm: behaviour}`; in a sweep over batch sizes `{"arm 8": behaviour}` is that of one size.
 """
@@ -10,7 +10,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -72,6 +74,8 @@ def main() -> None:
 
 def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
     """Report trials that took as long as a formula says."""
+    if behaviour in AT_START:
+        AT_START[behaviour](pipes)
     version = "0.0.1-other" if behaviour == "other_version" else __version__
     pipes.emit(Started(pid=os.getpid(), project_version=version, versions={"python": "3"}))
     if behaviour == "child":
@@ -101,28 +105,100 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
             sys.exit(1)
         if behaviour == "dies" and index == 1:
             os._exit(7)
-        if behaviour in {"hangs", "child"} and index == 1:
+        if behaviour == "one_trial_less" and index == 1:
+            break
+        if behaviour == "done_first" and index == 0:
+            pipes.emit(Done(peak_memory_bytes=1, probe_time_s=0.0))
+        if behaviour in {"hangs", "child", "setsid"} and index == 1:
             time.sleep(600)
         # The mode costs 10 %, a little more with every launch, so that intervals are narrow but not empty.
         time_s = 0.01 * (index + 1) * (1.1 + 0.001 * spec.launch if mode else 1.0)
         time.sleep(time_s)
-        pipes.emit(
-            TrialDone(
-                trial=Trial(
-                    index=index,
-                    batch_size=batch.batch_size,
-                    started_at=time.time() - time_s,
-                    time_s=time_s,
-                    cpu_time_s=time_s,
-                    prompt_tokens=10 * batch.batch_size,
-                    output_tokens=workload.sampling.max_tokens * batch.batch_size,
-                    needle=NeedleCheck(equal=True),
-                )
+        done = TrialDone(
+            trial=Trial(
+                index=index,
+                batch_size=batch.batch_size,
+                started_at=time.time() - time_s,
+                time_s=0.0 if behaviour == "no_time" else time_s,
+                cpu_time_s=time_s,
+                prompt_tokens=10 * batch.batch_size,
+                output_tokens=workload.sampling.max_tokens * batch.batch_size,
+                needle=NeedleCheck(equal=True),
             )
         )
+        for _ in range(2 if behaviour == "trials_twice" else 1):
+            pipes.emit(done)
     if spec.wait_for_turn:
         pipes.wait_for_turn()
     pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
+    end(pipes, behaviour)
+
+
+def end(pipes: ParentPipes, behaviour: str) -> None:
+    """What comes after the last event."""
+    if behaviour == "dies_after_done":
+        os._exit(3)
+    if behaviour == "leaves_a_child":
+        leave_a_child(pipes)
+
+
+def leave_a_child(pipes: ParentPipes, sleep_s: int = 600) -> None:
+    """Start a process in a session of its own that holds the event pipe open."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"import time; time.sleep({sleep_s})"],
+        start_new_session=True,
+        pass_fds=(pipes._events_fd,),
+    )
+    Path(os.environ["CHILD_PID"]).write_text(str(child.pid))
+
+
+def fail_as_a_core(pipes: ParentPipes) -> NoReturn:
+    """Fail as a phase does whose engine core failed: the cause stands in the log alone."""
+    print(CORE_LOG)
+    sys.stdout.flush()
+    pipes.emit(Started(pid=os.getpid(), project_version=__version__, versions={}))
+    pipes.emit(Failed(error=CORE_LOG.splitlines()[-1]))
+    sys.exit(1)
+
+
+def write_without_end(pipes: ParentPipes) -> NoReturn:
+    """Fill the event pipe with something that never ends."""
+    while True:
+        os.write(pipes._events_fd, b"x" * 65536)
+
+
+def write_a_wild_log(pipes: ParentPipes) -> NoReturn:
+    """A long log with a line of 100 MB and escape sequences in it, then a failure."""
+    print("\x1b[31mred\x1b[0m \x1b]0;title\x07\x08bell\x07")
+    for _ in range(100):
+        sys.stdout.write("y" * 1_000_000)
+    print("\n" + "z" * 1000 + "\nthe end\x1b[2J")
+    sys.stdout.flush()
+    pipes.emit(Failed(error="RuntimeError: \x1b[31mit broke\nbadly"))
+    sys.exit(1)
+
+
+AT_START: dict[str, Callable[[ParentPipes], object]] = {
+    "core_fails": fail_as_a_core,
+    "endless_event": write_without_end,
+    "wild_log": write_a_wild_log,
+    "setsid": leave_a_child,
+}
+
+CORE = "(EngineCore pid=4242) "
+CORE_LOG = "\n".join(
+    [
+        f"{CORE}ERROR 11-25 12:00:00 [core.py:1107] EngineCore failed to start.",
+        f"{CORE}ERROR 11-25 12:00:00 [core.py:1107] Traceback (most recent call last):",
+        f'{CORE}ERROR 11-25 12:00:00 [core.py:1107]   File "kv_cache_utils.py", line 720, in check',
+        f"{CORE}ERROR 11-25 12:00:00 [core.py:1107] ValueError: No available memory for the cache blocks. Try it",
+        f"{CORE}ERROR 11-25 12:00:00 [core.py:1107] with more of it.",
+        f"{CORE}Process EngineCore:",
+        "Traceback (most recent call last):",
+        '  File "core_client.py", line 1, in wait',
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ]
+)
 
 
 def locate(spec: PhaseSpec, behaviour: str) -> Location:

@@ -34,11 +34,65 @@ def experiment(costs_pct: Sequence[float], **changes: object) -> ExperimentResul
 # --- The rule -------------------------------------------------------------------------------------------------------
 
 
-def test_the_change_is_the_ratio_of_the_ratios() -> None:
-    change = compare.change_of_overhead(experiment(BEFORE), experiment(SLOWER))
+def test_the_three_changes_and_their_intervals() -> None:
+    changes = compare.changes_between([experiment(BEFORE)], [experiment(SLOWER)])
     logs = [[math.log1p(cost / 100) for cost in costs] for costs in (BEFORE, SLOWER)]
-    assert change == pytest.approx(tuple(welch_estimate(*logs)))
-    assert change.change_pct == pytest.approx(100 * (1.125 / 1.075 - 1), abs=0.01)
+    assert changes.ratio == pytest.approx(tuple(welch_estimate(*logs)))
+    assert changes.ratio.change_pct == pytest.approx(100 * (1.125 / 1.075 - 1), abs=0.01)
+    assert changes.mode == pytest.approx(tuple(changes.ratio))
+    assert changes.baseline.change_pct == 0.0
+
+
+def scaled(result: ExperimentResult, arm: Arm, factor: float) -> ExperimentResult:
+    """The experiment with the trial times of one arm multiplied."""
+    phases = tuple(
+        replace(one, trials=tuple(replace(trial, time_s=factor * trial.time_s) for trial in one.trials))
+        if one.arm is arm
+        else one
+        for one in result.phases
+    )
+    return replace(result, phases=phases)
+
+
+def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mode gets 8 % faster and the baseline 12 %: the ratio alone calls that a regression."""
+    after = scaled(scaled(experiment(BEFORE), Arm.BASELINE, 0.88), Arm.BATCH_INVARIANT, 0.92)
+    sides = [folder(tmp_path / "a", experiment(BEFORE)), folder(tmp_path / "b", after)]
+    assert compare.main(sides) is ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "the baseline got 12.0 % lower" in shown
+    assert "the mode got 8.0 % lower" in shown
+    assert "the ratio got 4.5 % higher" in shown
+    assert compare.main([*sides, "--gate", "ratio"]) is ExitCode.OVER_GATE
+
+
+def test_with_several_experiments_a_side_the_experiment_is_the_unit(tmp_path: Path) -> None:
+    before = [folder(tmp_path / f"a{n}", experiment([7.0 + n, 7.5 + n, 8.0 + n])) for n in range(3)]
+    after = [folder(tmp_path / f"b{n}", experiment([8.0 + n, 8.5 + n, 9.0 + n])) for n in range(3)]
+    changes = compare.changes_between(*([compare.load(name, "") for name in side] for side in (before, after)))
+    single = compare.changes_between([experiment(BEFORE)], [experiment([8.0, 8.5, 9.0])])
+    assert changes.ratio.half_width_pct is not None
+    assert single.ratio.half_width_pct is not None
+    assert changes.ratio.half_width_pct > single.ratio.half_width_pct  # experiments differ more than their launches
+    assert compare.main([",".join(before), ",".join(after)]) is ExitCode.GATE_UNDECIDED
+
+
+def test_different_numbers_of_tokens_decide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower = experiment(SLOWER)
+    phases = (*slower.phases[:-1], factories.with_trial(slower.phases[-1], 0, output_tokens=1))
+    sides = [folder(tmp_path / "a", experiment(BEFORE)), folder(tmp_path / "b", replace(slower, phases=phases))]
+    assert compare.main(sides) is ExitCode.GATE_UNDECIDED
+    assert "not all of them generated the same number of tokens" in capsys.readouterr().out
+
+
+def test_settings_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configuration = {**experiment(BEFORE).configuration, "backend": {"async_scheduling": True}}
+    sides = [
+        folder(tmp_path / "a", experiment(BEFORE)),
+        folder(tmp_path / "b", experiment(BEFORE, configuration=configuration)),
+    ]
+    compare.main(sides)
+    assert "backend.async_scheduling: A -, B true" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -60,31 +114,10 @@ def test_exit_code(low: float | None, high: float | None, max_change_pct: float,
     assert compare.decide(Estimate(1.0, low, high), max_change_pct, equivalence_pct=1.0) is expected
 
 
-@pytest.mark.parametrize(
-    ("change", "code", "sentence"),
-    [
-        (Estimate(2.1, 0.9, 3.4), 4, "Batch invariance costs 2.1 % more in B than in A [0.9 %, 3.4 %]."),
-        (Estimate(-2.1, -3.4, -0.9), 0, "Batch invariance costs 2.1 % less in B than in A [0.9 %, 3.4 %]."),
-        (
-            Estimate(0.1, -0.4, 0.6),
-            0,
-            "Batch invariance costs no more in B than in A, beyond what is accepted: +0.1 % [-0.4 %, +0.6 %].",
-        ),
-        (
-            Estimate(0.1, -4.0, 4.2),
-            5,
-            "Whether batch invariance costs more in B than in A is undecided, more pairs narrow it: "
-            "+0.1 % [-4.0 %, +4.2 %].",
-        ),
-        (
-            Estimate(2.1, None, None),
-            5,
-            "The overhead changed by +2.1 % from A to B: undecided, for one of them has one launch an arm only.",
-        ),
-    ],
-)
-def test_sentence(change: Estimate, code: int, sentence: str) -> None:
-    assert compare.describe(change, ExitCode(code)) == sentence
+def test_one_launch_an_arm_decides_nothing() -> None:
+    changes = compare.changes_between([experiment(BEFORE[:1])], [experiment(SLOWER)])
+    assert "undecided" in compare.describe(changes)
+    assert compare.decide(changes.mode, 0.0, 1.0) is ExitCode.GATE_UNDECIDED
 
 
 # --- The refusal ----------------------------------------------------------------------------------------------------
@@ -135,7 +168,7 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
+    [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
 )
 def test_a_folder_without_a_result(
     content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -156,7 +189,8 @@ def test_a_run_id_without_a_database(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert compare.main(["0" * 32, "1" * 32]) is ExitCode.CANNOT_RUN
-    assert capsys.readouterr().err == "error: there is no MLflow database mlflow.db: type --tracking-uri or a folder\n"
+    said = "error: the MLflow database mlflow.db does not exist: pass --tracking-uri or a folder\n"
+    assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,7 +213,8 @@ def test_the_program_shows_both_sides_and_ends_with_the_code(tmp_path: Path) -> 
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[:7]] == ["A", "name", "machine", "vLLM", "commit", "pairs", "overhead"]
     assert "+7.5 % [+6.3 %, +8.7 %]" in lines[6]
-    assert lines[-1].startswith("Batch invariance costs 4.7 % more in B than in A [")
+    assert "the mode got 4.7 % higher [" in lines[-2]
+    assert lines[-1] == "Gate (mode): B takes longer than A."
 
 
 def test_a_limit_below_zero_is_refused() -> None:
@@ -194,7 +229,7 @@ def test_a_server_that_is_down_is_an_error_of_one_line(capsys: pytest.CaptureFix
         uri = f"http://someone:hush@127.0.0.1:{listener.getsockname()[1]}"
     assert compare.main(["0" * 32, "1" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
     captured = capsys.readouterr()
-    assert captured.err.endswith(": [Errno 111] Connection refused; type --tracking-uri or a folder\n")
+    assert captured.err.endswith(": [Errno 111] Connection refused; pass --tracking-uri or a folder\n")
     assert captured.err.count("\n") == 1
     assert "hush" not in captured.err
 
@@ -213,7 +248,7 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     capsys.readouterr()
     assert compare.main(runs) is ExitCode.OVER_GATE
     shown = capsys.readouterr()
-    assert "Batch invariance costs 4.7 % more in B than in A" in shown.out
+    assert "the mode got 4.7 % higher" in shown.out
     assert shown.err == ""
     assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
-    assert f"result.json of run {'0' * 32} cannot be had from {uri}" in capsys.readouterr().err
+    assert f"result.json of run {'0' * 32} cannot be downloaded from {uri}" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def test_a_figure_that_cannot_be_drawn_costs_one_line_and_no_result(
     assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
     assert "COMPARISON" in run.folder.report_text.read_text()
     warning = capsys.readouterr().err
-    assert warning.startswith("warning: the figures and pages could not be made: RuntimeError: no fonts; ")
+    assert warning.startswith("warning: the figures and pages could not be written: RuntimeError: no fonts; ")
     assert warning.endswith(f"python -m bi_experiments.report {run.folder.root}\n")
     assert warning.count("\n") == 1
 
@@ -204,7 +204,7 @@ def test_the_record_has_no_password(run: Run) -> None:
     assert "secret" not in json.dumps(recorded_configuration(config))
 
 
-# --- Going on with an experiment --------------------------------------------------------------------------------------
+# --- Resuming an experiment ----------------------------------------------------------------------------------------
 
 
 def resumed(run: Run, *more: str, behaviour: dict[Arm, str] | None = None) -> ExperimentResult:

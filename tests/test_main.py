@@ -1,4 +1,4 @@
-"""The program as it is typed: exit codes and what stands on the terminal."""
+"""The program as it is run: exit codes and what stands on the terminal."""
 
 import json
 import os
@@ -150,6 +150,7 @@ def test_help_names_the_groups_and_needs_no_engine(program: Program) -> None:
     assert done.returncode == 0
     for option in ("qwen3", "deepseek", "flash_attn", "cpu_demo", "rigorous"):
         assert option in done.stdout
+    assert "base_" not in done.stdout, "what options inherit from is not an option"
 
 
 def test_a_users_own_folder_adds_options(program: Program) -> None:
@@ -163,7 +164,7 @@ def test_a_users_own_folder_adds_options(program: Program) -> None:
 def test_the_parent_imports_neither_torch_nor_vllm(program: Program) -> None:
     code = (
         "import sys; import bi_experiments.__main__, bi_experiments.experiment, bi_experiments.report.live, "
-        "bi_experiments.tracking, bi_experiments.outcome\n"
+        "bi_experiments.tracking, bi_experiments.analysis.outcome\n"
         "print([name for name in ('torch', 'vllm', 'transformers', 'mlflow', 'scipy', 'matplotlib') "
         "if name in sys.modules])"
     )

@@ -1,23 +1,60 @@
-"""Verdicts from output bits: whether batch invariance holds in an arm, and whether the probes would have seen it.
+"""Verdicts from output bits: whether batch invariance holds for this workload, and whether the probes would see it.
 
-The baseline is the positive control: equal outputs of the batch-invariant arm prove something only where the same
-probes differ without the mode.
+A composition *holds* where the batch-invariant arm does not differ in it and the baseline does (the positive control).
+What the probes alone already differ by (`batch_1`, the negative control) is noise: no composition counts it as its
+positive control, and in the batch-invariant arm it is a verdict of its own. The arm's verdict is the worst of the
+classes of steps that the workload needs, by the ledger.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import comb
 
+from msgspec.structs import replace
+
+from bi_experiments.analysis.agreement import compare_arms
+from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger
 from bi_experiments.records import (
+    NEGATIVE_CONTROL,
+    RECORD_VERSION,
     Arm,
     ArmVerdict,
     CompositionCount,
+    ExperimentResult,
+    Fault,
     Invariance,
     InvarianceReport,
+    LedgerRow,
     PhaseResult,
     ProbeResult,
+    Reproducibility,
 )
 from bi_experiments.wording import count
+
+NOISE_SIGNIFICANCE = 0.01
+"""Where the baseline's outputs alone differ too, a composition must differ more often than by chance at this level."""
+TOKENS_ALONE = "without_logprobs"
+"""The composition whose digests are of tokens alone: few tokens may be equal for two prompts."""
+OF_THE_WORKLOAD = ("trial", "workload")
+"""Compositions whose batches are the workload's own."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One probe output in all launches of an arm that have it."""
+
+    results: tuple[ProbeResult, ...]
+
+    @property
+    def differs(self) -> bool:
+        return any(not result.equal for result in self.results)
+
+    @property
+    def launches_differ(self) -> bool:
+        return len({result.digest for result in self.results}) > 1
 
 
 @dataclass(frozen=True)
@@ -30,27 +67,63 @@ class _Evidence:
     needle_differing: int
     needle_total: int
 
-    @property
-    def results(self) -> list[ProbeResult]:
-        return [result for launch in self.launches for result in launch]
+    @cached_property
+    def outputs(self) -> dict[str, list[_Output]]:
+        """Distinct outputs by composition."""
+        by_key: dict[tuple[str, int, int, int, int], list[ProbeResult]] = defaultdict(list)
+        for result in (result for launch in self.launches for result in launch):
+            by_key[result.composition, result.batch, result.position, result.probe, result.sample].append(result)
+        found: dict[str, list[_Output]] = defaultdict(list)
+        for (composition, *_), results in by_key.items():
+            found[composition].append(_Output(tuple(results)))
+        return dict(found)
+
+    def results(self, composition: str) -> list[ProbeResult]:
+        """Those of one composition, in all launches."""
+        return [result for output in self.outputs.get(composition, ()) for result in output.results]
 
     @property
-    def differing(self) -> list[ProbeResult]:
-        return [result for result in self.results if not result.equal]
+    def all_outputs(self) -> list[_Output]:
+        return [output for outputs in self.outputs.values() for output in outputs]
 
     @property
-    def changed(self) -> bool:
-        """Whether an output changed with the batch."""
-        return bool(self.differing) or self.needle_differing > 0
+    def compared(self) -> list[_Output]:
+        """Outputs that were compared with those of another batch: all but the negative control's."""
+        return [one for name, outputs in self.outputs.items() if name != NEGATIVE_CONTROL for one in outputs]
+
+    @property
+    def differing(self) -> list[_Output]:
+        return [output for output in self.compared if output.differs]
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        """Outputs alone that differ from themselves, of how many."""
+        outputs = self.outputs.get(NEGATIVE_CONTROL, [])
+        return sum(output.differs for output in outputs), len(outputs)
+
+    def unrepeatable(self, composition: str) -> bool:
+        """Whether the same batch of it gave other bits when it ran again."""
+        return any(result.repeatable is False for result in self.results(composition))
+
+    def fault(self, composition: str) -> Fault | None:
+        """What is wrong with its outputs, whatever they are compared with."""
+        results = self.results(composition)
+        if fault := next((result.fault for result in results if result.fault is not None), None):
+            return fault
+        probes = {result.probe for result in results}
+        alike = len({result.digest for result in results}) == 1
+        return Fault.CONSTANT if alike and len(probes) > 1 and composition != TOKENS_ALONE else None
 
     @property
     def launches_differing(self) -> int:
         """Probe outputs whose digest is not the same in all launches."""
-        digests: dict[tuple[str, int, int, int, int], set[str]] = defaultdict(set)
-        for result in self.results:
-            key = (result.composition, result.batch, result.position, result.probe, result.sample)
-            digests[key].add(result.digest)
-        return sum(len(found) > 1 for found in digests.values())
+        return sum(output.launches_differ for output in self.all_outputs)
+
+    @property
+    def reproducible(self) -> Reproducibility:
+        if not any(len(output.results) > 1 for output in self.all_outputs):
+            return Reproducibility.ONE_LAUNCH
+        return Reproducibility.NOT_REPRODUCIBLE if self.launches_differing else Reproducibility.REPRODUCIBLE
 
 
 def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str] = ()) -> InvarianceReport | None:
@@ -71,18 +144,45 @@ def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str]
     evidence = {arm: one for arm, one in evidence.items() if one.launches or one.needle_total}
     if not evidence:
         return None
-    baseline = evidence.get(Arm.BASELINE)
-    counts = tuple(entry for one in evidence.values() for entry in _counts(one))
+    counts = tuple(entry for one in evidence.values() for entry in _counts(one, evidence.get(Arm.BASELINE)))
     ran = {entry.composition for entry in counts}
-    return InvarianceReport(
+    ledger = make_ledger(ordered, {one.composition: one.verdict for one in counts if one.verdict is not None})
+    verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
+    sampled, sampled_differing = _sampled(evidence.get(Arm.BATCH_INVARIANT))
+    report = InvarianceReport(
         level=level,
-        arms=tuple(_verdict(one, baseline) for one in evidence.values()),
+        arms=verdicts,
         compositions=counts,
         needle_differing={arm: one.needle_differing for arm, one in evidence.items()},
         needle_total={arm: one.needle_total for arm, one in evidence.items()},
         not_run=tuple(name for name in compositions if name not in ran),
-        sentence=_sentence(evidence, level),
+        sentence="",
+        ledger=ledger,
+        sampled=sampled,
+        sampled_differing=sampled_differing,
+        bound_pct=upper_bound_pct(sampled_differing, sampled),
+        agreement=compare_arms(ordered),
     )
+    return replace(report, sentence=_sentence(evidence, report))
+
+
+def judged_anew(result: ExperimentResult) -> ExperimentResult:
+    """The result with a verdict by the rules of this release, where an older one wrote it."""
+    if result.version >= RECORD_VERSION or result.invariance is None:
+        return result
+    asked = result.configuration.get("verify", {}).get("compositions", ())
+    return replace(result, invariance=judge(result.phases, result.invariance.level, asked))
+
+
+def upper_bound_pct(differing: int, sampled: int) -> float | None:
+    """Upper end of the one-sided 95 % interval of a share, in per cent (Clopper and Pearson 1934); None: no sample."""
+    if not sampled:
+        return None
+    if differing == sampled:
+        return 100.0
+    from scipy.stats import beta  # slow to import: only when something is estimated
+
+    return 100 * float(beta.ppf(CONFIDENCE, differing + 1, sampled - differing))
 
 
 def _gather(phases: Sequence[PhaseResult], arm: Arm) -> _Evidence:
@@ -96,101 +196,251 @@ def _gather(phases: Sequence[PhaseResult], arm: Arm) -> _Evidence:
     )
 
 
-def _counts(evidence: _Evidence) -> list[CompositionCount]:
-    by_composition: dict[str, list[ProbeResult]] = defaultdict(list)
-    for result in evidence.results:
-        by_composition[result.composition].append(result)
+def _sampled(evidence: _Evidence | None) -> tuple[int, int]:
+    """Prompts drawn from the workload and how many of them differ, each once, whichever compositions and launches."""
+    differs: dict[int, bool] = defaultdict(bool)
+    for output in evidence.compared if evidence else ():
+        result = output.results[0]
+        if result.sampled:
+            differs[result.probe] |= output.differs
+    return len(differs), sum(differs.values())
+
+
+# --- Each composition -----------------------------------------------------------------------------------------------
+
+
+def _counts(evidence: _Evidence, baseline: _Evidence | None) -> list[CompositionCount]:
     return [
         CompositionCount(
             composition=composition,
             arm=evidence.arm,
-            differing=sum(not result.equal for result in results),
-            total=len(results),
-            tokens_differing=sum(not result.tokens_equal for result in results),
-            largest_logprob_difference=max(result.largest_logprob_difference for result in results),
+            differing=sum(output.differs for output in outputs),
+            total=len(outputs),
+            tokens_differing=sum(any(not one.tokens_equal for one in output.results) for output in outputs),
+            largest_logprob_difference=max(
+                one.largest_logprob_difference for output in outputs for one in output.results
+            ),
+            verdict=_decide(composition, evidence, baseline) if evidence.arm.batch_invariant else None,
+            fault=evidence.fault(composition),
         )
-        for composition, results in by_composition.items()
+        for composition, outputs in evidence.outputs.items()
     ]
 
 
-def _verdict(evidence: _Evidence, baseline: _Evidence | None) -> ArmVerdict:
+def _decide(composition: str, evidence: _Evidence, baseline: _Evidence | None) -> Invariance | None:
+    """The verdict on one composition that the batch-invariant arm ran; None for an undisturbed negative control."""
+    if evidence.fault(composition) is not None:
+        return Invariance.VIOLATED
+    differs = any(output.differs for output in evidence.outputs[composition])
+    noisy = evidence.noise[0] > 0 or evidence.unrepeatable(composition)
+    if differs:
+        return Invariance.NOT_DETERMINISTIC if noisy else Invariance.VIOLATED
+    if composition == NEGATIVE_CONTROL:
+        return None
+    controlled = baseline is not None and _is_control(composition, baseline)
+    return Invariance.HOLDS if controlled else Invariance.NO_CONTROL
+
+
+def _is_control(composition: str, baseline: _Evidence) -> bool:
+    """Whether the baseline differs in the composition because of the batch, and not by its noise alone."""
+    outputs = baseline.outputs.get(composition, [])
+    differing = sum(output.differs for output in outputs)
+    if not differing or baseline.unrepeatable(composition) or baseline.fault(composition) is not None:
+        return False
+    noise, alone = baseline.noise
+    return not noise or exceeds(differing, len(outputs), noise, alone) < NOISE_SIGNIFICANCE
+
+
+def exceeds(differing: int, total: int, noise: int, alone: int) -> float:
+    """Probability of so many differing outputs or more if they were as frequent as alone (Fisher's exact test)."""
+    both = differing + noise
+    ways = sum(comb(total, k) * comb(alone, both - k) for k in range(differing, min(total, both) + 1))
+    return ways / comb(total + alone, both)
+
+
+# --- Each arm -------------------------------------------------------------------------------------------------------
+
+
+_WORST_FIRST = (
+    Invariance.VIOLATED,
+    Invariance.NOT_DETERMINISTIC,
+    Invariance.NOT_PROBED,
+    Invariance.NO_CONTROL,
+    Invariance.HOLDS,
+)
+
+
+def worst(verdicts: Iterable[Invariance]) -> Invariance:
+    """The most severe of some verdicts; `not_probed` of none."""
+    return min(verdicts, key=_WORST_FIRST.index, default=Invariance.NOT_PROBED)
+
+
+def _verdict(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: Sequence[LedgerRow]) -> ArmVerdict:
+    changed = [result for output in evidence.all_outputs for result in output.results if not result.equal]
     return ArmVerdict(
         arm=evidence.arm,
-        verdict=_decide(evidence, baseline),
-        differing=len(evidence.differing),
-        total=len(evidence.results),
-        first=next(iter(evidence.differing), None),
+        verdict=_headline(evidence, counts, ledger),
+        differing=sum(output.differs for output in evidence.compared),
+        total=len(evidence.compared),
+        first=next(iter(changed), None),
         launches_compared=len(evidence.launches),
         launches_differing=evidence.launches_differing,
+        reproducible=evidence.reproducible,
     )
 
 
-def _decide(evidence: _Evidence, baseline: _Evidence | None) -> Invariance:
-    if evidence.changed:
-        return Invariance.VIOLATED
+def _headline(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: Sequence[LedgerRow]) -> Invariance:
     if not evidence.arm.batch_invariant:
-        return Invariance.NOT_SHOWN
-    if evidence.results and baseline is not None and baseline.changed:
-        return Invariance.HOLDS
-    return Invariance.NOT_SHOWN
+        changed = evidence.differing or evidence.needle_differing
+        return Invariance.VIOLATED if changed else Invariance.NO_CONTROL
+    by_composition = {one.composition: one.verdict for one in counts if one.verdict is not None}
+    found = set(by_composition.values()) & {Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC}
+    if evidence.needle_differing:
+        found.add(Invariance.NOT_DETERMINISTIC if evidence.noise[0] else Invariance.VIOLATED)
+    if found:
+        return worst(found)
+    if ledger:
+        return worst(row.verdict for row in ledger if row.workload_pct >= NEEDED_PCT)
+    return worst(verdict for name, verdict in by_composition.items() if name in OF_THE_WORKLOAD)
 
 
-def _sentence(evidence: dict[Arm, _Evidence], level: str) -> str:
-    baseline, other = evidence.get(Arm.BASELINE), evidence.get(Arm.BATCH_INVARIANT)
+# --- In words -------------------------------------------------------------------------------------------------------
+
+
+def _sentence(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
+    other = evidence.get(Arm.BATCH_INVARIANT)
     if other is None:
-        return _without_the_mode([one for one in evidence.values() if one.results or one.changed], level)
-    verdict = _decide(other, baseline)
-    if verdict is Invariance.VIOLATED:
-        return _violated(other)
-    if not other.results:
-        return "Not shown: no probe of the batch-invariant arm was run."
-    unchanged = f"none of {count(len(other.results), 'probe output')} changed with the batch"
-    if len(other.launches) > 1 and not other.launches_differing:
-        unchanged += f" or between {len(other.launches)} launches"
-    if verdict is Invariance.HOLDS:
-        assert baseline is not None
-        holds = f"Batch invariance holds: {unchanged}, while {_changed(baseline)} did without the mode."
-        return f"{holds} {_between_launches(other)}" if other.launches_differing else holds
-    if baseline is None or not baseline.results:
-        return f"Not shown: {unchanged}, but no baseline was probed that shows whether these probes see a difference."
-    return f"Not shown: {unchanged}, but without the mode none did either: {_insensitive(level)}."
+        return _without_the_mode([one for one in evidence.values() if one.all_outputs or one.needle_differing], report)
+    match report.verdict(Arm.BATCH_INVARIANT):
+        case Invariance.VIOLATED:
+            said = _violated(other, report)
+        case Invariance.NOT_DETERMINISTIC:
+            said = _not_deterministic(other, report)
+        case Invariance.HOLDS:
+            said = f"Batch invariance holds: {_unchanged(other)}, while {_changed(evidence)}.{_bound(report)}"
+        case Invariance.NOT_PROBED if not other.all_outputs:
+            return "Not probed: no probe of the batch-invariant arm was run."
+        case Invariance.NOT_PROBED:
+            said = f"Not probed: {_missing(report)}; elsewhere {_unchanged(other)}."
+        case _:
+            said = (
+                f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}: these probes are too "
+                f"insensitive to tell, {_remedy(report.level)}."
+            )
+    return said + _between_launches(other)
 
 
-def _violated(evidence: _Evidence) -> str:
+def _unchanged(evidence: _Evidence) -> str:
+    return f"none of {count(len(evidence.compared), 'probe output')} changed with the batch"
+
+
+def _changed(evidence: dict[Arm, _Evidence]) -> str:
+    baseline = evidence[Arm.BASELINE]
+    return f"{len(baseline.differing)} of {count(len(baseline.compared), 'probe output')} did without the mode"
+
+
+def _bound(report: InvarianceReport) -> str:
+    if report.bound_pct is None:
+        return ""
+    return f" At most {report.bound_pct:.1f} % of this workload's outputs change ({report.sampled} sampled, 95 %)."
+
+
+def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
+    own = [one for one in report.compositions if one.arm is evidence.arm and one.verdict is Invariance.VIOLATED]
     clauses = []
-    if evidence.differing:
-        first = evidence.differing[0]
-        largest = max(result.largest_logprob_difference for result in evidence.differing)
+    if faulty := next((one for one in own if one.fault is not None), None):
+        clauses.append(f"the output is {faulty.fault} in composition {faulty.composition}")
+    if changed := [one for one in own if one.differing and one.fault is None]:
+        names = {one.composition for one in changed}
+        first = next(
+            result
+            for output in evidence.differing
+            for result in output.results
+            if not result.equal and result.composition in names
+        )
+        largest = max(one.largest_logprob_difference for one in changed)
+        behind = ", ".join(one.composition for one in changed if one.composition != first.composition)
         clauses.append(
             f"probe {first.probe} changed at output token {first.first_difference} (the first is 0) in composition "
-            f"{first.composition}, as did {len(evidence.differing)} of {len(evidence.results)} probe outputs in all, "
+            f"{first.composition}, as did {len(evidence.differing)} of "
+            f"{count(len(evidence.compared), 'probe output')} in all{f' (also in {behind})' if behind else ''}, "
             f"largest |delta logprob| {largest:.2g}"
         )
     if evidence.needle_differing:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
-    violated = f"VIOLATED: {'; '.join(clauses)}."
-    return f"{violated} {_between_launches(evidence)}" if evidence.launches_differing else violated
+    return f"VIOLATED: {'; '.join(clauses)}."
+
+
+def _not_deterministic(evidence: _Evidence, report: InvarianceReport) -> str:
+    noise, alone = evidence.noise
+    if noise:
+        return (
+            f"Not deterministic: {noise} of {count(alone, 'probe output')} alone differ from the same prompt alone, "
+            "so that nothing can be said about the batch."
+        )
+    names = [
+        one.composition
+        for one in report.compositions
+        if one.arm is evidence.arm and one.verdict is Invariance.NOT_DETERMINISTIC
+    ]
+    return f"Not deterministic: the same batch gave other bits when it ran again, in {', '.join(names)}."
+
+
+def _missing(report: InvarianceReport) -> str:
+    missing = [row for row in report.ledger if row.verdict is Invariance.NOT_PROBED and row.workload_pct >= NEEDED_PCT]
+    if not missing:
+        return "nothing says that the steps of this workload were looked at"
+    share = sum(row.workload_pct for row in missing)
+    return f"no probe was in {count(len(missing), 'class')} of steps with {share:.0f} % of this workload's output " + (
+        f"tokens (most in: {in_words(missing[0])})"
+    )
+
+
+def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
+    baseline = evidence.get(Arm.BASELINE)
+    if baseline is None or not baseline.all_outputs:
+        return "no baseline was probed that shows whether these probes see a difference"
+    noise, alone = baseline.noise
+    if noise:
+        return f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
+    if not baseline.differing:
+        return "without the mode none did either"
+    missing = [row for row in report.ledger if row.verdict is Invariance.NO_CONTROL and row.workload_pct >= NEEDED_PCT]
+    if not missing:
+        return "without the mode none of the workload's own did either"
+    share = sum(row.workload_pct for row in missing)
+    return (
+        f"without the mode none did either where {share:.0f} % of this workload's output tokens are "
+        f"(most in: {in_words(missing[0])})"
+    )
 
 
 def _between_launches(evidence: _Evidence) -> str:
-    outputs = count(evidence.launches_differing, "probe output")
-    return f"But not from launch to launch: {outputs} not the same in all {len(evidence.launches)} launches."
+    if evidence.reproducible is Reproducibility.ONE_LAUNCH:
+        return ""
+    compared = sum(len(output.results) > 1 for output in evidence.all_outputs)
+    if evidence.reproducible is Reproducibility.REPRODUCIBLE:
+        outputs = count(compared, "probe output")
+        return f" Reproducible: {outputs} the same in {len(evidence.launches)} launches."
+    outputs = f"{evidence.launches_differing} of {count(compared, 'probe output')}"
+    return f" But not reproducible: {outputs} not the same in all {len(evidence.launches)} launches."
 
 
-def _without_the_mode(arms: Sequence[_Evidence], level: str) -> str:
-    if not any(one.changed for one in arms):
-        return f"Not shown: without the mode no probe output changed with the batch: {_insensitive(level)}."
-    changed = " and ".join(_changed(one) for one in arms)
+def _without_the_mode(arms: Sequence[_Evidence], report: InvarianceReport) -> str:
+    if not any(one.differing or one.needle_differing for one in arms):
+        return (
+            "No control: without the mode no probe output changed with the batch: these probes are too insensitive to "
+            f"tell, {_remedy(report.level)}."
+        )
+    changed = " and ".join(_subject(one) for one in arms)
     return f"Without the mode {changed} changed with the batch, as expected: the probes see a difference."
 
 
-def _changed(evidence: _Evidence) -> str:
-    """What changed, as the subject of a sentence."""
-    if evidence.differing or not evidence.changed:
-        return f"{len(evidence.differing)} of {count(len(evidence.results), 'probe output')}"
+def _subject(evidence: _Evidence) -> str:
+    if evidence.differing or not evidence.needle_differing:
+        return f"{len(evidence.differing)} of {count(len(evidence.compared), 'probe output')}"
     return f"the needle's tokens in {evidence.needle_differing} of {evidence.needle_total} trials"
 
 
-def _insensitive(level: str) -> str:
-    remedy = "use a wider model" if level == "full" else "use a wider model or verify=full"
-    return f"these probes are too insensitive to tell, {remedy}"
+def _remedy(level: str) -> str:
+    return "use a wider model" if level == "full" else "use a wider model or verify=full"

@@ -1,45 +1,52 @@
 """Paired ratios and their intervals: what the phases of an experiment say, in numbers.
 
-Trial k is the same prompts in every phase. With t its time, d = ln(t_batch_invariant / t_baseline) within one pair, and
-D_b is the mean of d over the trials of pair b. The change is exp(mean D) - 1 and its 95 % interval
-exp(mean D ± t(0.975, B-1) s_D / sqrt(B)) - 1 over the B pairs. The pair is the unit because the trials of one launch
-share its memory layout, clocks and neighbours: they are not independent, and an interval that counts them as if they
-were is too narrow. What a launch yields only once (its initialisation, a quantile over its requests) enters as a
-single value instead of a mean over trials; the estimator is the same.
+Trial k is the same prompts in both phases of a pair. Every launch yields one value L: the log of its total time, of its
+initialisation, of a percentile over its requests, or the mean log over its trials. The launch is the unit because the
+trials of one launch share its memory layout, clocks and neighbours: they are not independent, and an interval that
+counts them as if they were is too narrow.
+
+By turns, D_b is the difference of L within pair b, the change is exp(mean D) - 1, and its 95 % interval
+exp(mean D ± t(0.975, B-1) s_D / sqrt(B)) - 1 over the B pairs. One after the other, the L of the two arms are two
+independent samples and the interval is Welch's. One metric, the total time, is what the experiment is about; of the
+others a change is called one only if Holm's procedure over all of them lets it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean, quantiles
 from typing import Literal, TypeAlias
 
+import msgspec
+
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import (
     AMOUNT,
+    CONFIDENCE,
     HIGHER_IS_QUICKER,
     LOWER_IS_QUICKER,
     Direction,
-    paired_estimate,
     verdict,
 )
+from bi_experiments.analysis.multiplicity import holm
 from bi_experiments.analysis.pairs import (
     Pair,
     Values,
     complete_pairs,
-    log_ratio,
+    equal_tokens,
+    mean_log,
     output_tokens,
-    trial_time_differences,
     trial_times,
 )
-from bi_experiments.records import Metric, PhaseResult
+from bi_experiments.records import Difference, Metric, PhaseResult
 
 # --- One phase ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One phase in the figures that benchmarks of inference engines usually print."""
+    """One phase in the numbers that benchmarks of inference engines usually print."""
 
     init_time_s: float
     avg_time_s: float
@@ -59,7 +66,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
     """Sum up a phase that has at least one trial.
 
     Raises:
-        ValueError: the phase has no trial, or its engine was never built.
+        ValueError: The phase has no trial, or its engine was never built.
     """
     if phase.init_time_s is None or not phase.trials:
         raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
@@ -77,19 +84,22 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
     )
 
 
-# --- Pairs ----------------------------------------------------------------------------------------------------------
+def own_s_per_token(phases: Iterable[PhaseResult]) -> float | None:
+    """Time of the second arm for each token that it generated, in seconds; None without a complete pair.
 
-
-# --- Estimates ------------------------------------------------------------------------------------------------------
-
-
-def half_width_pct(phases: Iterable[PhaseResult]) -> float | None:
-    """Half the width of the trial time's interval, in percentage points; None with fewer than two complete pairs."""
-    differences = trial_time_differences(complete_pairs(phases))
-    return paired_estimate(differences).half_width_pct if differences else None
+    Unlike the overhead it cannot be lowered by a slower baseline.
+    """
+    launches = [pair.second for pair in complete_pairs(phases)]
+    tokens = sum(sum(output_tokens(phase)) for phase in launches)
+    return sum(sum(trial_times(phase)) for phase in launches) / tokens if tokens else None
 
 
 # --- Metrics --------------------------------------------------------------------------------------------------------
+
+PRIMARY = "total_time"
+"""The metric that an experiment is about."""
+UNEQUAL_TOKENS = "the arms generated different numbers of tokens"
+"""Why times are withheld."""
 
 
 LatencyField: TypeAlias = Literal["time_to_first_token_s", "time_per_output_token_s", "end_to_end_s"]
@@ -117,12 +127,16 @@ def _total_time(phase: PhaseResult) -> Values:
     return (sum(trial_times(phase)),)
 
 
-def _init_time_cold(phase: PhaseResult) -> Values:
-    return (phase.init_time_s,) if phase.launch == 0 and phase.init_time_s is not None else ()
+def _init_time(phase: PhaseResult, *, cold: bool) -> Values:
+    return (phase.init_time_s,) if (phase.launch == 0) is cold and phase.init_time_s is not None else ()
 
 
-def _init_time_warm(phase: PhaseResult) -> Values:
-    return (phase.init_time_s,) if phase.launch > 0 and phase.init_time_s is not None else ()
+def _every_init_time(phase: PhaseResult) -> Values:
+    return () if phase.init_time_s is None else (phase.init_time_s,)
+
+
+def _request_time_per_token(phase: PhaseResult) -> Values:
+    return _requests(phase, "time_per_output_token_s")
 
 
 def _throughput(phase: PhaseResult) -> Values:
@@ -157,40 +171,76 @@ _LATENCIES: tuple[tuple[str, LatencyField], ...] = (
 )
 
 _QUANTITIES = (
-    _Quantity("trial_time", "s", trial_times),
-    _Quantity("total_time", "s", _total_time),
-    _Quantity("cpu_time", "s", _cpu_times),
-    _Quantity("init_time_cold", "s", _init_time_cold),
-    _Quantity("init_time_warm", "s", _init_time_warm),
-    _Quantity("throughput", "tokens/s", _throughput, HIGHER_IS_QUICKER, needs_equal_tokens=True),
-    _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, HIGHER_IS_QUICKER),
+    _Quantity(PRIMARY, "s", _total_time, needs_equal_tokens=True),
+    _Quantity("trial_time", "s", trial_times, needs_equal_tokens=True),
+    _Quantity("cpu_time", "s", _cpu_times, needs_equal_tokens=True),
+    _Quantity("init_time_cold", "s", partial(_init_time, cold=True)),
+    _Quantity("init_time_warm", "s", partial(_init_time, cold=False)),
+    _Quantity("throughput", "tokens/s", _throughput, HIGHER_IS_QUICKER),
+    _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, HIGHER_IS_QUICKER, needs_equal_tokens=True),
+    _Quantity("request_time_per_token", "s", _request_time_per_token),
     *(
-        _Quantity(f"{name}_p{percent}", "s", partial(_percentile, field=field, percent=percent), percentile=percent)
+        _Quantity(
+            f"{name}_p{percent}",
+            "s",
+            partial(_percentile, field=field, percent=percent),
+            needs_equal_tokens=name == "end_to_end_latency",
+            percentile=percent,
+        )
         for name, field in _LATENCIES
         for percent in (50, 90, 99)
     ),
     _Quantity("peak_memory", "GiB", _peak_memory, AMOUNT),
 )
 
+_ALWAYS_COLD = tuple(
+    replace(quantity, values=_every_init_time) if quantity.name == "init_time_cold" else quantity
+    for quantity in _QUANTITIES
+    if quantity.name != "init_time_warm"
+)
 
-def compare_phases(phases: Iterable[PhaseResult], equivalence_pct: float) -> tuple[Metric, ...]:
+
+def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metric, ...]:
     """Compare the arms in every quantity that was measured, over the complete pairs.
 
-    `trial_time` and `cpu_time` are per trial, the rest per launch; `init_time_cold` rests on launch 0 of each arm and
-    so never has an interval, `init_time_warm` on the later launches. `_p50`, `_p90`, `_p99` are percentiles over the
-    requests of all trials of a launch (linear between order statistics). A quantity that no complete pair has in both
-    arms is missing from the result; one whose ratio would mislead is there, withheld, with the reason.
+    `total_time` comes first, since it is what the experiment is about. `trial_time`, `cpu_time` and
+    `request_time_per_token` compare the trials and the requests one by one, the rest is one value a launch.
+    `init_time_cold` rests on launch 0 of each arm and so has no interval, `init_time_warm` on the later launches; where
+    every launch has empty caches, all are cold. `_p50`, `_p90`, `_p99` are percentiles over the requests of all trials
+    of a launch (linear between order statistics). A quantity that no complete pair has in both arms is missing from the
+    result; one whose ratio would mislead is there, withheld, with the reason.
 
     Args:
-        phases: the phases of one experiment, complete pairs or not.
-        equivalence_pct: changes within plus or minus this many per cent count as none.
+        phases: The phases of one experiment, complete pairs or not.
+        design: The rules that they were measured by.
     """
     pairs = complete_pairs(phases)
-    metrics = (_metric(quantity, pairs, equivalence_pct) for quantity in _QUANTITIES)
-    return tuple(metric for metric in metrics if metric is not None)
+    quantities = _ALWAYS_COLD if design.always_cold else _QUANTITIES
+    metrics = [metric for quantity in quantities if (metric := _metric(quantity, pairs, design)) is not None]
+    return _together(metrics)
 
 
-def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) -> Metric | None:
+def _together(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The metrics, and of all but the primary one with the p value and the verdict that hold together (Holm)."""
+    tested = [metric for metric in metrics if metric.name != PRIMARY and metric.p_value is not None]
+    adjusted = dict(
+        zip([metric.name for metric in tested], holm([metric.p_value or 0.0 for metric in tested]), strict=True)
+    )
+    return tuple(
+        msgspec.structs.replace(
+            metric,
+            adjusted_p_value=adjusted[metric.name],
+            verdict=Difference.INCONCLUSIVE
+            if adjusted[metric.name] >= 1 - CONFIDENCE and metric.verdict is not Difference.EQUIVALENT
+            else metric.verdict,
+        )
+        if metric.name in adjusted
+        else metric
+        for metric in metrics
+    )
+
+
+def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metric | None:
     measured = [pair for pair in pairs if all(quantity.values(phase) for phase in pair)]
     if not measured:
         return None
@@ -199,10 +249,12 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) 
     withheld = _why_withheld(quantity, measured)
     estimate = None
     if withheld is None:
-        estimate = paired_estimate(
-            [log_ratio(one, other) for one, other in zip(batch_invariant, baseline, strict=True)]
+        estimate = design.estimate(
+            [mean_log(values) for values in baseline],
+            [mean_log(values) for values in batch_invariant],
+            primary=quantity.name == PRIMARY,
         )
-    change, low, high = estimate or (None, None, None)
+    change, low, high, p_value = estimate or (None, None, None, None)
     return Metric(
         name=quantity.name,
         unit=quantity.unit,
@@ -212,14 +264,15 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], equivalence_pct: float) 
         low_pct=low,
         high_pct=high,
         pairs=len(measured),
-        verdict=verdict(low, high, equivalence_pct, quantity.direction),
+        verdict=verdict(low, high, design.equivalence_pct, quantity.direction),
         withheld=withheld,
+        p_value=p_value,
     )
 
 
 def _why_withheld(quantity: _Quantity, pairs: Sequence[Pair]) -> str | None:
-    if quantity.needs_equal_tokens and any(output_tokens(pair[0]) != output_tokens(pair[1]) for pair in pairs):
-        return "the arms generated different numbers of tokens"
+    if quantity.needs_equal_tokens and not equal_tokens(pairs):
+        return UNEQUAL_TOKENS
     if quantity.percentile is not None:
         # With fewer requests not even one is expected beyond the percentile: it would be the maximum in disguise.
         needed = math.ceil(100 / (100 - quantity.percentile))

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from bi_experiments.records import Arm, PhaseResult, PhaseStatus
 
 
@@ -17,27 +19,47 @@ class Pair(NamedTuple):
 
 
 def complete_pairs(phases: Iterable[PhaseResult]) -> tuple[Pair, ...]:
-    """The pairs whose two phases both ended well with all trials, by pair number; every other phase is left out."""
+    """The pairs whose two phases both ended well with all trials, by pair number; every other phase is left out.
+
+    So is one with a trial of no time, which has no logarithm.
+
+    The trials of their phases are in the order of the workload, whatever the order in which they ran.
+    """
     done = [phase for phase in phases if phase.status is PhaseStatus.OK and phase.trials]
     trials = max((len(phase.trials) for phase in done), default=0)
-    whole = [phase for phase in done if len(phase.trials) == trials]
+    whole = [
+        replace(phase, trials=tuple(sorted(phase.trials, key=lambda trial: trial.index)))
+        for phase in done
+        if len(phase.trials) == trials and all(trial.time_s > 0 for trial in phase.trials)
+    ]
     baselines = {phase.pair: phase for phase in whole if phase.arm is Arm.BASELINE}
     others = {phase.pair: phase for phase in whole if phase.arm is not Arm.BASELINE}
     return tuple(Pair(baselines[pair], others[pair]) for pair in sorted(baselines.keys() & others.keys()))
 
 
-def log_ratio(second: Sequence[float], baseline: Sequence[float]) -> float:
-    """D_b of one pair: the mean of ln(second / baseline) over the values that belong together.
+def mean_log(values: Sequence[float]) -> float:
+    """The mean of the logarithms of values above 0: what a launch yields for one quantity.
 
     Raises:
-        ValueError: the arms have different numbers of values, or a value is not above 0.
+        ValueError: a value is not above 0.
     """
-    return fmean(math.log(one / other) for one, other in zip(second, baseline, strict=True))
+    return fmean(map(math.log, values))
 
 
-def trial_time_differences(pairs: Iterable[Pair]) -> tuple[float, ...]:
-    """D_b of the trial time, one value a pair."""
-    return tuple(log_ratio(trial_times(pair.second), trial_times(pair.baseline)) for pair in pairs)
+def total_time_s(phase: PhaseResult) -> float:
+    """Time of all trials of a phase, in seconds."""
+    return sum(trial.time_s for trial in phase.trials)
+
+
+def total_time_logs(pairs: Iterable[Pair]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Log of the total time of every launch: of the baselines and of the second arm, pair by pair."""
+    both = [(math.log(total_time_s(pair.baseline)), math.log(total_time_s(pair.second))) for pair in pairs]
+    return tuple(baseline for baseline, _ in both), tuple(second for _, second in both)
+
+
+def equal_tokens(pairs: Iterable[Pair]) -> bool:
+    """Whether both arms generated as many tokens in every trial of every pair."""
+    return all(output_tokens(pair.baseline) == output_tokens(pair.second) for pair in pairs)
 
 
 def output_tokens(phase: PhaseResult) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class Level(NamedTuple):
 
 
 def launch_levels(pairs: Sequence[Pair]) -> tuple[Level, ...]:
-    """How every launch of the complete pairs stands to the mean of its arm, the baseline's launches first."""
+    """How every launch of the complete pairs compares with the mean of its arm, the baseline's launches first."""
     levels: list[Level] = []
     for launches in ([pair.baseline for pair in pairs], [pair.second for pair in pairs]):
         starts = [fmean(trial.started_at for trial in phase.trials) for phase in launches]
@@ -63,9 +63,9 @@ def trend(positions: Sequence[float], values: Sequence[float], span: float) -> T
     """Theil-Sen slope times the span.
 
     Args:
-        positions: where each value was measured, in any unit.
-        values: log times or log ratios, one a position.
-        span: length of what the trend is told for, in the unit of the positions.
+        positions: Where each value was measured, in any unit.
+        values: Log times or log ratios, one a position.
+        span: Length of what the trend is reported for, in the unit of the positions.
 
     Returns:
         None with fewer than `FEWEST_POINTS` values or `FEWEST_POSITIONS` positions, or when all values are the same.

@@ -1,4 +1,4 @@
-"""The attention backends of vLLM: which exist, which run multi-head latent attention, which have the mode.
+"""The attention backends of vLLM: which exist, run multi-head latent attention, or support batch-invariant mode.
 
 From vLLM 0.32: `vllm/v1/attention/backends/registry.py` (names) and each backend's `supports_batch_invariance`.
 """
@@ -15,7 +15,7 @@ class Platform(StrEnum):
 
 
 BATCH_INVARIANT = ("FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION", "FLASH_ATTN_MLA", "TRITON_MLA", "CPU_ATTN")
-"""Backends that support the mode; `CPU_ATTN` with this project's plugin."""
+"""Backends that support batch-invariant mode; `CPU_ATTN` with this project's plugin."""
 
 MLA = ("FLASH_ATTN_MLA", "TRITON_MLA", "FLASHMLA", "FLASHINFER_MLA", "CUTLASS_MLA", "TOKENSPEED_MLA", "CPU_MLA")
 """Backends for multi-head latent attention (DeepSeek, Kimi); they run no other attention."""
@@ -26,9 +26,9 @@ STANDARD = ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION", "CPU_AT
 REMOVED = {
     "XFORMERS": "vLLM removed it in 0.12",
     "XFORMERS_VLLM_V1": "vLLM removed it in 0.12",
-    "FLASH_ATTN_VLLM_V1": "vLLM names it FLASH_ATTN now",
-    "FLASHINFER_VLLM_V1": "vLLM names it FLASHINFER now",
-    "TRITON_ATTN_VLLM_V1": "vLLM names it TRITON_ATTN now",
+    "FLASH_ATTN_VLLM_V1": "vLLM now calls it FLASH_ATTN",
+    "FLASHINFER_VLLM_V1": "vLLM now calls it FLASHINFER",
+    "TRITON_ATTN_VLLM_V1": "vLLM now calls it TRITON_ATTN",
     "TORCH_SDPA": "vLLM keeps it for vision encoders only",
 }
 
@@ -52,3 +52,63 @@ From each backend's `supports_compute_capability` in vLLM 0.32.
 
 
 MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
+
+
+DTYPES = ("auto", "bfloat16", "float16", "float32", "half", "float")
+"""vLLM's `ModelDType` (0.32, `vllm/config/model.py`)."""
+
+LOAD_FORMATS = (
+    "auto",
+    "hf",
+    "dummy",
+    "fastsafetensors",
+    "instanttensor",
+    "ipc_cache",
+    "mistral",
+    "modelexpress",
+    "npcache",
+    "pt",
+    "runai_streamer",
+    "runai_streamer_sharded",
+    "safetensors",
+    "sharded_state",
+    "tensorizer",
+)
+"""vLLM's `LoadFormats` (0.32, `vllm/model_executor/model_loader`)."""
+
+QUANTIZATIONS = (
+    "awq",
+    "auto_awq",
+    "fp8",
+    "fbgemm_fp8",
+    "fp_quant",
+    "modelopt",
+    "modelopt_fp4",
+    "modelopt_mxfp8",
+    "modelopt_mixed",
+    "auto_gptq",
+    "gptq",
+    "gptq_marlin",
+    "awq_marlin",
+    "humming",
+    "compressed-tensors",
+    "experts_int8",
+    "quark",
+    "moe_wna16",
+    "torchao",
+    "inc",
+    "mxfp4",
+    "gpt_oss_mxfp4",
+    "deepseek_v4_fp8",
+    "online",
+    "fp8_per_tensor",
+    "fp8_per_block",
+    "fp8_per_channel",
+    "int8_per_channel_weight_only",
+    "nvfp4_per_token",
+    "mxfp8",
+)
+"""vLLM's `QuantizationMethods` (0.32, `vllm/model_executor/layers/quantization`)."""
+
+EXECUTORS = ("ray", "mp", "uni", "external_launcher")
+"""vLLM's `DistributedExecutorBackend` (0.32, `vllm/config/parallel.py`)."""

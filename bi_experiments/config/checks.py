@@ -1,21 +1,130 @@
-"""The checks of a configuration that need several keys, or a range that a type cannot say."""
+"""The checks of a configuration: ranges and names that a type cannot say, and what contradicts itself."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from types import MappingProxyType
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
-from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
+from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.keys import did_you_mean
+from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave, ProofLevel
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.phase.proof.compositions import composition
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a key may have."""
+
+    low: float
+    high: float
+    above: bool = False
+    """Whether `low` itself is left out."""
+
+    def __contains__(self, value: float) -> bool:
+        """Whether the number is one of them; NaN is not."""
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        """As in a message."""
+        return f"{'above ' if self.above else ''}{self.low:,.12g} to {self.high:,.12g}".replace(",", "")
+
+
+_SEED = Range(0, 2**32 - 1)  # what every generator of random numbers takes
+_TOKENS = Range(1, 10_000_000)
+_SHARE = Range(0, 1, above=True)
+
+NUMBERS: Mapping[str, Range] = MappingProxyType(
+    {
+        "tp": Range(1, 1024),
+        "pp": Range(1, 1024),
+        "seed": _SEED,
+        "model.max_model_len": _TOKENS,
+        "model.gpu_memory_utilization": _SHARE,
+        "model.parameters_billion": Range(0, 100_000, above=True),
+        "model.bytes_per_parameter": Range(0, 8, above=True),
+        "model.seeded.hidden_size": Range(1, 65_536),
+        "model.seeded.num_hidden_layers": Range(1, 1024),
+        "model.seeded.num_attention_heads": Range(1, 1024),
+        "model.seeded.num_key_value_heads": Range(1, 1024),
+        "model.seeded.head_dim": Range(1, 1024),
+        "model.seeded.intermediate_size": Range(1, 1_000_000),
+        "model.seeded.vocab_size": Range(1, 1_000_000),
+        "model.seeded.seed": _SEED,
+        "backend.max_num_batched_tokens": _TOKENS,
+        "workload.max_batch_size": Range(1, 65_536),
+        "workload.num_trials": Range(1, 10_000),
+        "workload.min_prompt": _TOKENS,
+        "workload.max_prompt": _TOKENS,
+        "workload.max_tokens": _TOKENS,
+        "workload.temperature": Range(0, 100),
+        "workload.top_p": _SHARE,
+        "workload.sampling_seed": _SEED,
+        "protocol.pairs": Range(1, 1000),
+        "protocol.seed": _SEED,
+        "protocol.warmup": Range(0, 1000),
+        "protocol.equivalence_pct": Range(0, 100, above=True),
+        "protocol.target_half_width_pct": Range(0, 100, above=True),
+        "protocol.max_pairs": Range(1, 1000),
+        "protocol.time_budget_min": Range(0, 1_000_000, above=True),
+        "verify.probes": Range(1, 10_000),
+        "verify.max_tokens": _TOKENS,
+        "verify.logprobs": Range(1, 20),  # as many as vLLM returns
+        "verify.trial_prompts": Range(1, 10_000),
+        "verify.seed": _SEED,
+        "runtime.phase_timeout_s": Range(0, 31_536_000, above=True),  # a year
+        "gate.max_overhead_pct": Range(0, 100_000),
+        "sweep.cores": Range(1, 65_536),
+    }
+)
+"""The range of every number of the configuration, by its key; one that may be null is not looked at then."""
+
+MOST_WORDS = 100_000_000
+"""Most words of all prompts together: the parent writes them into one file, and holds them in memory."""
+
+NOT_EMPTY = (
+    "model.name",
+    "workload.needle",
+    "tracking.uri",
+    "tracking.experiment",
+    "runtime.cache_dir",
+    "runtime.python",
+    "model.seeded.architecture",
+)
+"""Texts that must say something."""
+
+MOST_CHARACTERS = 100_000
+"""Longest text of a setting: the phase's command line and environment hold some of them."""
+
+NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "model.dtype": backends.DTYPES,
+        "model.load_format": backends.LOAD_FORMATS,
+        "model.quantization": backends.QUANTIZATIONS,
+        "backend.distributed_executor_backend": backends.EXECUTORS,
+    }
+)
+"""The names that a key may have where vLLM's are known, by its key."""
 
 
 def check(config: ExperimentConfig) -> None:
     """Refuse a configuration that contradicts itself, before anything is started.
 
     Raises:
-        ConfigurationError: naming the first contradiction found.
+        ConfigurationError: Naming the first contradiction found.
     """
-    _check_ranges(config)
+    _check_texts(config)
+    _check_numbers(config)
+    _check_names(config)
+    _check_model(config)
     _check_lengths(config)
     _check_backend(config)
+    _check_variables(config)
+    _check_engine(config)
     _check_protocol(config)
     _check_probes(config)
 
@@ -25,30 +134,115 @@ def _require(condition: bool, key: str, found: object, instead: str) -> None:
         raise ConfigurationError(f"{key}={found} is not possible: {instead}")
 
 
-def _check_ranges(config: ExperimentConfig) -> None:
-    workload, model, protocol, verify = config.workload, config.model, config.protocol, config.verify
-    for key, value in (
-        ("tp", config.tp),
-        ("pp", config.pp),
-        ("workload.max_batch_size", workload.max_batch_size),
-        ("workload.num_trials", workload.num_trials),
-        ("workload.min_prompt", workload.min_prompt),
-        ("workload.max_tokens", workload.max_tokens),
-        ("model.max_model_len", model.max_model_len),
-        ("protocol.pairs", protocol.pairs),
-        ("verify.probes", verify.probes),
-        ("verify.max_tokens", verify.max_tokens),
-        ("verify.logprobs", verify.logprobs),
-    ):
-        _require(value >= 1, key, value, "type a whole number from 1 up")
-    _require(protocol.warmup >= 0, "protocol.warmup", protocol.warmup, "type 0 or more")
-    _require(workload.temperature >= 0, "workload.temperature", workload.temperature, "type 0 (greedy) or more")
-    _require(0 < workload.top_p <= 1, "workload.top_p", workload.top_p, "type a number above 0, at most 1")
-    utilization = model.gpu_memory_utilization
-    _require(0 < utilization <= 1, "model.gpu_memory_utilization", utilization, "type a share above 0, at most 1")
-    timeout = config.runtime.phase_timeout_s
-    _require(timeout > 0, "runtime.phase_timeout_s", timeout, "type a number of seconds above 0")
-    _require(protocol.equivalence_pct > 0, "protocol.equivalence_pct", protocol.equivalence_pct, "type above 0")
+def value_of(config: ExperimentConfig, key: str) -> object:
+    """The value of a dotted key; None also where a part before it is null."""
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name) if value is not None else None
+    return value
+
+
+def _check_texts(config: ExperimentConfig) -> None:
+    for key, text in _texts(config, ""):
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        printable = shown.encode("ascii", "backslashreplace").decode()
+        _require(len(text) <= MOST_CHARACTERS, key, printable, f"use at most {MOST_CHARACTERS} characters")
+        _require("\0" not in text, key, printable, "it has a NUL character in it")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"{key}={printable} is not possible: it is not UTF-8") from None
+    for key in NOT_EMPTY:
+        value = value_of(config, key)
+        _require(not isinstance(value, str) or bool(value.strip()), key, value, "it is empty; set a text")
+
+
+def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
+    """Every text in a configuration, with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _texts(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
+    elif isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _texts(str(name), key)
+            yield from _texts(entry, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry, key)
+
+
+def _check_numbers(config: ExperimentConfig) -> None:
+    for key, numbers in NUMBERS.items():
+        value = value_of(config, key)
+        if value is not None:
+            assert isinstance(value, int | float)
+            _require(value in numbers, key, _short(value), f"use a number from {numbers}")
+
+
+def _short(value: float) -> str:
+    """A number as it was set, or its beginning where it has too many digits to read (or, over 4300, to write)."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    return str(value)
+
+
+def _check_names(config: ExperimentConfig) -> None:
+    for key, names in NAMES.items():
+        value = value_of(config, key)
+        if value is not None and value not in names:
+            meant = did_you_mean(str(value), names) or f": use one of {', '.join(names)}"
+            raise ConfigurationError(f"{key}={value} is not known to vLLM 0.32{meant}")
+
+
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?")
+"""A model's name on the hub; after a colon, which of its GGUF files."""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json", "*.tiktoken")
+
+
+def _check_model(config: ExperimentConfig) -> None:
+    """A model is made here, or is a folder with all that vLLM reads, or may be a name on the hub."""
+    model = config.model
+    if model.seeded is not None:
+        seeded = model.seeded
+        _require(
+            seeded.num_attention_heads % seeded.num_key_value_heads == 0,
+            "model.seeded.num_key_value_heads",
+            seeded.num_key_value_heads,
+            f"it must divide model.seeded.num_attention_heads={seeded.num_attention_heads}",
+        )
+        return
+    folder = Path(model.name).expanduser()
+    looks_local = model.name.startswith(("/", ".", "~")) or folder.suffix == ".gguf"
+    try:
+        exists, is_folder = folder.exists(), folder.is_dir()
+    except OSError as error:
+        raise ConfigurationError(f"model.name={model.name} cannot be read: {error.strerror}") from error
+    if not exists and "://" not in model.name:
+        _require(not looks_local, "model.name", model.name, "there is no such folder")
+        _require(
+            _HUB_NAME.fullmatch(model.name) is not None,
+            "model.name",
+            model.name,
+            "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)",
+        )
+    elif is_folder:
+        _check_model_folder(folder, model.load_format)
+
+
+def _check_model_folder(folder: Path, load_format: str) -> None:
+    parts = {
+        "config.json": ("config.json", "params.json"),
+        "weights (*.safetensors, *.bin, ...)": _WEIGHTS,
+        "tokenizer (tokenizer.json, tokenizer.model, ...)": _TOKENIZERS,
+    }
+    for what, patterns in parts.items():
+        if load_format == "dummy" and patterns is _WEIGHTS:
+            continue
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
+            raise ConfigurationError(f"model.name={folder} is not a model's folder: it has no {what}")
 
 
 def _check_lengths(config: ExperimentConfig) -> None:
@@ -57,9 +251,17 @@ def _check_lengths(config: ExperimentConfig) -> None:
         workload.min_prompt <= workload.max_prompt,
         "workload.min_prompt",
         workload.min_prompt,
-        f"it is over workload.max_prompt={workload.max_prompt}; type at most that",
+        f"it is over workload.max_prompt={workload.max_prompt}; use at most that",
     )
     limit = config.model.max_model_len
+    words = workload.num_trials * workload.max_batch_size * workload.max_prompt
+    _require(
+        words <= MOST_WORDS,
+        "workload.max_batch_size",
+        workload.max_batch_size,
+        f"with workload.num_trials={workload.num_trials} and workload.max_prompt={workload.max_prompt} the prompts "
+        f"have up to {words:.3g} words, and {MOST_WORDS:.0e} fit; use smaller numbers",
+    )
     # A word of the prompts is at least one token; the engine itself counts exactly.
     needed = workload.max_prompt + workload.max_tokens
     _require(
@@ -67,7 +269,14 @@ def _check_lengths(config: ExperimentConfig) -> None:
         "model.max_model_len",
         limit,
         f"workload.max_prompt={workload.max_prompt} words and workload.max_tokens={workload.max_tokens} "
-        f"need at least {needed} tokens; type model.max_model_len={needed * 3 // 2} or shorter prompts",
+        f"need at least {needed} tokens; set model.max_model_len={needed * 3 // 2} or use shorter prompts",
+    )
+    needle = len(workload.needle.split())
+    _require(
+        needle + workload.max_tokens <= limit,
+        "workload.needle",
+        f"{workload.needle[:30]}...",
+        f"its {needle} words and workload.max_tokens={workload.max_tokens} do not fit into model.max_model_len={limit}",
     )
 
 
@@ -77,12 +286,12 @@ def _check_backend(config: ExperimentConfig) -> None:
     if not mla and MLA_NAMES.search(model.name):
         raise ConfigurationError(
             f"model.name={model.name} has multi-head latent attention, but model.attention=standard: "
-            "type model=deepseek, or model.attention=mla with backend=flash_attn_mla"
+            "use model=deepseek, or model.attention=mla with backend=flash_attn_mla"
         )
     if not backend.enforce_eager and backend.environment.get("TORCHDYNAMO_DISABLE", "0") != "0":
         raise ConfigurationError(
             "backend.enforce_eager=false would compile nothing, since backend.environment.TORCHDYNAMO_DISABLE="
-            f"{backend.environment['TORCHDYNAMO_DISABLE']}: type backend.environment.TORCHDYNAMO_DISABLE=0 too"
+            f"{backend.environment['TORCHDYNAMO_DISABLE']}: set backend.environment.TORCHDYNAMO_DISABLE=0 too"
         )
     name = backend.attention
     if name is None:
@@ -91,19 +300,99 @@ def _check_backend(config: ExperimentConfig) -> None:
     existing = ", ".join(candidate for candidate in fitting if backends.platform(candidate) is backend.platform)
     if name in backends.REMOVED:
         raise ConfigurationError(
-            f"backend.attention={name} does not exist: {backends.REMOVED[name]}; type one of {existing}"
+            f"backend.attention={name} does not exist: {backends.REMOVED[name]}; use one of {existing}"
         )
     if name not in backends.STANDARD + backends.MLA:
-        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; type one of {existing}")
+        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; use one of {existing}")
     if name not in fitting:
         kind = "multi-head latent attention" if mla else "standard attention"
         raise ConfigurationError(
-            f"backend.attention={name} does not run {model.name}, which has {kind}; type one of {existing}"
+            f"backend.attention={name} cannot run {model.name}, which has {kind}; use one of {existing}"
         )
     if backends.platform(name) is not backend.platform:
         raise ConfigurationError(
             f"backend.attention={name} runs on {backends.platform(name)}, but backend.platform={backend.platform}; "
-            f"type one of {existing}"
+            f"use one of {existing}"
+        )
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWN_VARIABLES = {
+    "VLLM_BATCH_INVARIANT": "each arm has its own; protocol=control compares the baseline with itself",
+    "LD_PRELOAD": "use backend.preload",
+}
+"""Variables that the program itself sets, with what to set instead."""
+
+
+def _check_variables(config: ExperimentConfig) -> None:
+    for name, value in config.backend.environment.items():
+        key = f"backend.environment.{name}"
+        _require(_VARIABLE.fullmatch(name) is not None, key, value, "it is not the name of an environment variable")
+        _require(name not in _OWN_VARIABLES, key, value, _OWN_VARIABLES.get(name, ""))
+
+
+OWN_ENGINE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "use model.name",
+        "dtype": "use model.dtype",
+        "tensor_parallel_size": "use tp",
+        "pipeline_parallel_size": "use pp",
+        "max_model_len": "use model.max_model_len",
+        "gpu_memory_utilization": "use model.gpu_memory_utilization",
+        "max_num_seqs": "use workload.max_batch_size, which is the engine's number of seats",
+        "max_num_batched_tokens": "use backend.max_num_batched_tokens",
+        "attention_backend": "use backend.attention",
+        "enforce_eager": "use backend.enforce_eager",
+        "enable_prefix_caching": "use backend.enable_prefix_caching",
+        "async_scheduling": "use backend.async_scheduling",
+        "load_format": "use model.load_format",
+        "trust_remote_code": "use model.trust_remote_code",
+        "quantization": "use model.quantization",
+        "distributed_executor_backend": "use backend.distributed_executor_backend",
+        "worker_extension_cls": "the program reads back through it what the engine runs with",
+        "disable_log_stats": "the latencies come from the engine's statistics",
+    }
+)
+"""Engine arguments that the program itself sets, with what to set instead of `backend.engine.NAME`."""
+
+
+def _check_engine(config: ExperimentConfig) -> None:
+    """Engine arguments that are passed on as they are, where they contradict what the program does."""
+    engine = config.backend.engine
+    for name, value in engine.items():
+        key = f"backend.engine.{name}"
+        if (secret := next(secrets_in(value, key), None)) is not None:  # the phase's spec would hold it
+            raise refuse_secret(secret)
+        _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
+        _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
+        finite = not isinstance(value, float) or math.isfinite(value)
+        _require(finite, key, value, "use a finite number")
+    attention = engine.get("attention_config")
+    if attention is not None:
+        _require(
+            isinstance(attention, Mapping),
+            "backend.engine.attention_config",
+            attention,
+            "write it as {flash_attn_version:2}",
+        )
+        backend = attention.get("backend", config.backend.attention)
+        _require(
+            backend == config.backend.attention,
+            "backend.engine.attention_config.backend",
+            backend,
+            "use backend.attention",
+        )
+    for name in ("data_parallel_size", "data_parallel_size_local"):
+        _require(
+            engine.get(name) in {None, 1},
+            f"backend.engine.{name}",
+            engine.get(name),
+            "one LLM object runs one replica; measure one with tp and pp, replicas run the same",
+        )
+    if engine.get("speculative_config") is not None and not config.protocol.control:
+        raise ConfigurationError(
+            "backend.engine.speculative_config is not possible with batch-invariant mode: vLLM checks several tokens "
+            "in one step, whose size depends on the guesses; leave it out, or set protocol=control"
         )
 
 
@@ -123,22 +412,33 @@ def _check_protocol(config: ExperimentConfig) -> None:
             "protocol.interleave",
             "trial",
             f"two engines would take {2 * config.model.gpu_memory_utilization:.2f} of the device's memory; "
-            "type protocol.interleave=launch or model.gpu_memory_utilization=0.45",
+            "set protocol.interleave=launch or model.gpu_memory_utilization=0.45",
         )
 
 
 def _check_probes(config: ExperimentConfig) -> None:
     verify = config.verify
-    for name in verify.compositions:
-        try:
-            composition(name)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+    for key, names in (
+        ("verify.compositions", verify.compositions),
+        ("verify.later_launches", verify.later_launches or ()),
+    ):
+        for name in names:
+            try:
+                composition(name)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from error
+            _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} stands in it more than once")
+    _require(
+        bool(verify.compositions) or verify.level is ProofLevel.off,
+        "verify.compositions",
+        "[]",
+        f"verify.level={verify.level} probes nothing then; name some, or set verify=off",
+    )
     _require(
         verify.max_tokens < config.model.max_model_len,
         "verify.max_tokens",
         verify.max_tokens,
-        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; type fewer",
+        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; use fewer",
     )
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import two_engines_fit
+from bi_experiments.config.keys import key_types, refuse_foreign_keys, refuse_overrides, several_values, unknown
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
 from bi_experiments.config.schema import (
     BackendConfig,
@@ -27,6 +28,9 @@ from bi_experiments.config.schema import (
     WorkloadConfig,
 )
 from bi_experiments.errors import ConfigurationError
+
+OPEN = re.compile(r"backend\.(engine|environment)\.")
+"""Keys below these are names of vLLM's, which the schema does not list; a new one is added with `+`."""
 
 
 def register_schema() -> None:
@@ -45,10 +49,23 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=node)
     store.store(group="hydra/launcher", name="base_submitit_slurm", node=SlurmSettings)
     store.store(group="hydra/launcher", name="base_ray", node=RaySettings)
+    OmegaConf.register_new_resolver("options", options, replace=True)
+
+
+STUB = "base_"
+"""What the names of configurations begin with that options inherit from, and that are not options themselves."""
+
+
+def options() -> str:
+    """The options of every group, one group a line, for `--help`; in the YAML files `${options:}`."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = sorted(group for group in loader.list_groups("") if group != "hydra")
+    choices = [[name for name in loader.get_group_options(group) if not name.startswith(STUB)] for group in groups]
+    return "\n".join(f"{group}: {', '.join(sorted(names))}" for group, names in zip(groups, choices, strict=True))
 
 
 def conf_folder() -> Path:
-    """The folder of the YAML files: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML files: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -61,13 +78,16 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         overrides: As on the command line: `group=option`, `key=value`.
 
     Raises:
-        ConfigurationError: an override is unknown, has the wrong type, or a value cannot be resolved.
+        ConfigurationError: An override is unknown, has the wrong type, or a value cannot be resolved.
     """
     register_schema()
+    refuse_overrides(overrides)
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return from_hydra(hydra_compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:  # whatever Hydra raises while it composes, it is about what was asked for
         raise ConfigurationError(one_line(error)) from error
 
 
@@ -75,9 +95,11 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     """Turn the composed configuration into its dataclasses, every interpolation resolved and converted.
 
     Raises:
-        ConfigurationError: a value is missing or cannot be resolved (an environment variable of the wrong type).
+        ConfigurationError: A value is missing or cannot be resolved (an environment variable of the wrong type), or a
+            key is not the schema's.
     """
     try:
+        refuse_foreign_keys(composed)
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise ConfigurationError(one_line(error)) from error
@@ -98,10 +120,27 @@ def one_line(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException) and "$" not in str(cause):
         lines.append(str(cause).strip().splitlines()[0].rstrip("."))
     said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
+    if not_there := re.match(r"Could not override '([^']+)'", said[0] if said else ""):
+        return _not_there(not_there[1])
+    sweep = re.match(
+        r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|$)", said[0] if said else ""
+    )
+    if sweep:
+        return several_values(sweep[1])
     for index, line in enumerate(said):
         if line.startswith("Available options in"):
-            options = ", ".join(option for option in said[index + 1 :] if not option.startswith("base_"))
+            existing = ", ".join(option for option in said[index + 1 :] if not option.startswith(STUB))
             removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
             why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
-            return f"{said[0]}{f' ({why})' if why else ''}; type one of {options}"
-    return "; ".join(said)
+            return f"{said[0]}{f' ({why})' if why else ''}; use one of {existing}"
+    return "; ".join(said) or type(error).__name__
+
+
+def _not_there(key: str) -> str:
+    """What is said of a key that cannot be set since there is none; Hydra itself would recommend to add it."""
+    if key.startswith("hydra"):
+        return f"{key} is not a key of Hydra's configuration: --hydra-help and --cfg hydra list them"
+    group, _, rest = key.partition(".")
+    if rest and group in key_types() and OPEN.match(key):
+        return f"{key} is not set yet: write +{key}=VALUE"
+    return unknown(key)

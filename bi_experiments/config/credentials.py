@@ -1,7 +1,12 @@
-"""User names, passwords and tokens in URIs: refused where they are typed, cut out of what is shown."""
+"""Passwords and tokens in settings: refused where they are set, since Hydra writes settings into the output folder.
+
+What comes from environment variables (`${oc.env:NAME}`) is written down by its name alone; where the resolved value is
+written or shown, it reads `***`.
+"""
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
 from bi_experiments.errors import ConfigurationError
@@ -21,14 +26,14 @@ def without_credentials(uri: str) -> str:
 
 
 def refuse_credentials(uri: str) -> None:
-    """Refuse a URI that was typed with a user name or password: Hydra writes what is typed into the output folder.
+    """Refuse a URI that was set with a user name or password: Hydra writes what is set into the output folder.
 
     Raises:
         ConfigurationError: It has some, and is not the value of MLFLOW_TRACKING_URI.
     """
     if without_credentials(uri) != uri and uri != os.environ.get("MLFLOW_TRACKING_URI"):
         raise ConfigurationError(
-            f"tracking.uri={without_credentials(uri)} was typed with credentials: type it without, and set "
+            f"tracking.uri={without_credentials(uri)} contains credentials: leave them out, and set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
         )
 
@@ -42,3 +47,73 @@ def without_secrets(uri: str, text: str) -> str:
     for secret in (user[0] if user else "", *passwords, *map(unquote, passwords)):
         text = text.replace(secret, "***") if secret else text
     return text
+
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(r"token(?!s|i[sz])|secret|passw|credential|key(?!s)", re.IGNORECASE)
+"""Names of engine arguments and variables that hold a credential; `max_tokens`, `tokenizer` do not."""
+_OPEN = ("backend.engine.", "backend.environment.", "hydra.")
+"""Where any name may be set: the schema's own keys hold no credential, but for a URI's."""
+_IN_URI = re.compile(r"://[^\s/@\"']+@")
+"""User info of a URI, in any text."""
+
+
+def is_secret(key: str, value: object) -> bool:
+    """Whether a setting looks like a credential.
+
+    Args:
+        key: Dotted key.
+        value: Its value; numbers and switches are none, nor is what names an environment variable.
+    """
+    text = str(value).strip().strip("\"'")
+    if isinstance(value, Mapping | list | tuple | bool | int | float) or text.startswith("${"):
+        return False
+    if _IN_URI.search(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&")):
+        return True
+    if "://" in text and _SECRET_PARAMETER.search(text):
+        return True
+    plain = not text or text.lower() in {"null", "none", "true", "false"} or text.replace(".", "", 1).isdecimal()
+    return key.startswith(_OPEN) and not plain and _SECRET_NAME.search(key.rpartition(".")[2]) is not None
+
+
+def secrets_in(value: object, key: str = "") -> Iterator[str]:
+    """The keys of a configuration, or a part of it, that hold what looks like a credential.
+
+    Args:
+        value: Plain values; what is not resolved yet is none.
+        key: Dotted key of the part.
+    """
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from secrets_in(entry, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from secrets_in(entry, key)
+    elif is_secret(key, value):
+        yield key
+
+
+def refuse_secret(key: str) -> ConfigurationError:
+    """What is said of a setting that looks like a credential; it is not repeated."""
+    if key == "tracking.uri":
+        return ConfigurationError(
+            f"tracking.uri={MASK} was set with credentials: set it without, and export MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
+        )
+    name = key.rpartition(".")[2]
+    return ConfigurationError(
+        f"{key}={MASK} looks like a credential, and would be written into the output folder: leave it out, and export "
+        f"it as an environment variable ({name.upper()}), which the phases inherit"
+    )
+
+
+def masked(value: object, key: str = "") -> object:
+    """A configuration, or a part of it, in which what looks like a credential reads `***`."""
+    if isinstance(value, Mapping):
+        return {name: masked(entry, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(entry, key) for entry in value]
+    if key != "tracking.uri" and is_secret(key, value):
+        return MASK
+    return value

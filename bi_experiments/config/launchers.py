@@ -16,7 +16,7 @@ class SlurmSettings:
     max_num_timeout: int = MISSING
     """How often a job is requeued after its time limit."""
     signal_delay_s: int = MISSING
-    """How long before the time limit the job is told, in seconds."""
+    """How long before the time limit the job is notified, in seconds."""
     cpus_per_rank: int = MISSING
     """CPUs for each of the tp*pp ranks of the engine."""
     gpus_per_rank: int | None = MISSING

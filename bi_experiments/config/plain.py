@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bi_experiments.config.credentials import without_credentials
+from bi_experiments.config.credentials import masked, without_credentials
 from bi_experiments.config.schema import ExperimentConfig
 
 
@@ -51,6 +51,7 @@ def setting(configuration: Mapping[str, Any], *keys: str) -> Any:  # noqa: ANN40
 
 def recorded_configuration(config: ExperimentConfig) -> dict[str, Any]:
     """The configuration as plain values, without credentials."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
+    plain = masked(msgspec.to_builtins(config))
+    assert isinstance(plain, dict)
     plain["tracking"]["uri"] = without_credentials(config.tracking.uri)
     return plain

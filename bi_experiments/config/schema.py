@@ -5,7 +5,7 @@ these types, and `from_hydra` turns the result into an `ExperimentConfig`.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 from omegaconf import MISSING
@@ -28,6 +28,8 @@ class Caches(Enum):
     private = "private"
     """An arm's own within the experiment: its first launch is cold, its later ones are warm."""
     user = "user"
+    fresh = "fresh"
+    """A launch's own, so that every one is cold, and the interval includes what tuning and compiling decide anew."""
 
 
 class Interleave(Enum):
@@ -39,6 +41,15 @@ class Interleave(Enum):
     """Both phases are alive and take turns, trial by trial."""
     auto = "auto"
     """`trial` on a GPU where two engines fit, else `launch`; a composed configuration has what became of it."""
+
+
+class ProofLevel(StrEnum):
+    """How thoroughly invariance is probed."""
+
+    off = "off"
+    needle = "needle"
+    standard = "standard"
+    full = "full"
 
 
 class AttentionKind(Enum):
@@ -85,7 +96,7 @@ class ModelConfig:
     parameters_billion: float | None = MISSING
     """Parameters in billions, for the memory check before the start; null: not checked."""
     bytes_per_parameter: float = MISSING
-    """Size of a stored parameter: 2 for bf16, 1 for FP8."""
+    """Size of a stored parameter: 4 for float32, 2 for bf16, 1 for FP8."""
     seeded: SeededCheckpoint | None = MISSING
     """Make the checkpoint instead of loading `name`."""
 
@@ -145,7 +156,7 @@ class ProtocolConfig:
     pairs: int = MISSING
     """Launches of each arm."""
     control: bool = MISSING
-    """A/A: a second baseline in the place of the batch-invariant arm."""
+    """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
     seed: int = MISSING
     """Seed of the order."""
@@ -167,20 +178,25 @@ class ProtocolConfig:
 class VerifyConfig:
     """Group `verify`: how invariance is probed."""
 
-    level: str = MISSING
-    """`off`, `needle`, `standard`, `full`."""
+    level: ProofLevel = MISSING
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
+    later_launches: list[str] | None = MISSING
+    """Those of them that the second and later launches of an arm run, to compare launches by; null: all of them."""
     probes: int = MISSING
     max_tokens: int = MISSING
     """Tokens generated for each probe."""
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
+    trial_prompts: int = MISSING
+    """Prompts sampled from every trial for the composition `trial`."""
     seed: int = MISSING
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
-    """End with exit code 3 when invariance is violated in the batch-invariant arm."""
+    """End with exit code 3 when invariance is violated in the batch-invariant arm, or the arm is not deterministic."""
+    strict_launches: bool = MISSING
+    """End with exit code 3 also when the batch-invariant arm's outputs differ from launch to launch."""
     locate: bool = MISSING
     """Locate the operator behind a violation in the batch-invariant arm at once, as `bi_experiments.locate` does."""
 

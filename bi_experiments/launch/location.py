@@ -14,7 +14,7 @@ from bi_experiments.launch.process import LaunchSettings, PhaseProcess
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.spec import model_path
 from bi_experiments.launch.turns import run_alone
-from bi_experiments.launch.variables import interpreter, phase_environment
+from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import OutputFolder, PhaseFolder, log_tail
 from bi_experiments.records import (
@@ -144,7 +144,7 @@ def _passed(files: PhaseFolder) -> PhaseSpec:
 def _run(config: ExperimentConfig, spec: PhaseSpec, files: PhaseFolder, progress: Progress) -> Location:
     settings = LaunchSettings(
         python=interpreter(config),
-        environment=phase_environment(config, spec.arm, Path()),
+        environment=phase_variables(config, spec.arm, Path()),
         timeout_s=config.runtime.phase_timeout_s,
     )
     process = PhaseProcess(spec, files, settings, progress, ClockReader(enabled=False))

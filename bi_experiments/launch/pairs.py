@@ -3,23 +3,33 @@
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from bi_experiments import __version__
-from bi_experiments.analysis.metrics import half_width_pct
+from bi_experiments.analysis.design import pairs_to_run
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import Slot, plan
 from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
-from bi_experiments.launch.variables import interpreter, phase_environment
+from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import EngineSpec, PhaseResult, PhaseSpec, PhaseStatus, RecordError, from_json, to_json
+from bi_experiments.records import (
+    RECORD_VERSION,
+    EngineSpec,
+    PhaseResult,
+    PhaseSpec,
+    PhaseStatus,
+    RecordError,
+    from_json,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Inputs:
 
 
 class Launches:
-    """Launches the phases of one experiment, and keeps what is known of them, also after an interruption.
+    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
 
     Args:
         config: The experiment's configuration.
@@ -75,6 +85,10 @@ class Launches:
         return list(self._taken_over.values())
 
     @property
+    def _by_turns(self) -> bool:
+        return self._config.protocol.interleave is Interleave.trial
+
+    @property
     def beside(self) -> tuple[str, ...]:
         """The experiments that were seen to run on other parts of the machine."""
         return tuple(sorted(self._beside))
@@ -91,22 +105,22 @@ class Launches:
                 self._taken_over |= finished
 
     def _finished(self, slot: Slot) -> PhaseResult | None:
-        """The result of a phase that ended well and was told what it would be told now."""
+        """The result of a phase that ended well and was passed what it would be passed now."""
         private = self._config.protocol.caches is Caches.private
         if private and not (self._folder.caches / slot.arm).is_dir():
             return None
         files = self._folder.phase(slot.index, slot.arm)
         try:
-            told = files.spec.read_bytes()
+            passed = from_json(files.spec.read_bytes(), PhaseSpec, files.spec)
             result = from_json(files.result.read_bytes(), PhaseResult, files.result)
         except (FileNotFoundError, RecordError):
             return None
-        by_turns = self._config.protocol.interleave is Interleave.trial
-        return result if result.status is PhaseStatus.OK and told == to_json(self._spec(slot, by_turns)) else None
+        same = msgspec.structs.replace(passed, version=RECORD_VERSION) == self._spec(slot, self._by_turns)
+        return result if result.status is PhaseStatus.OK and same else None
 
     def run_pair(self, first: Slot, second: Slot) -> None:
         """Run what is not taken over of a pair, as `protocol.interleave` says."""
-        by_turns = self._config.protocol.interleave is Interleave.trial
+        by_turns = self._by_turns
         self._look_around()
         if by_turns and first.index not in self._taken_over:
             rng = random.Random(f"{self._config.protocol.seed}-{first.pair}")
@@ -114,7 +128,10 @@ class Launches:
             run_by_turns(*phases, num_trials=self._config.workload.num_trials, rng=rng)
         for slot in () if by_turns else (first, second):
             if slot.index not in self._taken_over:
-                run_alone(self.phase(slot, by_turns))
+                phase = self.phase(slot, by_turns)
+                run_alone(phase)
+                if cannot_start(phase.result) and slot is first:
+                    break
             self._look_around()
 
     def _look_around(self) -> None:
@@ -125,8 +142,9 @@ class Launches:
         """The phase of one slot of the schedule, not started yet."""
         settings = LaunchSettings(
             python=interpreter(self._config),
-            environment=phase_environment(self._config, slot.arm, self._folder.caches.resolve()),
+            environment=phase_variables(self._config, slot.arm, self._folder.caches.resolve()),
             timeout_s=self._config.runtime.phase_timeout_s,
+            num_trials=self._config.workload.num_trials,
         )
         self._prepare_caches(slot)
         spec = self._spec(slot, wait_for_turn)
@@ -136,7 +154,7 @@ class Launches:
         return process
 
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, also when an earlier start of it was killed."""
+        """An arm's first launch is cold, even when an earlier start of it was killed."""
         if self._config.protocol.caches is Caches.private:
             caches = self._folder.caches / slot.arm
             if slot.launch == 0:
@@ -144,7 +162,7 @@ class Launches:
             caches.mkdir(parents=True, exist_ok=True)
 
     def _spec(self, slot: Slot, wait_for_turn: bool) -> PhaseSpec:
-        """What the phase of a slot is told."""
+        """What the phase of a slot is passed."""
         return PhaseSpec(
             project_version=__version__,
             index=slot.index,
@@ -156,7 +174,7 @@ class Launches:
             workload_digest=self._inputs.workload_digest,
             warmup_batches=self._config.protocol.warmup,
             wait_for_turn=wait_for_turn,
-            probes=probe_plan(self._config),
+            probes=probe_plan(self._config, slot.launch),
         )
 
 
@@ -167,26 +185,26 @@ def planned_pairs(config: ExperimentConfig) -> tuple[tuple[Slot, Slot], ...]:
     return plan(most, protocol.order, protocol.seed, protocol.control)
 
 
-def run_pairs(config: ExperimentConfig, launches: Launches, started: float) -> str | None:
+def run_pairs(config: ExperimentConfig, launches: Launches, started: float, save: Callable[[], object]) -> str | None:
     """Launch the pairs that the protocol asks for.
 
     Args:
         config: The experiment's configuration.
         launches: What launches them.
         started: `time.monotonic()` at the experiment's start, which the time budget counts from.
+        save: Called before every pair, while no phase runs: what is known by then survives a killed program.
 
     Returns:
         Why the experiment ended early; None when it did not.
     """
     protocol = config.protocol
     for first, second in planned_pairs(config):
-        if first.pair >= protocol.pairs:
-            half_width = half_width_pct(launches.results)
-            if half_width is not None and half_width <= (protocol.target_half_width_pct or 0.0):
-                return None
+        if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
+            return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
             return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+        save()
         try:
             launches.run_pair(first, second)
         except KeyboardInterrupt:

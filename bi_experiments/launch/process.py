@@ -1,23 +1,30 @@
-"""One phase in one fresh process: its environment, its events, its time limits, and nothing left behind."""
+"""One phase in one fresh process: its environment, its events, its time limits, and nothing left behind.
+
+The process's own end is watched beside its event pipe: a child that it left behind may hold the pipe open for ever.
+"""
 
 import contextlib
 import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import msgspec
-import psutil
 
+from bi_experiments.errors import MachineError
 from bi_experiments.files import write_atomically
+from bi_experiments.launch.causes import cause, concerns_both_arms
 from bi_experiments.launch.progress import Progress
 from bi_experiments.machine.clocks import ClockReader, Counters
-from bi_experiments.paths import PhaseFolder
+from bi_experiments.paths import PhaseFolder, bound_log, log_tail
 from bi_experiments.phase.pipes import TURN
+from bi_experiments.phase.processes import MARK, kill_phase, remove_shared_memory
 from bi_experiments.records import (
     Done,
     EngineReady,
@@ -40,6 +47,15 @@ from bi_experiments.records import (
 EXIT_GRACE_S = 60.0
 """Time that a phase has to end after its last event, and its engine's processes with it."""
 
+LONGEST_EVENT_BYTES = 64 << 20
+"""A phase that writes more without the end of an event has gone wrong."""
+
+LONGEST_SLEEP_S = 3600.0
+"""`select` takes no number of any size."""
+
+CAUSE_LINES, CAUSE_CHARACTERS = 400, 2000
+"""Last lines of an engine's log, and characters of each, in which the cause of a failure is looked for."""
+
 
 @dataclass(frozen=True)
 class LaunchSettings:
@@ -51,22 +67,24 @@ class LaunchSettings:
     """All of its environment variables."""
     timeout_s: float
     """Longest time from start to end, in seconds."""
+    num_trials: int | None = None
+    """Trials that the phase has to report; None: as many as it likes."""
 
 
 class PhaseProcess:
     """A phase and its process: a context manager that ends with no process left, however it is left.
 
     Attributes:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         result: What is known of it so far.
         started: Whether its process was ever started.
         alive: Whether it is still to be followed.
 
     Args:
-        spec: What the phase is told.
+        spec: What the phase is passed.
         folder: Its folder.
         settings: How its process is started.
-        progress: Told of the start, of every event once it is on disk, and of the end.
+        progress: Notified of the start, of every event once it is on disk, and of the end.
         clocks: Asked about the devices before and after every trial.
     """
 
@@ -79,7 +97,8 @@ class PhaseProcess:
         self._progress = progress
         self._clocks = clocks
         self._before_trial: dict[int, Counters] = {}
-        self._pending = b""
+        self._pending = bytearray()
+        self._probed: set[tuple[int, str, int, int, int]] = set()
         self.started = False
         self.alive = False
         self._last: Event | None = None
@@ -102,7 +121,10 @@ class PhaseProcess:
         events_read, events_write = os.pipe()
         turns_read, turns_write = os.pipe()
         self._events_fd, self._turns_fd = events_read, turns_write
-        with self._folder.log.open("wb") as log:
+        # Not in the output folder: the path of a socket has at most 107 characters.
+        self._temporary = Path(tempfile.mkdtemp(prefix="bi-"))
+        private = {MARK: str(self._temporary), "TMPDIR": str(self._temporary)}
+        with self._folder.log.open("wb") as log, self._undone_on_failure(events_write, turns_read):
             self._process = subprocess.Popen(
                 [
                     self._settings.python,
@@ -112,7 +134,7 @@ class PhaseProcess:
                     f"--events-fd={events_write}",
                     f"--turns-fd={turns_read}",
                 ],
-                env=dict(self._settings.environment),
+                env={"VLLM_RPC_BASE_PATH": str(self._temporary), **self._settings.environment, **private},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -122,24 +144,45 @@ class PhaseProcess:
         os.close(events_write)
         os.close(turns_read)
         os.set_blocking(events_read, False)
+        self._process_fd = os.pidfd_open(self._process.pid)
         self._events_file = self._folder.events.open("wb")
         self.started = self.alive = True
         self._progress.phase_started(self.spec)
         return self
 
+    @contextlib.contextmanager
+    def _undone_on_failure(self, *descriptors: int) -> Iterator[None]:
+        """Leave nothing open where the interpreter cannot be started."""
+        try:
+            yield
+        except OSError as error:
+            for descriptor in (*descriptors, self._events_fd, self._turns_fd):
+                os.close(descriptor)
+            self._temporary.rmdir()
+            raise MachineError(
+                f"runtime.python={self._settings.python} cannot be started: {error.strerror}; "
+                "set it to a Python interpreter"
+            ) from error
+
     def __exit__(self, *_: object) -> None:
-        kill_session(self._process.pid)
+        kill_phase(self._process.pid, self._temporary)
         self._process.wait()
+        remove_shared_memory(self.result.started_at)
+        os.close(self._process_fd)
         os.close(self._events_fd)
         os.close(self._turns_fd)
         self._events_file.close()
         self.result = msgspec.structs.replace(self.result, wall_time_s=time.monotonic() - self._started)
+        bound_log(self._folder.log)
+        if self.result.status is PhaseStatus.FAILED:
+            log = log_tail(self._folder.log, CAUSE_LINES, CAUSE_CHARACTERS)
+            self.result = msgspec.structs.replace(self.result, error=cause(self.result.error or "", log))
         write_atomically(self._folder.result, to_json(self.result))
         self._progress.phase_ended(self.spec, self.result)
 
-    def fileno(self) -> int:
-        """The event pipe, for `select`."""
-        return self._events_fd
+    def wait(self) -> None:
+        """Sleep until there is something to `pump`, or the phase's time is over."""
+        select.select([self._events_fd, self._process_fd], [], [], min(max(0.0, self.remaining_s), LONGEST_SLEEP_S))
 
     @property
     def remaining_s(self) -> float:
@@ -147,24 +190,33 @@ class PhaseProcess:
         return self._settings.timeout_s - (time.monotonic() - self._started)
 
     def give_turn(self) -> None:
-        """Let a phase that waits for its turn go on."""
+        """Let a phase that waits for its turn continue."""
         self._before_trial = self._clocks.counters()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: its events say so
             os.write(self._turns_fd, TURN)
 
     def pump(self) -> None:
-        """Take in the events that have arrived; at the end of the pipe, wait for the process and conclude."""
+        """Take in the events that have arrived; at the process's end or the pipe's, conclude."""
+        ended = self._process.poll() is not None  # asked first: what it wrote before its end is then in the pipe
         while self.alive:
             try:
                 data = os.read(self._events_fd, 1 << 16)
             except BlockingIOError:
+                if ended:
+                    self._conclude()
                 return
             if not data:
                 self._conclude()
                 return
-            *lines, self._pending = (self._pending + data).split(b"\n")
-            for line in lines:
-                self._take(line)
+            self._pending += data
+            if b"\n" in data:
+                *lines, rest = bytes(self._pending).split(b"\n")
+                self._pending = bytearray(rest)
+                for line in lines:
+                    if self.alive:
+                        self._take(line)
+            if len(self._pending) > LONGEST_EVENT_BYTES:
+                self.stop(PhaseStatus.FAILED, f"the phase wrote an event of more than {LONGEST_EVENT_BYTES >> 20} MiB")
 
     def stop(self, status: PhaseStatus, error: str) -> None:
         """End the phase from outside: it failed a check, or ran out of time."""
@@ -177,6 +229,9 @@ class PhaseProcess:
         except RecordError as error:
             self.stop(PhaseStatus.FAILED, str(error))
             return
+        if (problem := self._out_of_plan(event)) is not None:
+            self.stop(PhaseStatus.FAILED, f"the phase did not keep to its plan: {problem}")
+            return
         self._read_clocks(event)
         self._events_file.write(event_to_line(event))
         self._events_file.flush()
@@ -185,6 +240,36 @@ class PhaseProcess:
         self._progress.event(self.spec, event)
         if problem is not None:
             self.stop(PhaseStatus.FAILED, problem)
+
+    def _out_of_plan(self, event: Event) -> str | None:
+        """What an event says that the plan does not allow: trials in order and all, no probe twice, `Done` last.
+
+        Checked as the events come, so that nothing is counted that was not to be measured.
+        """
+        if isinstance(self._last, Done | Failed):
+            return f"it reported {type(event).__name__} after its end"
+        match event:
+            case TrialDone():
+                return self._trial_out_of_plan(event)
+            case ProbeDone():
+                keys = [(one.probe, one.composition, one.batch, one.position, one.sample) for one in event.results]
+                twice = next((key for key in keys if key in self._probed or keys.count(key) > 1), None)
+                self._probed.update(keys)
+                return None if twice is None else f"it reported probe {twice[0]} of {twice[1]} twice"
+            case Done():
+                wanted, found = self._settings.num_trials, len(self.result.trials)
+                return None if wanted in {None, found} else f"it reported {found} of {wanted} trials"
+        return None
+
+    def _trial_out_of_plan(self, event: TrialDone) -> str | None:
+        trial, expected, planned = event.trial, len(self.result.trials), self._settings.num_trials
+        if self.result.warmup_time_s is None:
+            return f"it reported trial {trial.index} before it was warm"
+        if trial.index != expected or (planned is not None and expected >= planned):
+            return f"it reported trial {trial.index} where {expected if expected != planned else 'no'} was expected"
+        if not 0 < trial.time_s < float("inf"):
+            return f"trial {trial.index} took {trial.time_s:g} s"
+        return None
 
     def _read_clocks(self, event: Event) -> None:
         """Before the first trial and after every one; a phase collects garbage between its word and the next trial."""
@@ -195,24 +280,26 @@ class PhaseProcess:
             self._before_trial = self._clocks.counters()
 
     def _conclude(self) -> None:
-        """The pipe is closed: the phase is over, or about to be."""
+        """The process is over, or has closed its pipe and is about to be."""
         try:
             code = self._process.wait(timeout=EXIT_GRACE_S)
         except subprocess.TimeoutExpired:
             code = 0  # it had done its work; `__exit__` ends what hangs
         self.alive = False
-        if isinstance(self._last, Done):
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        if isinstance(self._last, Done) and not code and not self._pending:
             self.result = msgspec.structs.replace(self.result, status=PhaseStatus.OK, error=None)
+        elif isinstance(self._last, Done):
+            self.stop(PhaseStatus.FAILED, f"the process reported a result and then failed ({how})")
         elif not isinstance(self._last, Failed):
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            self.stop(PhaseStatus.FAILED, f"the process ended without a word ({how})")
+            self.stop(PhaseStatus.FAILED, f"the process exited without reporting a result ({how})")
 
 
 def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResult, str | None]:
     """Add what an event says to what is known of the phase.
 
     Returns:
-        The new result, and why the phase must not go on: what it observed is not what it was told; None when all is
+        The new result, and why the phase must stop: what it observed is not what it was passed; None if all is
         well.
     """
     problem = None
@@ -232,11 +319,19 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
             }
             problem = _check_observed(event, spec)
         case WarmedUp():
-            changes = {"warmup_time_s": event.time_s, "needle_token_ids": event.needle_token_ids}
+            changes = {
+                "warmup_time_s": event.time_s,
+                "needle_token_ids": event.needle_token_ids,
+                "kv_cache_needed_tokens": event.kv_cache_needed_tokens,
+            }
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}
         case ProbeDone():
-            changes = {"probes": (*result.probes, *event.results)}
+            changes = {
+                "probes": (*result.probes, *event.results),
+                "steps": (*result.steps, *event.steps),
+                "alone": (*result.alone, *event.alone),
+            }
         case Located():
             changes = {"location": event.location}
         case Done():
@@ -254,8 +349,13 @@ def _check_observed(event: EngineReady, spec: PhaseSpec) -> str | None:
             "the mode did not reach its processes"
         )
     if wanted is not None and observed.attention_backend != wanted:
-        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: type backend=auto to allow it"
+        return f"vLLM runs attention backend {observed.attention_backend}, not {wanted}: use backend=auto to allow it"
     return None
+
+
+def cannot_start(result: PhaseResult) -> bool:
+    """Whether a phase's engine could not start, for a reason for which that of the other arm could not either."""
+    return result.status is PhaseStatus.FAILED and result.observed is None and concerns_both_arms(result.error or "")
 
 
 def follow(phase: PhaseProcess, until: Callable[[PhaseResult], bool] | None = None) -> None:
@@ -266,16 +366,7 @@ def follow(phase: PhaseProcess, until: Callable[[PhaseResult], bool] | None = No
         until: Asked with what is known of the phase after every batch of events; None: to its end.
     """
     while phase.alive and not (until is not None and until(phase.result)):
-        ready, _, _ = select.select([phase], [], [], max(0.0, phase.remaining_s))
-        if ready:
-            phase.pump()
-        elif phase.remaining_s <= 0:
+        phase.wait()
+        phase.pump()
+        if phase.alive and phase.remaining_s <= 0:
             phase.stop(PhaseStatus.TIMED_OUT, "it ran longer than runtime.phase_timeout_s")
-
-
-def kill_session(leader: int) -> None:
-    """Kill every process of the session that a phase leads: the phase, its engine, its workers."""
-    for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What an experiment tells while it runs; the terminal's display implements it."""
+"""What an experiment reports while it runs; the terminal's display implements it."""
 
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Tells nobody."""
+    """Reports to nobody."""
 
     def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
         """Do nothing."""

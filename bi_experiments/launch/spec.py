@@ -1,14 +1,17 @@
-"""What a phase is told, from the configuration: the engine's arguments, the model's folder, the probes."""
+"""What a phase is passed, from the configuration: the engine's arguments, the model's folder, the probes."""
 
 import dataclasses
 import functools
 import json
 import subprocess
 
-from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
 from bi_experiments.launch.variables import interpreter
-from bi_experiments.records import EngineSpec, ProbePlan
+from bi_experiments.records import NEGATIVE_CONTROL, EngineSpec, ProbePlan
+
+WITH_PREFIX_CACHING = ("prefix_cache", "prefill")
+"""Compositions that level `standard` adds where prompts may be found in the prefix cache."""
 
 
 def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
@@ -39,27 +42,36 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
     )
 
 
-def probe_plan(config: ExperimentConfig) -> ProbePlan | None:
-    """The probes of group `verify`; None when it is off."""
+def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
+    """The probes of group `verify`; None when it is off.
+
+    Args:
+        config: The configuration.
+        launch: Which launch of its arm it is, from 0: later ones run `verify.later_launches` alone.
+    """
     verify = config.verify
-    if verify.level == "off":
+    if verify.level is ProofLevel.off:
         return None
+    later = verify.later_launches
+    cached = WITH_PREFIX_CACHING if verify.level == "standard" and config.backend.enable_prefix_caching else ()
+    asked = [name for name in (*verify.compositions, *cached) if launch == 0 or later is None or name in later]
     return ProbePlan(
         level=verify.level,
-        compositions=tuple(verify.compositions),
+        compositions=tuple(dict.fromkeys((NEGATIVE_CONTROL, *asked))),
         probes=verify.probes,
         max_tokens=verify.max_tokens,
         logprobs=verify.logprobs,
         seed=verify.seed,
         keep=verify.keep,
+        trial_prompts=verify.trial_prompts,
     )
 
 
 def model_path(config: ExperimentConfig) -> str:
-    """The model's name or folder; a seeded checkpoint is made first where it is missing.
+    """The model's name or folder; a seeded checkpoint is created first if it is missing.
 
     Raises:
-        ExperimentError: The checkpoint could not be made.
+        ExperimentError: The checkpoint could not be created.
     """
     seeded = config.model.seeded
     if seeded is None:
@@ -75,5 +87,5 @@ def _checkpoint(python: str, spec: str, cache_dir: str) -> str:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ExperimentError(f"model=demo: the checkpoint could not be made in {cache_dir}: {reason}")
+        raise ExperimentError(f"model=demo: the checkpoint could not be created in {cache_dir}: {reason}")
     return made.stdout.strip().splitlines()[-1]

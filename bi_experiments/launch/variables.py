@@ -2,13 +2,15 @@
 
 import os
 import sys
+from getpass import getuser
 from pathlib import Path
+from tempfile import gettempdir
 
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.records import Arm
 
 
-def phase_environment(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
+def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
     """The parent's environment, with the arm's mode, the backend's variables, the preloads and the compile caches.
 
     Args:
@@ -20,6 +22,7 @@ def phase_environment(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[
     environment |= {
         "PYTHONUNBUFFERED": "1",
         "VLLM_NO_USAGE_STATS": "1",  # a reporter thread would share the timed process
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, which the checks and the clocks are read through
         **config.backend.environment,
         "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant)),
     }
@@ -27,7 +30,18 @@ def phase_environment(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[
         environment["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [environment.get("LD_PRELOAD")])])
     if config.protocol.caches is Caches.private:
         environment |= private_caches(caches / arm, environment)
+    else:
+        # By default in the folder for temporary files, which is the phase's own and goes with it.
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{_user()}"))
     return environment
+
+
+def _user() -> str:
+    """Name of this user, as torch puts it into the name of its cache; the number where there is no name."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def interpreter(config: ExperimentConfig) -> str:

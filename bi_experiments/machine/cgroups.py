@@ -11,7 +11,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     """CPUs' worth of time that this process may use, the smallest of its control groups' quotas; None: no quota.
 
     Args:
-        root: folder that `proc` and `sys` are in.
+        root: Folder that `proc` and `sys` are in.
     """
     quotas = []
     for folder in _folders(root, "cpu"):
@@ -27,7 +27,7 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | None:
     """Memory in bytes that this process may use, the smallest of its control groups' limits; None: no limit.
 
     Args:
-        root: folder that `proc` and `sys` are in.
+        root: Folder that `proc` and `sys` are in.
     """
     texts = [
         _read(folder / name) for folder in _folders(root, "memory") for name in ("memory.max", "memory.limit_in_bytes")
@@ -43,7 +43,7 @@ def _folders(root: Path, controller: str) -> Iterator[Path]:
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", maxsplit=2)
-        # Version 2 has one hierarchy without names; beside version 1 it holds no limits.
+        # Version 2 has one hierarchy without names; alongside version 1 it has no limits.
         if controllers and controller not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / (controller if controllers else "")

@@ -1,6 +1,6 @@
 """What slows the NVIDIA devices while a phase is timed, read through NVML around every trial and never within one.
 
-Clock and temperature are those right after a trial; power and the time held back are differences of NVML's own
+Clock and temperature are those right after a trial; power and throttled time are differences of NVML's own
 counters, so that they cover the whole trial although nothing is asked while it runs.
 """
 
@@ -37,7 +37,7 @@ class Counters:
     energy_mj: int | None = None
     """Energy used since the driver was loaded, in millijoules; None where the device does not count it."""
     held_back_ns: dict[str, int] = field(default_factory=dict)
-    """Time held back so far for each reason that the device counts, in nanoseconds."""
+    """Time throttled so far for each reason that the device counts, in nanoseconds."""
 
 
 class ClockReader:
@@ -63,7 +63,7 @@ class ClockReader:
             handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
             uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
         except pynvml.NVMLError:
-            return self  # preflight says so where it matters
+            return self  # preflight reports it where it matters
         visible = select_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
         self._handles = {index: handles[index] for index in visible}
         return self

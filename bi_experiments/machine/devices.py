@@ -15,6 +15,8 @@ class Nvidia:
 
     devices: tuple[Device, ...] = ()
     """In the order of `CUDA_VISIBLE_DEVICES`, and no others than it names."""
+    uuids: tuple[str, ...] = ()
+    """Of the devices, in their order: within a container or a job, every first device has the index 0."""
     driver: str | None = None
     cuda: str | None = None
     """Newest CUDA version that the driver supports."""
@@ -35,7 +37,8 @@ def read_nvidia() -> Nvidia:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         value = os.environ.get("CUDA_VISIBLE_DEVICES")
-        visible = select_visible(value, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles])
+        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+        visible = select_visible(value, uuids)
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         return Nvidia(
             devices=tuple(
@@ -47,6 +50,7 @@ def read_nvidia() -> Nvidia:
                 )
                 for index in visible
             ),
+            uuids=tuple(uuids[index] for index in visible),
             driver=pynvml.nvmlSystemGetDriverVersion(),
             cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
             sliced="MIG-" in (value or ""),
@@ -63,8 +67,8 @@ def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:
     As CUDA reads it: indices or the beginnings of UUIDs, up to the first entry that names no device.
 
     Args:
-        value: the variable's value; None when it is not set, which hides nothing.
-        uuids: the UUIDs of all devices, in the order of their indices.
+        value: The variable's value; None when it is not set, which hides nothing.
+        uuids: The UUIDs of all devices, in the order of their indices.
     """
     if value is None:
         return list(range(len(uuids)))
@@ -78,6 +82,12 @@ def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:
             break
         selected += named
     return selected
+
+
+def named_twice(value: str | None) -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` names a device more than once, for which CUDA shows none at all."""
+    entries = [entry.strip() for entry in (value or "").split(",") if entry.strip()]
+    return len(set(entries)) < len(entries)
 
 
 def _memory_bytes(handle: object) -> int:

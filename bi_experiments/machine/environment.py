@@ -44,7 +44,7 @@ _VARIABLES = re.compile(
 """Names of the variables that can change a result or a time."""
 
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH)(_|$)|USER|ACCOUNT")
-"""Names among them whose values are nobody's business."""
+"""Names among them whose values are private."""
 
 _URL_WITH_PASSWORD = re.compile(r"://[^/\s]*@")
 
@@ -75,7 +75,7 @@ def describe() -> Environment:
 def installed_versions(packages: tuple[str, ...]) -> Mapping[str, str]:
     """Versions of those of the named distributions that are installed in this environment; nothing is imported.
 
-    Looked up once a process, which goes on with what it has imported.
+    Looked up once a process, which keeps what it has imported.
     """
     versions: dict[str, str] = {}
     for package in packages:
@@ -96,10 +96,10 @@ def public_variables(variables: Mapping[str, str], home: Path) -> dict[str, str]
     """The variables that can change a result, without those that hold a secret.
 
     Args:
-        variables: environment variables.
-        home: folder whose path is written as `~` in their values.
+        variables: Environment variables.
+        home: Folder whose path is written as `~` in their values.
     """
-    # A home folder of `/`, as some containers have it, is in every path and tells nothing.
+    # A home folder of `/`, as some containers have it, is in every path and says nothing.
     path = re.compile(re.escape(str(home)) + r"(?![^/:,])") if home != Path("/") else None
     return {
         name: path.sub("~", value) if path else value
@@ -128,7 +128,7 @@ def checkout_state(root: Path) -> tuple[str | None, bool | None]:
 
 @functools.cache
 def cpu_name() -> str:
-    """Model of the CPU, or its architecture where Linux does not tell the model."""
+    """Model of the CPU, or its architecture where Linux does not name the model."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -1,8 +1,8 @@
 """Where an experiment runs when several share a machine: devices or CPU cores that it takes by lock, for itself alone.
 
 Each device and each core has a lock file in a folder of this user. A lock belongs to an open file (flock(2)), so the
-kernel gives it back when its process ends, however that ends. Who wants units waits in a queue, which is a lock too:
-nobody holds a part of what he needs while another does the same, and a large experiment is not passed by small ones.
+kernel releases it when its process ends, however that ends. An experiment that finds too few free units waits in a
+queue, which is a lock too: only the first in it holds a part of what it needs, and later ones cannot overtake it.
 """
 
 import contextlib
@@ -10,18 +10,20 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import MachineError
-from bi_experiments.files import lock, try_lock
+from bi_experiments.files import try_lock
 from bi_experiments.machine.devices import Nvidia, read_nvidia
 
 POLL_S = 0.2
 """How often a waiting experiment looks for free units, in seconds."""
+LONGEST_WAIT_S = 24 * 3600.0
+"""Longest time that it waits for them, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Units:
     candidates: tuple[int, ...]
     """Numbers of those that this process may use, in order of preference."""
     needed: int
+    names: tuple[str, ...] = ()
+    """What they are called machine-wide, in the same order; empty: by their numbers."""
+
+    def lock_name(self, unit: int) -> str:
+        """Name of the lock file of one of them."""
+        name = self.names[self.candidates.index(unit)] if self.names else unit
+        return f"{self.kind}-{name}.lock"
 
 
 class Place:
@@ -43,13 +52,13 @@ class Place:
 
     Args:
         folder: The lock files.
-        kind: Kind of the units.
-        units: Their numbers.
+        locks: Names of those that are held.
+        units: The units' numbers.
     """
 
-    def __init__(self, folder: Path, kind: str, units: Sequence[int]) -> None:
+    def __init__(self, folder: Path, locks: Iterable[str], units: Sequence[int]) -> None:
         self._folder = folder
-        self._own = {_lock_name(kind, unit) for unit in units}
+        self._own = set(locks)
         self.units = tuple(units)
 
     def beside(self) -> tuple[str, ...]:
@@ -74,7 +83,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         cores: The CPUs that this process may run on.
 
     Returns:
-        The units; None where they cannot be told: slices of a device, or a Ray cluster that chooses by itself.
+        The units; None where they are not known: slices of a device, or a Ray cluster that chooses by itself.
 
     Raises:
         MachineError: There are not as many.
@@ -82,11 +91,12 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
     if config.backend.platform is Platform.cpu:
         needed = config.sweep.cores or len(cores)
         if not 1 <= needed <= len(cores):
-            raise MachineError(f"sweep.cores={needed} is not possible: there are {len(cores)}; type at most that")
+            raise MachineError(f"sweep.cores={needed} is not possible: this machine has {len(cores)}; use at most that")
         return Units("core", tuple(cores), needed)
     if config.backend.distributed_executor_backend == "ray" or nvidia.sliced or not nvidia.devices:
         return None
-    return Units("device", tuple(device.index for device in nvidia.devices), config.tp * config.pp)
+    candidates = tuple(device.index for device in nvidia.devices)
+    return Units("device", candidates, config.tp * config.pp, nvidia.uuids)
 
 
 @contextlib.contextmanager
@@ -97,8 +107,8 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
 
     Args:
         config: The experiment's configuration.
-        experiment: Its name, for those that run beside it.
-        waiting: Told in one line when there is not enough free at once.
+        experiment: Its name, for those that run concurrently.
+        waiting: Called with one line when too little is free at once.
 
     Raises:
         MachineError: The machine has not as many.
@@ -116,7 +126,7 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
             finally:
                 os.sched_setaffinity(0, affinity)
         else:
-            # NVML counts in the order of the PCI bus; CUDA does so only when told.
+            # NVML counts in the order of the PCI bus; CUDA does so only when set to.
             visible = ",".join(map(str, place.units))
             with _variables({"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}):
                 yield place
@@ -129,35 +139,41 @@ def hold(units: Units, folder: Path, experiment: str, waiting: Callable[[str], N
     Args:
         units: What is needed.
         folder: The lock files.
-        experiment: Name of who holds them.
-        waiting: Told in one line when there is not enough free at once.
+        experiment: Name of the experiment that holds them.
+        waiting: Called with one line when too little is free at once.
     """
     with contextlib.ExitStack() as held:
         taken: list[int] = []
-        with (folder / f"{units.kind}s.queue").open("ab") as queue:
+        deadline = time.monotonic() + LONGEST_WAIT_S
+        with (folder / _queue_name(units.kind)).open("ab") as queue:
             at_once = try_lock(queue)
             if not at_once:
                 waiting(f"waiting in the queue for {_count(units)}")
-                lock(queue)
+                while not try_lock(queue):
+                    _sleep(deadline, units, folder)
             while True:
                 for unit in units.candidates:
                     if unit not in taken and len(taken) < units.needed:
-                        taken += _take(folder / _lock_name(units.kind, unit), unit, experiment, held)
+                        taken += _take(folder / units.lock_name(unit), unit, experiment, held)
                 if len(taken) == units.needed:
                     break
                 if at_once:
-                    waiting(f"waiting for {_count(units)}: {len(taken)} free")
+                    users = ", ".join(Place(folder, map(units.lock_name, taken), taken).beside())
+                    waiting(
+                        f"waiting for {_count(units)}: {len(taken)} free" + (f", in use by {users}" if users else "")
+                    )
                     at_once = False
-                time.sleep(POLL_S)
-        yield Place(folder, units.kind, sorted(taken, key=units.candidates.index))
+                _sleep(deadline, units, folder)
+        held_units = sorted(taken, key=units.candidates.index)
+        yield Place(folder, map(units.lock_name, held_units), held_units)
 
 
 def lock_folder() -> Path:
-    """The folder of this user's lock files, in the machine's folder for temporary files; made where it is missing."""
+    """The folder of this user's lock files, in the machine's folder for temporary files; created if it is missing."""
     folder = Path(tempfile.gettempdir()) / f"bi_experiments-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise MachineError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
+        raise MachineError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
     return folder
 
 
@@ -193,8 +209,25 @@ def _take(path: Path, unit: int, experiment: str, held: contextlib.ExitStack) ->
     return [unit]
 
 
-def _lock_name(kind: str, unit: int) -> str:
-    return f"{kind}-{unit}.lock"
+def _queue_name(kind: str) -> str:
+    """The queue's file: within a Slurm job its own, whose devices no other job can take."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return f"{kind}s{f'-{job}' if job.isalnum() else ''}.queue"
+
+
+def _sleep(deadline: float, units: Units, folder: Path) -> None:
+    """Sleep until it is time to look again.
+
+    Raises:
+        MachineError: It has waited for too long.
+    """
+    if time.monotonic() > deadline:
+        users = ", ".join(Place(folder, (), ()).beside()) or "nobody that says so"
+        raise MachineError(
+            f"{_count(units)} did not become free within {LONGEST_WAIT_S / 3600:g} h (in use by {users}): "
+            "wait for it or stop it, then run this again"
+        )
+    time.sleep(POLL_S)
 
 
 def _count(units: Units) -> str:

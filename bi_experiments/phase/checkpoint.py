@@ -1,4 +1,4 @@
-"""Makes a small seeded checkpoint with a tokenizer on disk, so that a real engine runs without a download of weights.
+"""Make a small seeded checkpoint with a tokenizer on disk, so that a real engine runs without a download of weights.
 
 `python -m bi_experiments.phase.checkpoint --cache-dir DIR --spec JSON` prints its folder as the last line of stdout:
 the parent process never imports torch, so it calls this as a subprocess.
@@ -19,12 +19,14 @@ ConfigValue = str | int | float | bool | None | list[int]
 
 MANIFEST = "checkpoint.json"
 END_OF_TEXT = "<|endoftext|>"
-# Part of the folder's digest: a change of how weights or tokens are made must be a change of folder.
 RECIPE = 1
-# Weights are drawn at twice the scale that keeps the variance, so that logits are a few nats apart instead of flat.
+"""Part of the folder's digest: a change of how weights or tokens are made must be a change of folder."""
+
 WEIGHT_GAIN = 2.0
-# One-dimensional parameters (norm weights, biases) move off their neutral values, so that they take part in the result.
+"""Weights are drawn at twice the scale that keeps the variance, so that logits are a few nats apart instead of flat."""
+
 VECTOR_NOISE = 0.1
+"""One-dimensional parameters (norm weights, biases) move this far off their neutral values, so that they matter."""
 
 ENDINGS = ("s", "ed", "ing", "er", "ly", "ness", "ful", "less", "able", "ment")
 
@@ -50,15 +52,15 @@ class CheckpointSpec:
     """
 
     architecture: str = "qwen3"
-    hidden_size: int = 1024
+    hidden_size: int = 512
     num_hidden_layers: int = 4
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 8
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
     head_dim: int = 64
-    intermediate_size: int = 3072
+    intermediate_size: int = 1024
     vocab_size: int = 8192
     max_position_embeddings: int = 8192
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
     seed: int = 20240919
     overrides: tuple[tuple[str, ConfigValue], ...] = field(default=(("tie_word_embeddings", False),))
 
@@ -69,17 +71,17 @@ class CheckpointSpec:
 
 
 def ensure_checkpoint(spec: CheckpointSpec, cache_dir: Path) -> Path:
-    """Returns the folder of the checkpoint that `spec` describes, making it first where it is missing or incomplete.
+    """Return the folder of the checkpoint that `spec` describes, after creating it if it is missing or incomplete.
 
-    The files are written beside their destination and moved there in one rename, so that two processes may race: one
+    The files are written next to their destination and moved there in one rename, so that two processes may race: one
     of them wins, and both return the same complete folder.
 
     Args:
         spec: What to make.
-        cache_dir: Folder that holds one folder a spec; made where missing.
+        cache_dir: Folder that holds one folder a spec; created if missing.
 
     Raises:
-        ValueError: The architecture is none that transformers knows, or its configuration refuses a value.
+        ValueError: The architecture is not one that transformers knows, or its configuration refuses a value.
     """
     destination = cache_dir / spec.folder_name()
     if is_complete(destination):
@@ -123,7 +125,7 @@ def corpus() -> Iterator[str]:
 
 
 def write_tokenizer(spec: CheckpointSpec, folder: Path) -> None:
-    """Trains a byte-level BPE tokenizer on the corpus and saves it in transformers' format. Deterministic."""
+    """Train a byte-level BPE tokenizer on the corpus and save it in transformers' format. Deterministic."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -146,7 +148,7 @@ def write_tokenizer(spec: CheckpointSpec, folder: Path) -> None:
 
 
 def write_model(spec: CheckpointSpec, folder: Path) -> None:
-    """Draws the weights and saves them as safetensors beside the model's configuration."""
+    """Draw the weights and save them as safetensors next to the model's configuration."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -167,7 +169,7 @@ def write_model(spec: CheckpointSpec, folder: Path) -> None:
 
 
 def main() -> None:
-    """Command line: makes one checkpoint and prints its folder."""
+    """Make one checkpoint and print its folder."""
     parser = argparse.ArgumentParser(description="Make a seeded checkpoint, once.")
     parser.add_argument("--cache-dir", type=Path, required=True, help="folder that holds one folder a checkpoint")
     parser.add_argument("--spec", type=json.loads, default={}, help="attributes of CheckpointSpec, as JSON")

@@ -1,18 +1,23 @@
 """The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
 
-from bi_experiments.phase.proof.requests import Output, Request, Sample
+from bi_experiments.phase.proof.requests import Limits, Output, Request, Sample
 from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.v1.metrics.stats import IterationStats
 
 
 def build_engine(spec: EngineSpec) -> "LLM":
@@ -44,13 +49,85 @@ def build_engine(spec: EngineSpec) -> "LLM":
         "max_num_batched_tokens": spec.max_num_batched_tokens,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
-        "attention_config": {"backend": spec.attention_backend} if spec.attention_backend else None,
     }
     arguments.update({name: value for name, value in optional.items() if value is not None})
-    llm = LLM(**arguments, **spec.extra)
+    llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
-    llm.llm_engine.logger_manager = None
+    llm.llm_engine.logger_manager = StepLog()
     return llm
+
+
+class StepLog:
+    """Notes when each step of the engine ended; has the methods of vLLM's `StatLoggerManager`, whose place it takes."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[float, bool]] = []
+
+    def record(
+        self,
+        scheduler_stats: object,
+        iteration_stats: "IterationStats | None",
+        mm_cache_stats: object = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """Note the time, and whether a prompt was read to its end in the step."""
+        read = iteration_stats is not None and iteration_stats.prompt_token_stats.total > 0
+        self._steps.append((time.perf_counter(), read))
+
+    def log(self) -> None:
+        """Nothing is printed."""
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """Nothing is counted."""
+
+    def restart(self) -> None:
+        """Forget all steps."""
+        self._steps.clear()
+
+    def decode_steps_s(self) -> tuple[float, ...]:
+        """Time of every step since `restart` after the last that read a prompt to its end, in seconds."""
+        last = max((index for index, (_, read) in enumerate(self._steps) if read), default=0)
+        return tuple(after - before for (before, _), (after, _) in pairwise(self._steps[last:]))
+
+
+def step_log(llm: "LLM") -> StepLog:
+    """The log of an engine that `build_engine` built."""
+    log = llm.llm_engine.logger_manager
+    assert isinstance(log, StepLog)
+    return log
+
+
+def token_prompts(llm: "LLM", texts: Iterable[str]) -> list["TokensPrompt"]:
+    """The prompts as vLLM itself would tokenize them, so that this is no part of what is timed."""
+    tokenizer = llm.get_tokenizer()
+    return [{"prompt_token_ids": tokenizer.encode(text)} for text in texts]
+
+
+def empty_prefix_cache(llm: "LLM") -> None:
+    """Forget all prompts that were read. What is kept all the same is counted as cached tokens of the trial."""
+    llm.reset_prefix_cache()
+
+
+def step_tokens(llm: "LLM") -> int:
+    """Largest step in tokens."""
+    return int(llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
+
+
+def watch_compiles(llm: "LLM") -> None:
+    """Have the workers count from now on what they compile."""
+    llm.collective_rpc("bi_experiments_watch_compiles")
+
+
+def compiled(llm: "LLM") -> tuple[str, ...]:
+    """Names of what was compiled since the last call, in the worker that compiled most."""
+    return max((tuple(names) for names in llm.collective_rpc("bi_experiments_compiled")), key=len, default=())
+
+
+def further_arguments(spec: EngineSpec) -> dict[str, Any]:
+    """`spec.extra`, with the attention backend among what it says of attention."""
+    backend = {"backend": spec.attention_backend} if spec.attention_backend else {}
+    attention = {**(spec.extra.get("attention_config") or {}), **backend}
+    return {**spec.extra, **({"attention_config": attention} if attention else {})}
 
 
 def observe(llm: "LLM") -> ObservedEngine:
@@ -76,7 +153,21 @@ def observe(llm: "LLM") -> ObservedEngine:
         max_num_seqs=scheduler.max_num_seqs,
         async_scheduling=bool(scheduler.async_scheduling),
         threads=workers[0]["threads"],
+        flash_attn_version=_distinct(version for worker in workers for version in worker["flash_attn_versions"]),
+        # Where a layer switches prefix caching off, it does so in the worker's copy of the configuration.
+        prefix_caching=bool(cache.enable_prefix_caching) and all(worker["prefix_caching"] for worker in workers),
+        chunked_prefill=bool(scheduler.enable_chunked_prefill),
+        kv_cache_dtype=str(cache.cache_dtype),
+        quantization=config.model_config.quantization,
+        cudagraph_sizes=len(compilation.cudagraph_capture_sizes or ()),
+        all_reduce=_distinct(worker["all_reduce"] for worker in workers),
+        fp32_precision=_distinct(worker["fp32_precision"] for worker in workers),
     )
+
+
+def _distinct(values: Iterable[str | None]) -> str | None:
+    """What the workers say, once each; None when none of them says anything."""
+    return "+".join(sorted({value for value in values if value is not None})) or None
 
 
 def _device_name() -> str:
@@ -85,8 +176,59 @@ def _device_name() -> str:
     return str(current_platform.get_device_name() or current_platform.device_name)
 
 
+def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model_len: int) -> Limits:
+    """What the engine can take at once, for the probes.
+
+    Args:
+        llm: The engine.
+        max_num_batched_tokens: Largest step, in tokens.
+        max_num_seqs: Most sequences in a step.
+        max_model_len: Longest sequence, in tokens.
+    """
+    config = llm.llm_engine.vllm_config
+    compilation = config.compilation_config
+    graphs = frozenset(compilation.cudagraph_capture_sizes or ()) if compilation.cudagraph_mode.name != "NONE" else ()
+    compiled = (size for size in compilation.compile_sizes or () if isinstance(size, int))
+    return Limits(
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+        max_model_len=max_model_len,
+        prefix_caching=bool(config.cache_config.enable_prefix_caching),
+        block_size=config.cache_config.block_size,
+        graph_sizes=frozenset(graphs),
+        borders=tuple(sorted({*graphs, *compiled})),
+        blocks_can_be_held=_block_pool(llm) is not None,
+    )
+
+
+def _block_pool(llm: "LLM") -> Any:  # noqa: ANN401  vLLM's BlockPool, which this module does not import
+    """The pool of the KV cache's blocks, where the cache can be made smaller; else None.
+
+    It can where the engine core is in this process, has one kind of block and keeps none back for waiting requests.
+    """
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None)
+    manager = getattr(getattr(core, "scheduler", None), "kv_cache_manager", None)
+    if manager is None or manager.watermark_blocks or len(manager.kv_cache_config.kv_cache_groups) != 1:
+        return None
+    return manager.block_pool
+
+
+@contextlib.contextmanager
+def small_kv_cache(llm: "LLM", blocks: int | None) -> Iterator[None]:
+    """Leave the KV cache only so many free blocks meanwhile; None: all."""
+    if blocks is None:
+        yield
+        return
+    pool = _block_pool(llm)
+    held = pool.get_new_blocks(max(0, pool.get_num_free_blocks() - blocks))
+    try:
+        yield
+    finally:
+        pool.free_blocks(held)
+
+
 def sampling_params(sampling: Sampling) -> "SamplingParams":
-    """The trials' sampling parameters: no logprobs, and text that nobody reads is not made."""
+    """The trials' sampling parameters: no logprobs, and no text, which nobody reads."""
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -95,6 +237,7 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
         seed=sampling.seed,
         max_tokens=sampling.max_tokens,
         ignore_eos=sampling.ignore_eos,
+        detokenize=False,
     )
 
 
@@ -119,8 +262,8 @@ def generate_together(llm: "LLM", requests: Sequence[Request], logprobs: int) ->
                 max_tokens=request.max_tokens,
                 ignore_eos=True,
                 detokenize=False,
-                logprobs=logprobs,
-                prompt_logprobs=None if request.scored_from is None else logprobs,
+                logprobs=logprobs if request.logprobs else None,
+                prompt_logprobs=logprobs if request.scored_from is not None or request.score_prompt else None,
             )
         )
     llm.sleep(level=0)
@@ -161,11 +304,25 @@ def end_observation(llm: "LLM") -> list[ModuleDifference]:
 def to_output(request: Request, output: "RequestOutput") -> Output:
     """What vLLM returns for a request."""
     if request.scored_from is None:
-        samples = [to_sample(completion.token_ids, completion.logprobs) for completion in output.outputs]
+        samples = [
+            to_sample(completion.token_ids, completion.logprobs or [{} for _ in completion.token_ids])
+            for completion in output.outputs
+        ]
     else:
-        scored = slice(request.scored_from, None)
-        samples = [to_sample(output.prompt_token_ids[scored], output.prompt_logprobs[scored])]
-    return Output(samples=tuple(samples), cached_tokens=output.num_cached_tokens or 0)
+        samples = [_scored(output, request.scored_from)]
+    if request.score_prompt:
+        scored = _scored(output, 1)  # nothing precedes the first token
+        samples = [Sample(scored.token_ids + each.token_ids, scored.logprobs + each.logprobs) for each in samples]
+    return Output(
+        samples=tuple(samples),
+        cached_tokens=output.num_cached_tokens or 0,
+        preemptions=getattr(output.metrics, "num_preemptions", 0),
+    )
+
+
+def _scored(output: "RequestOutput", first: int) -> Sample:
+    """The prompt's own tokens from that index on, with their logprobs."""
+    return to_sample(output.prompt_token_ids[first:], output.prompt_logprobs[first:])
 
 
 def to_sample(token_ids: Sequence[int], logprobs: Sequence[dict[int, Any]]) -> Sample:

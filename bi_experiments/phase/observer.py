@@ -4,30 +4,60 @@ vLLM mixes the class into its workers by name (engine argument `worker_extension
 with `LLM.collective_rpc` in every executor without pickling a function.
 """
 
+import os
 from typing import Any
 
 from bi_experiments.phase.proof.recorder import ModuleRecorder
+
+_ALL_REDUCE_PINS = ("VLLM_CUSTOM_ALLREDUCE_ALGO", "NCCL_ALGO", "NCCL_PROTO", "NCCL_MAX_NCHANNELS")
+"""Variables that decide how the devices of a group add up; the mode sets them inside the worker."""
 
 
 class WorkerObserver:
     """Methods that vLLM's workers get; names carry the project's, since they share the worker's namespace."""
 
     vllm_config: Any
+    bi_experiments_names: list[str]
+    """Kernels that were compiled since it was last asked."""
+    bi_experiments_graphs: int
+    """Graphs that torch had compiled when it was last asked."""
     model_runner: Any
     bi_experiments_recorder: ModuleRecorder | None = None
 
     def bi_experiments_observe(self) -> dict[str, Any]:
-        """The mode and the attention backends of this worker, as plain values."""
+        """The mode, the attention, the all-reduce and the arithmetic of this worker, as plain values."""
         import torch
         import vllm.envs
 
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         backends = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
+        versions = {getattr(getattr(layer, "impl", None), "vllm_flash_attn_version", None) for layer in layers}
         return {
             "batch_invariant": bool(vllm.envs.VLLM_BATCH_INVARIANT),
             "attention_backends": sorted(backends),
+            "flash_attn_versions": sorted(str(version) for version in versions if version is not None),
+            "prefix_caching": bool(self.vllm_config.cache_config.enable_prefix_caching),
+            "all_reduce": _all_reduce(),
+            "fp32_precision": torch.backends.cuda.matmul.fp32_precision if torch.cuda.is_available() else None,
             "threads": torch.get_num_threads(),
         }
+
+    def bi_experiments_watch_compiles(self) -> None:
+        """Count what is compiled from now on: kernels by vLLM's monitor or Triton's hook, graphs by torch's counter.
+
+        vLLM's monitor warns of a kernel once, however often it is compiled, so its calls are counted instead.
+        """
+        self.bi_experiments_names = []
+        self.bi_experiments_graphs = _torch_graphs()
+        _watch_kernels(self.bi_experiments_names)
+
+    def bi_experiments_compiled(self) -> list[str]:
+        """Names of what was compiled since the last call."""
+        graphs, before = _torch_graphs(), self.bi_experiments_graphs
+        names = [*self.bi_experiments_names, *["a graph of torch.compile"] * (graphs - before)]
+        self.bi_experiments_names.clear()
+        self.bi_experiments_graphs = graphs
+        return names
 
     def bi_experiments_peak_device_memory(self) -> int:
         """Largest memory that torch held on this worker's device, in bytes; 0 without a device."""
@@ -46,3 +76,53 @@ class WorkerObserver:
     def bi_experiments_end_observation(self) -> list[dict[str, Any]]:
         """Remove the hooks; what was compared, in the order of execution, as plain values."""
         return [] if self.bi_experiments_recorder is None else self.bi_experiments_recorder.stop()
+
+
+def _all_reduce() -> str | None:
+    """The communicators of the tensor-parallel group that are in use, and their pins; None with one device."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    group = get_tp_group()
+    if group.world_size == 1:
+        return None
+    found = vars(group.device_communicator) if group.device_communicator is not None else {}
+    in_use = sorted(
+        type(one).__name__
+        for name, one in found.items()
+        if name.endswith("_comm") and one is not None and not getattr(one, "disabled", False)
+    )
+    pins = [f"{name}={os.environ[name]}" for name in _ALL_REDUCE_PINS if name in os.environ]
+    return " ".join([*in_use, *pins])
+
+
+def _torch_graphs() -> int:
+    """Graphs that torch.compile has compiled in this process so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _watch_kernels(names: list[str]) -> None:
+    """Add the name of every kernel that is compiled in this process to the list."""
+    from vllm.utils import jit_monitor
+
+    if jit_monitor.is_active():  # it sees Triton's, CuTeDSL's and TileLang's kernels
+        report = jit_monitor._handle_jit_event
+
+        def handle(*, backend: str, event: str, fn_name: str, detail: str | None = None) -> None:
+            names.append(fn_name)
+            report(backend=backend, event=event, fn_name=fn_name, detail=detail)
+
+        jit_monitor._handle_jit_event = handle
+        return
+    try:
+        from triton import knobs  # type: ignore[import-untyped]
+    except ImportError:  # no kernels of Triton's here
+        return
+    hook = knobs.runtime.jit_post_compile_hook
+
+    def after_compile(**said: Any) -> object:  # noqa: ANN401  Triton's own arguments, which change with its releases
+        names.append(str(getattr(said.get("fn"), "name", "a Triton kernel")))
+        return hook(**said) if hook is not None else None
+
+    knobs.runtime.jit_post_compile_hook = after_compile

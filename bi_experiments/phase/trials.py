@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from bi_experiments.phase import engine
@@ -16,7 +17,6 @@ from bi_experiments.records import (
     RecordError,
     Trial,
     TrialDone,
-    TrialInput,
     WarmedUp,
     Workload,
     from_json,
@@ -24,6 +24,10 @@ from bi_experiments.records import (
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+FEWEST_STEPS = 8
+"""Steps from which one of them can be called longer than its like."""
 
 
 def read_workload(path: Path, digest: str) -> Workload:
@@ -34,7 +38,7 @@ def read_workload(path: Path, digest: str) -> Workload:
         digest: SHA-256 that the file must have.
 
     Raises:
-        RecordError: The file has another digest, or is no workload.
+        RecordError: The file has another digest, or is not a workload.
     """
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
@@ -49,54 +53,102 @@ def run_workload(
     """Warm up, then time every trial.
 
     Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches`
-    generations of the largest batch.
+    generations of a batch of every shape that the trials have. The prefix cache is emptied before every trial, so that
+    no trial finds a prompt that was read before it.
 
     Args:
         llm: The engine.
         workload: Inputs of the trials.
-        spec: What the phase was told.
+        spec: What the phase was passed.
         emit: Receives `WarmedUp` and one `TrialDone` a trial.
         wait_for_turn: Called before each trial; returns when the trial may start.
     """
     params = engine.sampling_params(workload.sampling)
+    batches = [engine.token_prompts(llm, trial.prompts) for trial in workload.trials]
     started = time.perf_counter()
-    alone = llm.generate([workload.needle], params, use_tqdm=False)[0].outputs[0].token_ids
-    largest = max(workload.trials, key=lambda trial: trial.batch_size)
+    (needle,) = engine.token_prompts(llm, [workload.needle])
+    alone = llm.generate([needle], params, use_tqdm=False)[0].outputs[0].token_ids
+    engine.watch_compiles(llm)
+    lengths = [[len(prompt["prompt_token_ids"]) for prompt in batch] for batch in batches]
+    warm = one_of_each_shape(lengths, engine.step_tokens(llm))
     for _ in range(spec.warmup_batches):
-        llm.generate(list(largest.prompts), params, use_tqdm=False)
-    emit(WarmedUp(time_s=time.perf_counter() - started, needle_token_ids=tuple(alone)))
-    for index, trial in enumerate(workload.trials):
+        for index in warm:
+            llm.generate(batches[index], params, use_tqdm=False)
+    needed = max(sum(batch) + len(batch) * workload.sampling.max_tokens for batch in lengths)
+    emit(
+        WarmedUp(
+            time_s=time.perf_counter() - started,
+            needle_token_ids=tuple(alone),
+            kv_cache_needed_tokens=needed,
+        )
+    )
+    for index in spec.trial_order or range(len(batches)):
         wait_for_turn()
-        emit(TrialDone(trial=run_trial(llm, index, trial, params, alone)))
+        position = workload.trials[index].needle_position
+        emit(TrialDone(trial=run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct)))
+
+
+def one_of_each_shape(lengths: Sequence[Sequence[int]], step_tokens: int) -> tuple[int, ...]:
+    """Indices of batches that have between them every shape that kernels are compiled or tuned for, the largest first.
+
+    A shape is the batch size and the tokens of the first step, each by its power of two and by whether 16 divides it:
+    graphs are captured for some sizes, tiles are tuned by powers of two, and Triton compiles a kernel again where a
+    size is 1 or divisible by 16.
+
+    Args:
+        lengths: Prompt tokens of every prompt, batch by batch.
+        step_tokens: Largest step in tokens.
+    """
+    largest_first = sorted(range(len(lengths)), key=lambda index: (-len(lengths[index]), -sum(lengths[index]), index))
+    shapes: dict[tuple[int, bool, int, bool], int] = {}
+    for index in largest_first:
+        size, tokens = len(lengths[index]), min(sum(lengths[index]), step_tokens)
+        shapes.setdefault((size.bit_length(), size % 16 == 0, tokens.bit_length(), tokens % 16 == 0), index)
+    return tuple(shapes.values())
 
 
 def run_trial(
-    llm: "LLM", index: int, trial: TrialInput, params: "SamplingParams", needle_alone: Sequence[int]
+    llm: "LLM",
+    index: int,
+    prompts: "Sequence[TokensPrompt]",
+    needle_position: int,
+    params: "SamplingParams",
+    needle_alone: Sequence[int],
+    inject_pct: float = 0.0,
 ) -> Trial:
-    """Time one `generate`; nothing else is between the two readings of the clock.
+    """Time one `generate`; nothing else is between the two readings of the clock, but for what is injected on purpose.
 
     Args:
         llm: The engine.
         index: The trial's number.
-        trial: Its prompts.
+        prompts: Its prompts, as token ids.
+        needle_position: Index of the needle among them.
         params: How they are continued.
         needle_alone: Token ids of the needle's output alone, which that in the batch is compared with.
+        inject_pct: How long to wait before the second reading, in per cent of the time until then.
     """
-    prompts = list(trial.prompts)
     processes = engine.process_tree()
+    engine.empty_prefix_cache(llm)
+    engine.compiled(llm)
+    steps = engine.step_log(llm)
     gc.collect()
     gc.disable()
     try:
+        steps.restart()
         started_at = time.time()
         cpu_before = engine.cpu_time_s(processes)
         before = time.perf_counter()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
+        outputs = llm.generate(list(prompts), params, use_tqdm=False)
+        if inject_pct:
+            time.sleep((time.perf_counter() - before) * inject_pct / 100)
         time_s = time.perf_counter() - before
         cpu_time = engine.cpu_time_s(processes) - cpu_before
     finally:
         gc.enable()
-    needle = outputs[trial.needle_position].outputs[0].token_ids
+    needle = outputs[needle_position].outputs[0].token_ids
     first_difference = first_differing_index(needle, needle_alone)
+    decode_steps_s = steps.decode_steps_s()
+    enough = len(decode_steps_s) >= FEWEST_STEPS
     return Trial(
         index=index,
         batch_size=len(outputs),
@@ -107,6 +159,12 @@ def run_trial(
         output_tokens=sum(len(output.outputs[0].token_ids) for output in outputs),
         needle=NeedleCheck(equal=first_difference is None, first_difference=first_difference),
         latencies=_latencies(outputs),
+        compiled=engine.compiled(llm),
+        preemptions=_preemptions(outputs),
+        queued=_queued(outputs),
+        cached_tokens=sum(output.num_cached_tokens or 0 for output in outputs),
+        decode_step_s=median(decode_steps_s) if enough else None,
+        longest_step_s=max(decode_steps_s) if enough else None,
     )
 
 
@@ -137,3 +195,17 @@ def _latencies(outputs: "Sequence[RequestOutput]") -> Latencies | None:
         time_per_output_token_s=tuple(per_token_s),
         end_to_end_s=tuple(end_to_end_s),
     )
+
+
+def _preemptions(outputs: "Sequence[RequestOutput]") -> int | None:
+    counts: list[int] = [output.metrics.num_preemptions for output in outputs if output.metrics is not None]
+    return sum(counts) if len(counts) == len(outputs) else None
+
+
+def _queued(outputs: "Sequence[RequestOutput]") -> int | None:
+    """Requests that were scheduled after the first request to end had ended, by the engine's own clock."""
+    stats = [output.metrics for output in outputs if output.metrics is not None]
+    if len(stats) < len(outputs):
+        return None
+    first_end = min(one.last_token_ts for one in stats)
+    return sum(1 for one in stats if one.scheduled_ts > first_end)

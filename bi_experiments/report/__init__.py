@@ -1,1 +1,1 @@
-"""One record, told several ways: terminal text, a live display while it runs."""
+"""One record, presented several ways: terminal text, a live display while it runs."""

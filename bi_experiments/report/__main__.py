@@ -1,4 +1,4 @@
-"""`python -m bi_experiments.report FOLDER...`: make reports again from `result.json`; compare several."""
+"""`python -m bi_experiments.report FOLDER...`: regenerate reports from `result.json`; compare several."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.errors import ConfigurationError, ExitCode, complain
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result
@@ -21,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Write the reports of every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bi_experiments.report",
-        description="Make report.txt, report.html, report.md and the figures again from result.json.",
-        epilog="Of several folders, a page that compares them is written too.",
+        description="Regenerate report.txt, report.html, report.md and the figures from result.json.",
+        epilog="Given several folders, it also writes a page that compares them.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument(
@@ -32,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     folders = list(dict.fromkeys(given.folders))
     try:
         if given.output is not None and len(folders) == 1:
-            raise ConfigurationError(f"--output {given.output} is for several folders: {folders[0]} is one")
-        results = [read_result(folder) for folder in folders]  # all of them, before any is written
+            raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
+        results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))
             write_pages(result, OutputFolder(folder))

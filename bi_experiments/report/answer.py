@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from bi_experiments.analysis.engines import engine_sentence
 from bi_experiments.analysis.location import describe
-from bi_experiments.analysis.outcome import decide_gate, describe_gate
+from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus
+from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
 from bi_experiments.wording import LABELS, band, count, four_digits, signed
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
@@ -35,11 +36,13 @@ def sentences(result: ExperimentResult) -> list[str]:
     said = ["No comparison: no pair is complete."]
     if result.comparison is not None:
         said = [result.comparison.sentence]
+    if (changed := engine_sentence(result)) is not None:
+        said.append(changed)
     if result.invariance is not None:
         said.append(result.invariance.sentence)
     if result.location is not None:
         said.append(" ".join(describe(result.location)))
-    limit = _limit(result)
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
@@ -47,12 +50,15 @@ def sentences(result: ExperimentResult) -> list[str]:
 
 def badges(result: ExperimentResult) -> list[Badge]:
     """The verdicts on cost, invariance and gate."""
-    found = [Badge("trial time", *_cost(result))]
+    found = [Badge("total time", *_cost(result))]
     arm = second_arm(result.phases)
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
         found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
-    limit = _limit(result)
+        between = {one.arm: one.reproducible for one in result.invariance.arms}.get(arm) if result.invariance else None
+        if between in _LAUNCHES_WORDS:
+            found.append(Badge("from launch to launch", *_LAUNCHES_WORDS[between]))
+    limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
     return found
@@ -61,12 +67,12 @@ def badges(result: ExperimentResult) -> list[Badge]:
 def tiles(result: ExperimentResult) -> list[Tile]:
     """Cost, throughput and proof, where they were measured."""
     found = []
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
-    if trial_time is not None and trial_time.change_pct is not None:
+    total_time = primary(result.comparison) if result.comparison else None
+    if total_time is not None and total_time.change_pct is not None:
         interval = "one launch an arm, no interval"
-        if trial_time.low_pct is not None and trial_time.high_pct is not None:
-            interval = f"{band(trial_time.low_pct, trial_time.high_pct)}, {count(trial_time.pairs, 'pair')}"
-        found.append(Tile("Change of trial time", signed(trial_time.change_pct), interval))
+        if total_time.low_pct is not None and total_time.high_pct is not None:
+            interval = f"{band(total_time.low_pct, total_time.high_pct)}, {count(total_time.pairs, 'pair')}"
+        found.append(Tile("Change of total time", signed(total_time.change_pct), interval))
     throughput = result.comparison.metric("throughput") if result.comparison else None
     label = LABELS[second_arm(result.phases)]
     if throughput is not None:
@@ -97,10 +103,18 @@ def problems(result: ExperimentResult) -> list[str]:
 INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
     Invariance.HOLDS: ("holds", "good"),
     Invariance.VIOLATED: ("violated", "bad"),
+    Invariance.NOT_DETERMINISTIC: ("not deterministic", "bad"),
+    Invariance.NO_CONTROL: ("no control", "open"),
+    Invariance.NOT_PROBED: ("not probed", "open"),
     Invariance.NOT_SHOWN: ("not shown", "open"),
     None: ("not probed", "open"),
 }
 """Each verdict, or its absence, in a word."""
+
+_LAUNCHES_WORDS: dict[Reproducibility | None, tuple[str, Tone]] = {
+    Reproducibility.REPRODUCIBLE: ("reproducible", "good"),
+    Reproducibility.NOT_REPRODUCIBLE: ("not reproducible", "bad"),
+}
 
 _COST_TONES: dict[Difference, Tone] = {
     Difference.SLOWER: "bad",
@@ -119,14 +133,17 @@ _GATE_WORDS: dict[ExitCode, tuple[str, Tone]] = {
 
 
 def _cost(result: ExperimentResult) -> tuple[str, Tone]:
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
-    if trial_time is None:
+    total_time = primary(result.comparison) if result.comparison else None
+    if total_time is None:
         return "not compared", "open"
-    if trial_time.low_pct is None:
+    if total_time.withheld is not None:
+        return "withheld", "open"
+    if total_time.low_pct is None:
         return "no interval", "open"
-    return trial_time.verdict, _COST_TONES[trial_time.verdict]
+    return total_time.verdict, _COST_TONES[total_time.verdict]
 
 
-def _limit(result: ExperimentResult) -> float | None:
+def gate_limit(result: ExperimentResult) -> float | None:
+    """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     return None if limit is None else float(limit)

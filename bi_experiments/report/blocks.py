@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
+from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial
@@ -56,6 +57,24 @@ def phase_heading(index: int, arm: Arm, launch: int, launches: int) -> list[str]
 def init_line(init_time_s: float) -> str:
     """What is said when the engine is built."""
     return f"Engine initialization time: {init_time_s:.2f}s"
+
+
+def kv_cache_lines(needed_tokens: int | None, capacity_tokens: int) -> list[str]:
+    """What is said before the first trial when the KV cache is hardly large enough for the largest of them.
+
+    Args:
+        needed_tokens: Tokens that the largest trial keeps at its end; None when that is not known.
+        capacity_tokens: What there is; 0 when that is not known.
+    """
+    if needed_tokens is None or not capacity_tokens or needed_tokens <= KV_CACHE_SHARE * capacity_tokens:
+        return []
+    share = 100 * needed_tokens / capacity_tokens
+    return paragraph(
+        f"KV cache: the largest trial needs {needed_tokens:,} of {capacity_tokens:,} tokens ({share:.0f} %): requests "
+        "may have to wait for it, or be put back.",
+        "  ",
+        "",
+    )
 
 
 def trial_line(trial: Trial, trials: int) -> str:
@@ -109,5 +128,7 @@ def phase_block(phase: PhaseResult, launches: int, trials: int) -> list[str]:
     lines = phase_heading(phase.index, phase.arm, phase.launch, launches)
     if phase.init_time_s is not None:
         lines.append(init_line(phase.init_time_s))
+    if phase.observed is not None:
+        lines += kv_cache_lines(phase.kv_cache_needed_tokens, phase.observed.kv_cache_tokens)
     lines += [trial_line(trial, trials) for trial in phase.trials]
     return lines + phase_end(phase)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, method, pages, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
+from bi_experiments.report.planning import planning
+from bi_experiments.wording import finding_name
 
 
 def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
@@ -25,19 +27,24 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         problems=answer.problems(result),
         figures=pages.shown(one for one in drawn if isinstance(one, Drawing)),
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
+        trial_costs=tables.trial_costs(result),
+        trials_note=tables.trials_note(result),
         metrics=tables.metrics(result),
         metrics_note=tables.METRICS_NOTE,
         withheld=tables.withheld(result),
         invariance=tables.invariance(report) if report else None,
         invariance_note=tables.INVARIANCE_NOTE,
-        first_differences=tables.first_differences(report) if report else (),
+        first_differences=(*tables.first_differences(report), *tables.proof_notes(report)) if report else (),
+        ledger=tables.ledger(report) if report else None,
+        ledger_note=tables.LEDGER_NOTE,
         layers=tables.layers(result.location) if result.location and result.location.layers else None,
         layers_note=tables.LAYERS_NOTE,
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),
-        findings=comparison.findings if comparison else (),
-        nothing_found="Nothing that limits the result was found." if comparison else "Nothing was compared.",
+        findings=[(finding_name(one.kind), one) for one in comparison.findings] if comparison else [],
+        nothing_found="No finding limits the result." if comparison else "Nothing was compared.",
+        planning=planning(result),
         method=method.method(result),
         engines=tables.engines(result.phases),
         environment=method.environment(result),

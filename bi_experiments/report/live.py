@@ -67,6 +67,8 @@ class PlainProgress:
         self._held: dict[int, list[str]] = {}
         """Lines not written yet of each phase that is not fully written, in schedule order."""
         self._ended: set[int] = set()
+        self._kv_cache_tokens: dict[int, int] = {}
+        """Capacity of each phase's KV cache."""
 
     def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
         """Write the head."""
@@ -84,6 +86,10 @@ class PlainProgress:
         match event:
             case EngineReady():
                 self._held[spec.index].append(blocks.init_line(event.init_time_s))
+                self._kv_cache_tokens[spec.index] = event.observed.kv_cache_tokens
+            case WarmedUp():
+                capacity = self._kv_cache_tokens.get(spec.index, 0)
+                self._held[spec.index] += blocks.kv_cache_lines(event.kv_cache_needed_tokens, capacity)
             case TrialDone():
                 self._held[spec.index].append(blocks.trial_line(event.trial, self._trials))
             case _:
@@ -190,8 +196,8 @@ class LiveProgress:
             case WarmedUp():
                 phase.done, phase.doing = 2, f"trial 1 of {self._trials}"
             case TrialDone():
-                trials = event.trial.index + 1
-                phase.done = 2 + trials
+                phase.done += 1
+                trials = phase.done - 2
                 after = "probing" if spec.probes else "ending"
                 phase.doing = f"trial {trials + 1} of {self._trials}" if trials < self._trials else after
             case ProbeDone():

@@ -6,7 +6,9 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, tables
 from bi_experiments.report.method import provenance, ran_on
+from bi_experiments.report.planning import planning
 from bi_experiments.report.tables import Table
+from bi_experiments.wording import finding_name
 
 LIMIT = 6000
 """Longest text in bytes. The configuration is cut first: the whole of it is in the record and in the HTML page."""
@@ -27,16 +29,22 @@ def render(result: ExperimentResult) -> str:
         *map(escape, answer.problems(result)),
     ]
     if result.comparison is not None:
+        if result.comparison.trials:
+            parts += [_table(tables.trial_costs(result)), escape(tables.trials_note(result))]
         parts += [_table(tables.metrics(result)), *map(escape, tables.withheld(result))]
     if result.invariance is not None:
         parts.append(_table(_without_empty(tables.invariance(result.invariance))))
         parts += map(escape, tables.first_differences(result.invariance))
+        parts += map(escape, tables.proof_notes(result.invariance))
+        ledger = tables.ledger(result.invariance)
+        parts += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
     if result.comparison is not None and result.comparison.findings:
         findings = (
-            f"- **{escape(one.kind.replace('_', ' '))}**: {escape(one.message)} {escape(one.remedy)}"
+            f"- **{escape(finding_name(one.kind))}**: {escape(one.message)} {escape(one.remedy)}"
             for one in result.comparison.findings
         )
         parts.append("\n".join(findings))
+    parts += map(escape, planning(result))
     parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}"))
     command = _code(result.command)
     room = LIMIT - len("\n\n".join([*parts, command]).encode()) - 2
@@ -56,21 +64,21 @@ def escape(text: str, keep: str = "") -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _table(of: Table) -> str:
-    rule = ["---" if column in of.left else "--:" for column in range(len(of.header))]
-    lines = [map(escape, of.header), rule, *(map(escape, row) for row in of.rows)]
+def _table(table: Table) -> str:
+    rule = ["---" if column in table.left else "--:" for column in range(len(table.header))]
+    lines = [map(escape, table.header), rule, *(map(escape, row) for row in table.rows)]
     return "\n".join(f"|{'|'.join(line)}|" for line in lines)
 
 
-def _without_empty(of: Table) -> Table:
+def _without_empty(table: Table) -> Table:
     """Without the columns that hold zeros or nothing alone: in a proof that holds, half of the table."""
     kept = [
         column
-        for column in range(len(of.header))
-        if column == 0 or "/" in of.rows[0][column] or any(row[column] not in {"", "0", "-"} for row in of.rows)
+        for column in range(len(table.header))
+        if column == 0 or "/" in table.rows[0][column] or any(row[column] not in {"", "0", "-"} for row in table.rows)
     ]
-    rows = tuple(tuple(row[column] for column in kept) for row in of.rows)
-    return Table(tuple(of.header[column] for column in kept), rows)
+    rows = tuple(tuple(row[column] for column in kept) for row in table.rows)
+    return Table(tuple(table.header[column] for column in kept), rows)
 
 
 def _configuration(result: ExperimentResult, room: int) -> list[str]:

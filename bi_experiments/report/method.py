@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from bi_experiments.config.plain import flatten, setting
-from bi_experiments.records import Environment, ExperimentResult
+from bi_experiments.records import ExperimentResult
 from bi_experiments.wording import count, device, version
 
 Entries: TypeAlias = list[tuple[str, str]]
@@ -32,12 +32,12 @@ def method(result: ExperimentResult) -> Entries:
 def _rules(protocol: Mapping[str, Any]) -> Entries:
     said = {
         "order": {
-            "balanced": "balanced and random: in each two pairs, either arm is first once",
-            "baseline_first": "the baseline first in every pair",
+            "balanced": "balanced and random: in every two pairs, each arm runs first once",
+            "baseline_first": "the baseline runs first in every pair",
         },
         "interleave": {
-            "launch": "a pair's launches one after the other",
-            "trial": "both launches of a pair alive, taking turns trial by trial",
+            "launch": "the launches of a pair run one after the other",
+            "trial": "both launches of a pair are alive and take turns, trial by trial",
         },
         "caches": {
             "private": "compile caches private to each arm: its first launch is cold, its later ones are warm",
@@ -71,6 +71,8 @@ def _probes(verify: Mapping[str, Any], result: ExperimentResult) -> Entries:
     if {"probes", "max_tokens", "logprobs"} <= verify.keys():
         size = f"{verify['probes']} prompts, {verify['max_tokens']} tokens, {verify['logprobs']} logprobs"
         what += f"; {size}, outside the timed part"
+    if verify.get("later_launches") is not None:
+        what += f"; later launches run {', '.join(verify['later_launches'])} alone"
     entries = [("proof", f"verify={result.invariance.level}: {what}")]
     if result.invariance.not_run:
         entries.append(("not run", ", ".join(result.invariance.not_run)))
@@ -79,38 +81,40 @@ def _probes(verify: Mapping[str, Any], result: ExperimentResult) -> Entries:
 
 def environment(result: ExperimentResult) -> Entries:
     """All that the record says of the machine and the software."""
-    of = result.environment
+    recorded = result.environment
     phase_versions = {name: number for phase in result.phases for name, number in phase.versions.items()}
-    versions = of.versions | phase_versions
+    versions = recorded.versions | phase_versions
     entries = [
-        ("device", device(of)),
-        ("CPU", f"{of.cpu}, {of.cpu_count} usable"),
-        ("memory", f"{of.memory_bytes / 2**30:.0f} GiB"),
-        ("platform", of.platform),
-        ("driver", f"{of.driver}, CUDA {of.cuda} or older" if of.driver else "-"),
+        ("device", device(recorded)),
+        ("CPU", f"{recorded.cpu}, {recorded.cpu_count} usable"),
+        ("memory", f"{recorded.memory_bytes / 2**30:.0f} GiB"),
+        ("platform", recorded.platform),
+        ("driver", f"{recorded.driver}, CUDA {recorded.cuda} or older" if recorded.driver else "-"),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
-        ("limits", ", ".join(f"{name}: {value}" for name, value in of.limits.items())),
-        ("variables", ", ".join(f"{name}={value}" for name, value in of.variables.items())),
+        ("limits", ", ".join(f"{name}: {value}" for name, value in recorded.limits.items())),
+        ("variables", ", ".join(f"{name}={value}" for name, value in recorded.variables.items())),
     ]
     return [(name, text) for name, text in entries if text not in {"", "-"}]
 
 
 def ran_on(result: ExperimentResult) -> str:
     """The environment in one line."""
-    of: Environment = result.environment
-    packages = [(name, version(name, of, result.phases)) for name in ("vllm", "torch", "python")]
+    recorded = result.environment
+    packages = [(name, version(name, recorded, result.phases)) for name in ("vllm", "torch", "python")]
     known = ", ".join(f"{name} {number}" for name, number in packages if number is not None)
-    return f"{device(of)}; {of.cpu_count} CPUs, {of.memory_bytes / 2**30:.0f} GiB memory, {of.platform}; {known}"
+    memory = f"{recorded.memory_bytes / 2**30:.0f} GiB memory"
+    return f"{device(recorded)}; {recorded.cpu_count} CPUs, {memory}, {recorded.platform}; {known}"
 
 
 def provenance(result: ExperimentResult) -> str:
     """Which code wrote the record, and when."""
-    of = result.environment
-    commit = f", commit {of.commit[:12]}" if of.commit else ""
-    dirty = " with local changes" if of.dirty else ""
+    recorded = result.environment
+    commit = f", commit {recorded.commit[:12]}" if recorded.commit else ""
+    dirty = " with local changes" if recorded.dirty else ""
     when = datetime.fromtimestamp(result.started_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     took = f"{result.wall_time_s / 60:.1f} min"
-    return f"bi_experiments {of.project_version}{commit}{dirty}; started {when}, took {took}; record {result.version}."
+    code = f"bi_experiments {recorded.project_version}{commit}{dirty}"
+    return f"{code}; started {when}, took {took}; record {result.version}."
 
 
 def configuration_groups(result: ExperimentResult) -> list[tuple[str, Entries]]:

@@ -1,4 +1,4 @@
-"""Writes the report's files into an experiment's output folder."""
+"""Write the report's files into an experiment's output folder."""
 
 import logging
 import sys
@@ -48,7 +48,7 @@ def try_write_pages(result: ExperimentResult, folder: OutputFolder, warn: Callab
     Args:
         result: The record, which is on disk.
         folder: Its output folder.
-        warn: Told in one line what went wrong and how to draw it later.
+        warn: Called with one line: what went wrong and how to draw it later.
     """
     try:
         write_pages(result, folder)
@@ -56,6 +56,6 @@ def try_write_pages(result: ExperimentResult, folder: OutputFolder, warn: Callab
         _LOGGER.info("%s", traceback.format_exc())
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         warn(
-            f"the figures and pages could not be made: {reason}; {folder.result} is whole, make them later: "
+            f"the figures and pages could not be written: {reason}; {folder.result} is complete, so write them later: "
             f"python -m bi_experiments.report {Path(folder.root)}"
         )

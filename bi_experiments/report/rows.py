@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bi_experiments.analysis.agreement import AloneDigest, alone_digest
+from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Metric
 from bi_experiments.wording import device, version
@@ -22,13 +24,16 @@ class Summary:
     """Complete pairs."""
     sentence: str | None
     """The result in one sentence; None without a complete pair."""
-    trial_time: Metric | None
+    total_time: Metric | None
+    """What the experiment is about; in records of version 1 without it, the trial time."""
     throughput: Metric | None
     invariance: Invariance | None
     """The verdict on the second arm; None when it was not probed."""
     differing: int
     """Probe outputs of the second arm that changed with the batch, of `probed`."""
     probed: int
+    alone: AloneDigest | None
+    """The second arm's outputs of the probes alone; None when there are none."""
     findings: tuple[str, ...]
     """Kinds of the findings."""
     started_at: float
@@ -49,11 +54,12 @@ class Summary:
             second_arm=arm,
             pairs=comparison.pairs if comparison else 0,
             sentence=comparison.sentence if comparison else None,
-            trial_time=comparison.metric("trial_time") if comparison else None,
+            total_time=primary(comparison) if comparison else None,
             throughput=comparison.metric("throughput") if comparison else None,
             invariance=verdict.verdict if verdict else None,
             differing=verdict.differing if verdict else 0,
             probed=verdict.total if verdict else 0,
+            alone=alone_digest(result),
             findings=tuple(dict.fromkeys(finding.kind for finding in comparison.findings)) if comparison else (),
             started_at=result.started_at,
             device=device(result.environment),
@@ -80,6 +86,6 @@ class Row:
 
     @property
     def cost(self) -> Metric | None:
-        """The trial time, where its change is known."""
-        metric = self.result.trial_time if self.result else None
+        """The total time, where its change is known."""
+        metric = self.result.total_time if self.result else None
         return metric if metric is not None and metric.change_pct is not None else None

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from bi_experiments.analysis.multiplicity import benjamini_hochberg
 from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, four_digits, signed
+from bi_experiments.wording import band, count, finding_name, four_digits, signed
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
@@ -52,7 +53,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
     Args:
         title: Heading of the page.
         rows: The experiments, in the order in which they are shown.
-        command: The command line that makes all of it again, if there is one.
+        command: The command line that regenerates all of it, if there is one.
     """
     from bi_experiments.report import pages
     from bi_experiments.report.figures import theme
@@ -60,6 +61,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
     from bi_experiments.report.figures.several import draw_all
 
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    adjusted = _adjusted(rows)
     with theme.style():
         drawn = draw_all(rows)
         drawings = [one for one in drawn if isinstance(one, Drawing)]
@@ -75,18 +77,20 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
         header=[
             {"text": text, "number": text in _NUMBERS}
-            for text in ("experiment", "status", *keys, *_COLUMNS, "before you rely on it")
+            for text in ("experiment", "status", *keys, *_COLUMNS, "findings")
         ],
         rows=[
             {
                 "label": row.label,
                 "link": f"{quote(row.folder)}/report.html" if row.result is not None else None,
-                "cells": _cells(row, keys),
+                "cells": _cells(row, keys, adjusted.get(at)),
             }
-            for row in rows
+            for at, row in enumerate(rows)
         ],
-        note="overhead: change of trial time against the baseline, with its 95 % interval; n: pairs of launches; "
-        "differ: probe outputs that changed with the batch, in the arm that is compared with the baseline.",
+        note="overhead: change of total time against the baseline, with its 95 % interval; n: pairs of launches; "
+        "adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % "
+        "are expected to show a change that is none; "
+        "differ: probe outputs that changed with the batch, in the second arm.",
         command=command,
     )
 
@@ -121,12 +125,15 @@ _COLUMNS = (
     "95 % interval",
     "n",
     "verdict",
+    "adjusted p",
     "baseline tokens/s",
-    "compared tokens/s",
+    "second arm tokens/s",
     "invariance",
     "differ",
 )
-_NUMBERS = frozenset({"overhead", "95 % interval", "n", "baseline tokens/s", "compared tokens/s", "differ"})
+_NUMBERS = frozenset(
+    {"overhead", "95 % interval", "n", "adjusted p", "baseline tokens/s", "second arm tokens/s", "differ"}
+)
 
 
 def _counted(rows: Sequence[Row]) -> str:
@@ -141,27 +148,56 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
     said = []
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
-        (low, cheapest), (high, dearest) = costs[0], costs[-1]
-        said.append(f"Trial time changes by {signed(low)} ({cheapest}) to {signed(high)} ({dearest}).")
+        (low, cheapest), (high, most_expensive) = costs[0], costs[-1]
+        said.append(f"Total time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
+        if len(costs) > 1:
+            said.append(
+                "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
+                "in fresh pairs, before you call it the cheapest."
+            )
     verdicts = Counter(
         INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
     )
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
+    return said + _outputs_agree(rows)
+
+
+def _outputs_agree(rows: Sequence[Row]) -> list[str]:
+    """Whether the second arm's outputs of the same probes alone agree between the experiments, a sentence each."""
+    by_probes: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.result is not None and row.result.alone is not None:
+            probed, digest = row.result.alone
+            by_probes.setdefault(probed, {}).setdefault(digest, []).append(row.label)
+    said = []
+    for by_digest in by_probes.values():
+        experiments = sum(map(len, by_digest.values()))
+        if experiments > 1 and len(by_digest) == 1:
+            said.append(f"Each probe alone gave the same bits in all {experiments} experiments.")
+        elif experiments > 1:
+            groups = "; ".join(", ".join(labels) for labels in by_digest.values())
+            said.append(f"Probes alone gave other bits, {len(by_digest)} kinds of them: {groups}.")
     return said
 
 
-def _cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
+def _cells(row: Row, keys: Sequence[str], adjusted: float | None) -> list[_Cell]:
     status = _Cell(row.status if row.reason is None else f"{row.status}: {row.reason}", "reason" if row.reason else "")
     values = [row.settings.get(key, "") for key in keys]
     settings = [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
-    return [status, *settings, *_result_cells(row.result)]
+    return [status, *settings, *_result_cells(row.result, adjusted)]
 
 
-def _result_cells(result: Summary | None) -> list[_Cell]:
+def _adjusted(rows: Sequence[Row]) -> dict[int, float]:
+    """Position of a row to the p value of its cost, adjusted over all rows (Benjamini and Hochberg)."""
+    tested = [(at, row.cost.p_value) for at, row in enumerate(rows) if row.cost and row.cost.p_value is not None]
+    return dict(zip([at for at, _ in tested], benjamini_hochberg([p_value for _, p_value in tested]), strict=True))
+
+
+def _result_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:
     if result is None:
         return [_Cell("", "number" if column in _NUMBERS else "") for column in (*_COLUMNS, "")]
-    cost, throughput = result.trial_time, result.throughput
+    cost, throughput = result.total_time, result.throughput
     interval = ""
     if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
         interval = band(cost.low_pct, cost.high_pct)
@@ -170,9 +206,10 @@ def _result_cells(result: Summary | None) -> list[_Cell]:
         _Cell(interval, "number"),
         _Cell(str(result.pairs), "number"),
         _Cell(verdict_word(cost) if cost is not None else ""),
+        _Cell("" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}", "number"),
         _Cell(four_digits(throughput.baseline) if throughput else "", "number"),
         _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
         _Cell(*INVARIANCE_WORDS[result.invariance]),
         _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
-        _Cell(", ".join(kind.replace("_", " ") for kind in result.findings)),
+        _Cell(", ".join(map(finding_name, result.findings))),
     ]

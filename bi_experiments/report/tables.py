@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.ledger import NEEDED_PCT, SOURCE, in_words
+from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.records import (
     Arm,
+    ArmAgreement,
     CompositionCount,
     ExperimentResult,
+    Invariance,
     InvarianceReport,
     Location,
     Metric,
@@ -18,7 +22,8 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.wording import LABELS, change_text, four_digits
+from bi_experiments.wording import LABELS, band, change_text, four_digits, signed
+from bi_experiments.wording import count as count_of
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,76 @@ def metrics(result: ExperimentResult) -> Table:
 
 
 METRICS_NOTE = (
-    "n: pairs of launches. change: exp(mean log ratio over the pairs) - 1, with its t interval over the pairs."
+    "n: pairs of launches. change: exp(difference of the mean logs) - 1, with its 95 % t interval over the launches. "
+    "The total time is what the experiment is about; of the others, the verdict is slower, faster, more or less only "
+    "where Holm's procedure over all of them lets it."
 )
 
 
-def withheld(result: ExperimentResult) -> tuple[str, ...]:
-    """Why a change is not told, one sentence a metric."""
-    return tuple(
-        f"Change of {metric.name.replace('_', ' ')} withheld: {metric.withheld}."
-        for metric in (result.comparison.metrics if result.comparison else ())
-        if metric.withheld is not None
+def trial_costs(result: ExperimentResult) -> Table:
+    """The cost of every trial beside its size; trials are numbered from 1."""
+    costs = result.comparison.trials if result.comparison else ()
+    return Table(
+        header=(
+            "Trial",
+            "prompts",
+            "prompt tokens",
+            "generated",
+            "baseline [s]",
+            "second [s]",
+            "change %",
+            "95 % interval",
+        ),
+        rows=tuple(
+            (
+                str(cost.index + 1),
+                f"{cost.batch_size:,}",
+                f"{cost.prompt_tokens:,}",
+                f"{cost.output_tokens:,}",
+                four_digits(cost.baseline_s),
+                four_digits(cost.second_s),
+                "withheld" if cost.change_pct is None else change_text(cost.change_pct),
+                _interval(cost.low_pct, cost.high_pct),
+            )
+            for cost in costs
+        ),
+        left=frozenset({0}),
     )
+
+
+def trials_note(result: ExperimentResult) -> str:
+    """What the interval of the total time is about, and what that of a trial is."""
+    comparison = result.comparison
+    about = "other prompts in every pair (workload.fresh_prompts), so that the intervals are about such workloads"
+    if comparison is not None and not comparison.fresh_prompts:
+        about = (
+            "the same prompts in every pair, so that the intervals are about these prompts; with "
+            "workload.fresh_prompts=true they are about all like them"
+        )
+    said = f"Means over the launches; {about}. The interval of a trial is its own, not one that all hold together."
+    if comparison is not None and comparison.robust is not None:
+        robust = comparison.robust
+        said += (
+            f" Change of total time by Hodges and Lehmann, which a few wild launches do not move: "
+            f"{signed(robust.change_pct)} {band(robust.low_pct, robust.high_pct)}."
+        )
+    return said
+
+
+def withheld(result: ExperimentResult) -> tuple[str, ...]:
+    """Why a change is not told, one sentence a reason; and what can be read where the arms did unequal work."""
+    metrics = result.comparison.metrics if result.comparison else ()
+    reasons = dict.fromkeys(metric.withheld for metric in metrics if metric.withheld is not None)
+    named = {
+        reason: ", ".join(one.name.replace("_", " ") for one in metrics if one.withheld == reason) for reason in reasons
+    }
+    said = [f"Change of {names} withheld: {reason}." for reason, names in named.items()]
+    if any(metric.name == PRIMARY and metric.withheld == UNEQUAL_TOKENS for metric in metrics):
+        said.append(
+            "Throughput is per token generated, and so stands for unequal numbers of tokens too, but longer outputs "
+            "are not the same work; request time per token compares the requests one by one."
+        )
+    return tuple(said)
 
 
 def verdict_word(metric: Metric) -> str:
@@ -70,36 +134,106 @@ def verdict_word(metric: Metric) -> str:
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
-    interval = "-"
-    if metric.low_pct is not None and metric.high_pct is not None:
-        interval = f"{change_text(metric.low_pct)} .. {change_text(metric.high_pct)}"
     return (
         f"{metric.name.replace('_', ' ')} [{metric.unit}]",
         four_digits(metric.baseline),
         four_digits(metric.batch_invariant),
         "withheld" if metric.change_pct is None else change_text(metric.change_pct),
-        interval,
+        _interval(metric.low_pct, metric.high_pct),
         str(metric.pairs),
         verdict_word(metric),
     )
+
+
+def _interval(low_pct: float | None, high_pct: float | None) -> str:
+    return "-" if low_pct is None or high_pct is None else f"{change_text(low_pct)} .. {change_text(high_pct)}"
 
 
 def invariance(report: InvarianceReport) -> Table:
     """Outputs that differ in each composition; three columns an arm: how many, in tokens, by how much at most."""
     arms = [verdict.arm for verdict in report.arms] or list(report.needle_total)
     counts = {(count.composition, count.arm): count for count in report.compositions}
+    judged = any(count.verdict is not None for count in report.compositions)
     rows = [
-        (composition, *(cell for arm in arms for cell in _count_cells(counts.get((composition, arm)))))
+        (
+            composition,
+            *(cell for arm in arms for cell in _count_cells(counts.get((composition, arm)))),
+            *([_composition_word(counts.get((composition, Arm.BATCH_INVARIANT)))] if judged else []),
+        )
         for composition in dict.fromkeys(count.composition for count in report.compositions)
     ]
+    empty = [""] if judged else []
     needles = (f"{report.needle_differing.get(arm, 0)}/{report.needle_total.get(arm, 0)}" for arm in arms)
-    rows.append(("needle in the trials", *(cell for needle in needles for cell in (needle, "", ""))))
+    rows.append(("needle in the trials", *(cell for needle in needles for cell in (needle, "", "")), *empty))
     launches = max((verdict.launches_compared for verdict in report.arms), default=0)
     if launches > 1:
         between = (cell for verdict in report.arms for cell in (str(verdict.launches_differing), "", ""))
-        rows.append((f"between {launches} launches", *between))
+        rows.append((f"between {launches} launches", *between, *empty))
     header = ("Outputs that differ", *(cell for arm in arms for cell in (LABELS[arm], "tokens", "|d logprob|")))
-    return Table(header, tuple(rows))
+    if not judged:
+        return Table(header, tuple(rows))
+    return Table((*header, "verdict"), tuple(rows), frozenset({0, len(header)}))
+
+
+def _composition_word(count: CompositionCount | None) -> str:
+    """The verdict on one composition, with what is wrong where it is not the batch."""
+    if count is None:
+        return "not probed"
+    if count.verdict is None:
+        return "control"
+    return f"violated: {count.fault}" if count.fault is not None else count.verdict.replace("_", " ")
+
+
+LEDGER_ROWS = 12
+"""Most classes of steps that are shown one by one."""
+
+
+def ledger(report: InvarianceReport) -> Table | None:
+    """The workload's steps by class, and what was probed in each; None in a record that does not hold them."""
+    if not report.ledger:
+        return None
+    shown, rest = report.ledger[:LEDGER_ROWS], report.ledger[LEDGER_ROWS:]
+    rows = [
+        (in_words(row), f"{row.workload_pct:.1f}", f"{row.probe_tokens:,}", row.verdict.replace("_", " "))
+        for row in shown
+    ]
+    if rest:
+        share, probed = sum(row.workload_pct for row in rest), sum(row.probe_tokens for row in rest)
+        missing = sum(row.verdict is Invariance.NOT_PROBED for row in rest)
+        verdict = f"{missing} not probed" if missing else "all probed"
+        rows.append((f"{len(rest)} smaller classes", f"{share:.1f}", f"{probed:,}", verdict))
+    header = ("Steps that output tokens come from", "workload %", "probe tokens", "verdict")
+    return Table(header, tuple(rows), left=frozenset({0, 3}))
+
+
+LEDGER_NOTE = (
+    f"Steps by {SOURCE}. probe tokens: output tokens compared there, in one launch. A class with {NEEDED_PCT:g} % of "
+    "the workload's output tokens or more counts for the verdict."
+)
+
+
+def proof_notes(report: InvarianceReport) -> tuple[str, ...]:
+    """What was left out of the proof, and whether both arms compute the same, a sentence each."""
+    said = []
+    if report.not_run:
+        said.append(
+            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got that far."
+        )
+    if report.agreement is not None:
+        said.append(arms_apart(report.agreement))
+    return tuple(said)
+
+
+def arms_apart(agreement: ArmAgreement) -> str:
+    """How far the same probes alone are apart in the two arms."""
+    explained = "" if agreement.explained else " Rounding does not explain that: the arms do not compute the same."
+    return (
+        f"The same probes alone in both arms: {agreement.tokens_equal_pct:.0f} % of the tokens equal, largest "
+        f"|delta logprob| {four_digits(agreement.largest_logprob_difference)}, KL divergence "
+        f"{four_digits(agreement.kl_mean)} nats a token (largest {four_digits(agreement.kl_largest)}), over "
+        f"{count_of(agreement.tokens, 'token')}; the baseline against itself in other batches "
+        f"{four_digits(agreement.between_batches)}.{explained}"
+    )
 
 
 INVARIANCE_NOTE = "tokens: those of them that differ in a token id; the others differ in logprob bits alone."
@@ -214,12 +348,12 @@ def _launch_row(phase: PhaseResult) -> tuple[str, ...]:
 
 
 def clocks(phases: Sequence[PhaseResult]) -> Table | None:
-    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not asked."""
+    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not read."""
     keys = [(phase, device) for phase in phases for device in sorted({one.device for one in phase.clocks})]
     if not keys:
         return None
     return Table(
-        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "held back by"),
+        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "throttled by"),
         rows=tuple(_clock_row(phase, device) for phase, device in keys),
         left=frozenset({0, 1, 6}),
     )
@@ -245,16 +379,21 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def engines(phases: Sequence[PhaseResult]) -> Table | None:
-    """What vLLM itself says it ran with, one column an arm; None when no engine was built."""
+    """What vLLM reports that it ran with, one column an arm, and what differs; None when no engine was built."""
     observed = {phase.arm: phase.observed for phase in reversed(phases) if phase.observed is not None}
     arms = in_order(observed)
     if not arms:
         return None
+    different = {difference.field for difference in engine_differences(complete_pairs(phases))}
     return Table(
-        header=("Observed in the engine", *(LABELS[arm] for arm in arms)),
+        header=("Observed in the engine", *(LABELS[arm] for arm in arms), ""),
         rows=tuple(
-            (field.replace("_", " "), *(as_text(getattr(observed[arm], field)) for arm in arms))
+            (
+                field.replace("_", " "),
+                *(as_text(getattr(observed[arm], field)) for arm in arms),
+                "differs" if field in different else "",
+            )
             for field in type(observed[arms[0]]).__struct_fields__
         ),
-        left=frozenset(range(len(arms) + 1)),
+        left=frozenset(range(len(arms) + 2)),
     )

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
 
-from bi_experiments.analysis.estimates import paired_estimate
+from msgspec.structs import replace
+
+from bi_experiments.analysis.engines import engine_sentence
 from bi_experiments.analysis.location import describe
-from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.outcome import describe_gate
-from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratio, second_arm
+from bi_experiments.analysis.metrics import PRIMARY
+from bi_experiments.analysis.outcome import describe_gate, primary
+from bi_experiments.analysis.pairs import Pair, complete_pairs, second_arm
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
@@ -23,7 +24,8 @@ from bi_experiments.records import (
 from bi_experiments.report import tables
 from bi_experiments.report.blocks import head, phase_block
 from bi_experiments.report.layout import RULE, heading, paragraph, table
-from bi_experiments.wording import LABELS, change_text, device, version
+from bi_experiments.report.planning import planning
+from bi_experiments.wording import LABELS, change_text, device, finding_name, version
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:
@@ -53,12 +55,17 @@ def render_comparison(result: ExperimentResult, folder: Path | None = None) -> s
     """
     sections = [_comparison(result), _answer(result)]
     if result.comparison is not None:
+        if result.comparison.trials:
+            sections.append(_trial_costs(result))
         sections.append(_metrics(result))
     if result.invariance is not None:
         sections.append(_invariance(result.invariance))
     sections.append(_lines(tables.tokens(result.tokens)))
     if result.comparison is not None and result.comparison.findings:
         sections.append(_findings(result.comparison.findings))
+    if plans := planning(result):
+        # The command is one line, to be copied.
+        sections.append([line for said in plans for line in ([said] if said.startswith("Run: ") else paragraph(said))])
     sections.append(_ran_on(result.environment, result.phases))
     if folder is not None:
         sections.append([f"Results: {folder}"])
@@ -80,29 +87,24 @@ def _comparison(result: ExperimentResult) -> list[str]:
     pairs = complete_pairs(result.phases)
     if result.comparison is None or not pairs:
         return [*lines, "No comparison: no pair is complete."]
-    trial_time = result.comparison.metric("trial_time")
-    throughput = result.comparison.metric("throughput")
+    init_time = result.comparison.metric("init_time_cold") or result.comparison.metric("init_time_warm")
+    total_time, throughput = primary(result.comparison), result.comparison.metric("throughput")
     return [
         *lines,
         "Initialization Time:",
-        *_three_lines(name, _init_time(pairs), "s", "Overhead"),
+        *(_three_lines(name, init_time, "s", "Overhead") if init_time else []),
         "Average Trial Time:",
-        *(_three_lines(name, trial_time, "s", "Overhead") if trial_time else []),
+        *(_three_lines(name, _of_a_trial(total_time, pairs[0]), "s", "Overhead") if total_time else []),
         "Throughput (tokens/s):",
         *(_three_lines(name, throughput, "", "Change") if throughput else []),
     ]
 
 
-def _init_time(pairs: tuple[Pair, ...]) -> Metric:
-    """Initialisation over all pairs, cold and warm alike; apart from each other they are in the table of metrics."""
-    times = [tuple(summarise(phase).init_time_s for phase in pair) for pair in pairs]
-    return Metric(
-        name="init_time",
-        unit="s",
-        baseline=fmean(baseline for baseline, _ in times),
-        batch_invariant=fmean(other for _, other in times),
-        change_pct=paired_estimate([log_ratio((other,), (baseline,)) for baseline, other in times]).change_pct,
-        pairs=len(pairs),
+def _of_a_trial(total_time: Metric, pair: Pair) -> Metric:
+    """The mean over the trials: its change is that of the total."""
+    trials = len(pair.baseline.trials) if total_time.name == PRIMARY else 1
+    return replace(
+        total_time, baseline=total_time.baseline / trials, batch_invariant=total_time.batch_invariant / trials
     )
 
 
@@ -123,6 +125,8 @@ def _answer(result: ExperimentResult) -> list[str]:
     lines = heading("RESULT")
     if result.comparison is not None:
         lines += paragraph(result.comparison.sentence)
+    if (changed := engine_sentence(result)) is not None:
+        lines += paragraph(changed)
     if result.invariance is not None:
         lines += paragraph(result.invariance.sentence)
     if result.location is not None:
@@ -147,21 +151,28 @@ def _metrics(result: ExperimentResult) -> list[str]:
     return [*_lines(tables.metrics(result)), *paragraph(tables.METRICS_NOTE), *notes]
 
 
+def _trial_costs(result: ExperimentResult) -> list[str]:
+    return [*_lines(tables.trial_costs(result)), *paragraph(tables.trials_note(result))]
+
+
 def _invariance(report: InvarianceReport) -> list[str]:
     lines = _lines(tables.invariance(report))
     if report.compositions:
         lines += paragraph(tables.INVARIANCE_NOTE)
-    return lines + [line for said in tables.first_differences(report) for line in paragraph(said, "  ", "")]
+    said = (*tables.first_differences(report), *tables.proof_notes(report))
+    lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
+    ledger = tables.ledger(report)
+    return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
 
 
-def _lines(of: tables.Table) -> list[str]:
-    return table(of.header, of.rows, tuple(of.left))
+def _lines(cells: tables.Table) -> list[str]:
+    return table(cells.header, cells.rows, tuple(cells.left))
 
 
 def _findings(findings: Iterable[Finding]) -> list[str]:
-    lines = ["Before you rely on it:"]
+    lines = ["Findings:"]
     for finding in findings:
-        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding.kind.replace('_', ' ')}: ")
+        lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding_name(finding.kind)}: ")
     return lines
 
 

@@ -1,8 +1,8 @@
-"""Hydra's callback around a multirun: finds the sweep to go on with, and ends with its summary and exit code.
+"""Hydra's callback around a multirun: finds the sweep to resume, and ends with its summary and exit code.
 
 Hydra turns an exception of a callback into a warning and returns nothing to the program, so both ways out are
-`SystemExit`, which it lets through. It tells callbacks nothing of an interruption: what is left to do then is done when
-the program exits.
+`SystemExit`, which it lets through. It does not notify callbacks of an interruption: what is left to do is then done
+when the program exits.
 """
 
 import atexit
@@ -18,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.errors import ConfigurationError, ExitCode, complain, file_problem
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
@@ -38,17 +39,28 @@ class SweepCallback(Callback):
         self._running: int | None = None
         """File descriptor of the lock that says that this sweep runs."""
 
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """Before Hydra writes the settings of a single run into its folder.
+
+        Raises:
+            SystemExit: One of them looks like a credential.
+        """
+        _refuse_secrets(config)
+
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Find or make the sweep's folder, and claim it.
 
         Raises:
-            SystemExit: There is nothing to go on with, or the folder is another sweep's, or in use.
+            SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
+        _refuse_secrets(config)
         try:
             sweep = self._claim(config)
+            _begin(sweep, config)
         except ConfigurationError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
-        _begin(sweep, config)
+        except OSError as error:  # Hydra would make a warning of it
+            raise SystemExit(complain(file_problem(error).replace("hydra.run.dir", "hydra.sweep.dir"))) from error
         atexit.register(self._cut_short, config)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -64,7 +76,7 @@ class SweepCallback(Callback):
         raise SystemExit(_finish(config, "FINISHED"))
 
     def _cut_short(self, config: DictConfig) -> None:
-        """Say of the experiments that ran that they were interrupted, and finish the summary."""
+        """Mark the experiments that were running as interrupted, and finish the summary."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         records = sweep.read()
         for record in records:
@@ -74,20 +86,21 @@ class SweepCallback(Callback):
             _finish(config, "KILLED")
 
     def _claim(self, config: DictConfig) -> SweepFolder:
+        _refuse_shared_folder(config)
         chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         if config.sweep.resume and chosen is None:
             found = newest_of(command_of(config), SWEEPS)
             if found is None:
                 raise ConfigurationError(
-                    f"sweep.resume=true found no sweep of this command in {SWEEPS}: type it without, or name its "
+                    f"sweep.resume=true found no sweep of this command in {SWEEPS}: leave it out, or pass its "
                     "folder with hydra.sweep.dir=FOLDER"
                 )
             _set_folder(config, found)
             sweep = SweepFolder(found)
         elif not config.sweep.resume and sweep.experiments.exists():
             raise ConfigurationError(
-                f"hydra.sweep.dir={sweep.root} holds a sweep: type sweep.resume=true to go on, or another folder"
+                f"hydra.sweep.dir={sweep.root} has a sweep: set sweep.resume=true to resume it, or use another folder"
             )
         sweep.root.mkdir(parents=True, exist_ok=True)
         self._running = os.open(sweep.running_lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -100,6 +113,34 @@ class SweepCallback(Callback):
         return sweep
 
 
+def _refuse_secrets(config: DictConfig) -> None:
+    """Refuse credentials that are set in a file: those on the command line were refused before.
+
+    Raises:
+        SystemExit: There is one.
+    """
+    secret = next(secrets_in(OmegaConf.to_container(config, resolve=False)), None)
+    if secret is not None:
+        raise SystemExit(complain(str(refuse_secret(secret))))
+
+
+def _refuse_shared_folder(config: DictConfig) -> None:
+    """Refuse a sweep of no experiment, and one whose experiments would write into one folder.
+
+    Raises:
+        ConfigurationError: It is such a sweep.
+    """
+    planned = planned_experiments(config)
+    if planned == 0:
+        raise ConfigurationError("the sweep has no experiments: one of its settings has no value")
+    subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    if "${" not in subdir and (planned is None or planned > 1):
+        raise ConfigurationError(
+            f"hydra.sweep.subdir={subdir} would be the folder of every experiment: leave it out, or put "
+            "${hydra.job.num} into it"
+        )
+
+
 def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
     from bi_experiments.sweep import summary, tracking
 
@@ -110,7 +151,7 @@ def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
 
 
 def _set_folder(config: DictConfig, folder: Path) -> None:
-    """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed anew."""
+    """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed again."""
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
@@ -134,5 +175,5 @@ def _begin(sweep: SweepFolder, config: DictConfig) -> None:
         record = msgspec.structs.replace(record, started_at=before.started_at, mlflow_run_id=before.mlflow_run_id)
     write_atomically(sweep.record, to_json(record))
     planned = "" if record.planned is None else f" of {record.planned} experiments"
-    sys.stdout.write(f"{'Going on with the sweep' if before else 'Sweep'}{planned} in {sweep.root}\n")
+    sys.stdout.write(f"{'Resuming the sweep' if before else 'Sweep'}{planned} in {sweep.root}\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What was typed for a sweep: how one is recognised when it is to go on, and how many experiments it has."""
+"""The command of a sweep: how a sweep is recognised when it is resumed, and how many experiments it has."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.records import RecordError, from_json
 from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.hydra_internals import BasicSweeper
 from bi_experiments.sweep.records import SweepRecord
 
 
@@ -22,20 +23,19 @@ def typed_sweep(command: Iterable[str]) -> str:
 
 
 def lasting(overrides: Iterable[str]) -> tuple[str, ...]:
-    """The overrides that say what is run, without those that say how a sweep goes about it."""
+    """The overrides that say what is run, without those that say how a sweep runs it."""
     passing = ("sweep.", "hydra.sweep.dir=", "hydra.mode=")
     return tuple(override for override in overrides if not override.startswith(passing))
 
 
 def command_of(config: DictConfig) -> tuple[str, ...]:
-    """What was typed for the sweep of a composed configuration, as it is compared and shown."""
+    """The command of the sweep of a composed configuration, as it is compared and shown."""
     overrides = config.hydra.overrides
     return lasting([*overrides.task, *overrides.hydra])
 
 
 def planned_experiments(config: DictConfig) -> int | None:
-    """How many experiments Hydra's own sweeper makes of a command; None where another one decides on the way."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    """How many experiments Hydra's own sweeper makes of a command; None where another sweeper decides as it runs."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
@@ -70,7 +70,7 @@ def swept(overrides: Iterable[str], command: Iterable[str]) -> dict[str, str]:
 
     Args:
         overrides: Those of the experiment.
-        command: What was typed for the sweep.
+        command: Of the sweep, as `command_of` gives it.
     """
     common = set(command)
     own = [override for override in lasting(overrides) if override not in common]
@@ -78,7 +78,7 @@ def swept(overrides: Iterable[str], command: Iterable[str]) -> dict[str, str]:
 
 
 def record_of(sweep: SweepFolder) -> SweepRecord | None:
-    """What a folder says of its sweep; None when it is none, or one of another format."""
+    """The record of the sweep in a folder; None if it has no sweep, or one of another format."""
     try:
         return from_json(sweep.record.read_bytes(), SweepRecord, sweep.record)
     except (OSError, RecordError):

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 class Original:
     """A configuration that copies are made of.
 
-    Classes are kept beside the pickle and not by name: Hydra imports its plugins so that some of their classes are not
+    Classes are kept next to the pickle and not by name: Hydra imports its plugins so that some of their classes are not
     the ones that are found under their names.
 
     Args:

@@ -19,7 +19,7 @@ class SweepFolder:
 
     @property
     def record(self) -> Path:
-        """What was typed, and when."""
+        """The sweep's command, and when it ran."""
         return self.root / "sweep.json"
 
     @property
@@ -49,7 +49,7 @@ class SweepFolder:
 
     @property
     def summary_lock(self) -> Path:
-        """Held by who writes the summary."""
+        """Held by the process that writes the summary."""
         return self.root / ".summary.lock"
 
     @property
@@ -64,16 +64,16 @@ class SweepFolder:
 
     @property
     def running_lock(self) -> Path:
-        """Held by the process that was typed, as long as it lives."""
+        """Held by the process that the user started, as long as it lives."""
         return self.root / ".running.lock"
 
     @property
     def replaced(self) -> Path:
-        """Results of experiments whose identity was another one."""
+        """Results of experiments that had another identity."""
         return self.root / "replaced"
 
     def append(self, record: ExperimentRecord) -> None:
-        """Add a line; one write under a lock, so that it is whole whoever else writes."""
+        """Add a line; one write under a lock, so that it is whole, whichever other process writes."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self.experiments.open("ab+") as file:
             lock(file)
@@ -87,7 +87,7 @@ class SweepFolder:
             os.fsync(file.fileno())
 
     def read(self) -> list[ExperimentRecord]:
-        """The last record of every experiment, by number; a line that a killed process left unfinished is no record."""
+        """The last record of every experiment, by number; a line that a killed process left torn does not count."""
         last: dict[int, ExperimentRecord] = {}
         with contextlib.suppress(FileNotFoundError):
             for line in self.experiments.read_bytes().splitlines():

@@ -1,10 +1,8 @@
 """What makes an experiment the one it is: its configuration, its workload, and what it runs on."""
 
-import functools
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +10,10 @@ from bi_experiments import __version__
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.plain import flatten, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import MachineError
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name
+from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 
 IRRELEVANT = (
@@ -27,7 +25,7 @@ IRRELEVANT = (
     "verify.strict",
     "verify.locate",
 )
-"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
+"""Keys and groups that change no result: where it is logged, how it is reported, when it is given up."""
 
 
 def identity_of(config: ExperimentConfig) -> Identity:
@@ -36,7 +34,7 @@ def identity_of(config: ExperimentConfig) -> Identity:
     The workload is made from the configuration and the seed alone, so that it is in them.
 
     Raises:
-        MachineError: The interpreter of the phases does not tell its versions.
+        MachineError: The interpreter of the phases does not report its versions.
     """
     return identity(recorded_configuration(config), environment_of(config))
 
@@ -62,25 +60,6 @@ def environment_of(config: ExperimentConfig) -> dict[str, str]:
     if config.backend.platform is Platform.cpu:
         return environment | {"cores": str(config.sweep.cores or len(os.sched_getaffinity(0)))}
     return environment | {"devices": ", ".join(names) or "none"}
-
-
-@functools.cache
-def phase_versions(python: str) -> Mapping[str, str]:
-    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
-
-    Raises:
-        MachineError: It does not answer.
-    """
-    command = [python, "-m", "bi_experiments.phase.versions"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        versions: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise MachineError(
-            f"runtime.python={python} does not tell its versions ({type(error).__name__}): install this project there "
-            "(pip install --no-deps)"
-        ) from error
-    return versions
 
 
 def differences(old: Identity, new: Identity) -> list[str]:

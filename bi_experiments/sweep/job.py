@@ -39,7 +39,7 @@ from bi_experiments.tracking.log import log_experiment
 _LOGGER = logging.getLogger(__name__)
 
 PAGES_FROM_S = 60.0
-"""Shortest experiment whose figures and pages are drawn at once, in seconds: they take a few, and can be made later."""
+"""Shortest experiment whose figures and pages are drawn at once, in seconds: drawing takes a few, and can wait."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         composed: Its configuration, composed by Hydra.
 
     Returns:
-        The overhead of its trial time in per cent, for a sweeper that searches; None when there is none.
+        The second arm's own time per token in seconds, for a sweeper that searches; None when there is none.
 
     Raises:
         KeyboardInterrupt: It was interrupted, and the sweep with it.
@@ -87,7 +87,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         raise KeyboardInterrupt
     if written:
         tracking.log(job.sweep, config.tracking, None)
-    return record.change_pct if record.status is Status.DONE else None
+    return record.own_s_per_token if record.status is Status.DONE else None
 
 
 def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
@@ -125,7 +125,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
 def _close(
     job: _Job, result: ExperimentResult, config: ExperimentConfig, started: ExperimentRecord, taken_over: bool
 ) -> ExperimentRecord:
-    """What follows from a result that is on disk: also of one whose process was killed before it came to this."""
+    """What follows from a result on disk, including one whose process was killed before it got this far."""
     if result.stopped is None:
         shutil.rmtree(job.folder.caches, ignore_errors=True)
     summary.sum_up(Summary.of(result), job.folder.root)
@@ -143,7 +143,7 @@ def _close(
 def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
     """The result in the experiment's folder, if it is complete and of this identity.
 
-    What is there of another identity is named and moved away: nothing of it is used, and nothing is lost.
+    What the folder has of another identity is named and moved away: nothing of it is used, and nothing is lost.
     """
     try:
         there = from_json(job.identity.read_bytes(), Identity, job.identity)
@@ -169,7 +169,7 @@ def _replace(job: _Job, why: str) -> None:
         if path.name != ".hydra" and path.suffix != ".log":  # Hydra has just written these
             path.rename(place / path.name)
     shutil.rmtree(place / "caches", ignore_errors=True)
-    _say(job, f"runs again, what is there was another experiment ({why}); it is kept in {place}")
+    _say(job, f"runs again: the folder has another experiment ({why}); it is kept in {place}")
 
 
 def _ended(
@@ -184,31 +184,32 @@ def _record(job: _Job, status: Status) -> ExperimentRecord:
 
 
 def _write(job: _Job, record: ExperimentRecord) -> bool:
-    """Write down what is known of the experiment, and show it; returns whether the summary was written again too."""
+    """Write down what is known of the experiment, and show it; returns whether the summary was rewritten too."""
     job.sweep.append(record)
     if record.status is Status.RUNNING:
         return False
-    again = " (finished before)" if record.taken_over else ""
+    again = " (finished earlier)" if record.taken_over else ""
     _say(job, f"{summary.outcome(record)}{again}")
     return summary.write(job.sweep)
 
 
 def _say(job: _Job, what: str) -> None:
-    of = record_of(job.sweep)
-    name = " ".join(f"{key}={value}" for key, value in swept(job.overrides, of.command if of else ()).items())
+    sweep_record = record_of(job.sweep)
+    settings = swept(job.overrides, sweep_record.command if sweep_record else ())
+    name = " ".join(f"{key}={value}" for key, value in settings.items())
     sys.stdout.write(f"[{job.number}] {name}: {what}\n" if name else f"[{job.number}] {what}\n")
     sys.stdout.flush()
 
 
 @contextmanager
 def _progress(job: _Job) -> Iterator[Progress]:
-    """The live display, where this is the process that was typed and its terminal; elsewhere nothing."""
+    """The live display, where this is the process that the user started and its terminal; elsewhere nothing."""
     from rich.console import Console
 
     from bi_experiments.report.live import LiveProgress
 
-    console, of = Console(), record_of(job.sweep)
-    if not console.is_terminal or console.is_dumb_terminal or of is None or of.pid != os.getpid():
+    console, sweep_record = Console(), record_of(job.sweep)
+    if not console.is_terminal or console.is_dumb_terminal or sweep_record is None or sweep_record.pid != os.getpid():
         yield NoProgress()
         return
     with LiveProgress(console, NoProgress()) as live:

@@ -8,7 +8,6 @@ that is composed once for each choice of groups, copied, and the values are appl
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.utils import setup_globals
@@ -16,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bi_experiments.sweep.copies import Original
+from bi_experiments.sweep.hydra_internals import ConfigLoaderImpl, get_overrides_dirname
 
 KEPT = 16
 """Most choices of groups that are kept."""
@@ -83,7 +83,7 @@ def _changes_a_value(override: Override) -> bool:
 def experiments(
     hydra_context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
 ) -> Iterator[DictConfig]:
-    """Compose the experiments of a sweep, each when it is asked for.
+    """Compose the experiments of a sweep, each when it is requested.
 
     Args:
         hydra_context: Hydra's loader and callbacks.

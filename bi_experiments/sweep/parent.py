@@ -1,4 +1,4 @@
-"""The process of a launcher that runs experiments beside others: it ends with the program that was typed."""
+"""The process of a launcher that runs experiments concurrently: it ends with the program that the user started."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import threading
 import time
 
 POLL_S = 1.0
-"""How often the parent is looked for, in seconds."""
+"""How often the parent is checked, in seconds."""
 
 
 def end_with_parent() -> None:

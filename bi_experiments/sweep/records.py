@@ -5,6 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
+from bi_experiments.analysis.metrics import own_s_per_token
+from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
@@ -16,7 +18,7 @@ class Status(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANNOT_RUN = "cannot run"
-    """The configuration contradicts itself, or this machine cannot do it."""
+    """The configuration contradicts itself, or this machine cannot run it."""
     RUNNING = "running"
     MISSING = "missing"
     """Not run: the sweep was to end with its first failure."""
@@ -27,15 +29,15 @@ class SweepRecord(Record, frozen=True, kw_only=True):
 
     version: int = RECORD_VERSION
     command: tuple[str, ...]
-    """What was typed, without `sweep.*` and the sweep's folder: the same for a sweep and for going on with it."""
+    """The command, without `sweep.*` and the sweep's folder: the same for a sweep and for resuming it."""
     started_at: float
     """Unix time in seconds of the first start."""
     session_started_at: float
     """Unix time in seconds of the latest start: of a resumed sweep, when it was resumed."""
     pid: int
-    """Process that was typed; the experiments of some launchers run in others."""
+    """Process that the user started; the experiments of some launchers run in others."""
     planned: int | None
-    """Experiments of the sweep; None where the sweeper decides on the way."""
+    """Experiments of the sweep; None where the sweeper decides as it runs."""
     skip_impossible: bool
     """Whether experiments that cannot run here count in the exit code."""
     mlflow_run_id: str | None = None
@@ -48,7 +50,7 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     folder: str
     """Relative to the sweep's."""
     overrides: tuple[str, ...]
-    """What was typed, with this experiment's values."""
+    """Overrides of the command, with this experiment's values."""
     identity: str | None = None
     """Digest of configuration, workload and environment; None where the configuration could not be read."""
     status: Status
@@ -61,13 +63,15 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     """Unix time in seconds."""
     wall_time_s: float | None = None
     baseline_s: float | None = None
-    """Mean time of a trial, in seconds."""
+    """Mean total time of the trials, in seconds."""
     batch_invariant_s: float | None = None
     change_pct: float | None = None
-    """Of the trial time."""
+    """Of the total time."""
     low_pct: float | None = None
     high_pct: float | None = None
     verdict: Difference | None = None
+    own_s_per_token: float | None = None
+    """Time of the second arm for each token that it generated, in seconds: what a search makes as small as it can."""
     invariance: Invariance | None = None
 
 
@@ -90,19 +94,20 @@ def interrupted(started: ExperimentRecord) -> ExperimentRecord:
 
 def of_result(result: ExperimentResult) -> dict[str, object]:
     """The fields of an experiment's record that its result gives."""
-    trial_time = result.comparison.metric("trial_time") if result.comparison else None
+    total_time = primary(result.comparison) if result.comparison else None
     verdicts = {verdict.arm: verdict.verdict for verdict in result.invariance.arms} if result.invariance else {}
     fields: dict[str, object] = {
         "wall_time_s": result.wall_time_s,
         "invariance": verdicts.get(second_arm(result.phases)),
+        "own_s_per_token": own_s_per_token(result.phases),
     }
-    if trial_time is not None:
+    if total_time is not None:
         fields |= {
-            "baseline_s": trial_time.baseline,
-            "batch_invariant_s": trial_time.batch_invariant,
-            "change_pct": trial_time.change_pct,
-            "low_pct": trial_time.low_pct,
-            "high_pct": trial_time.high_pct,
-            "verdict": trial_time.verdict,
+            "baseline_s": total_time.baseline,
+            "batch_invariant_s": total_time.batch_invariant,
+            "change_pct": total_time.change_pct,
+            "low_pct": total_time.low_pct,
+            "high_pct": total_time.high_pct,
+            "verdict": total_time.verdict,
         }
     return fields

@@ -1,7 +1,7 @@
 """The summary of a sweep, made from what its experiments have written: table, `sweep.csv`, `sweep.html`, figures.
 
-Whoever finishes an experiment writes it again. Writing takes the longer the more experiments there are, so it is left
-out while it would take more than a fiftieth of the time; the end of the sweep never leaves it out.
+Each process that finishes an experiment rewrites it. Writing takes longer the more experiments there are, so it is
+skipped while it would take more than a fiftieth of the time, but never at the end of the sweep.
 """
 
 import csv
@@ -31,7 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 SHARE_OF_TIME = 0.02
 """Largest part of a sweep's time that goes into writing its summary."""
 
-GRAVEST_FIRST = (
+MOST_SEVERE_FIRST = (
     ExitCode.INTERRUPTED,
     ExitCode.PHASE_FAILED,
     ExitCode.INVARIANCE_VIOLATED,
@@ -60,7 +60,7 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
 
     Args:
         sweep: The sweep's folder.
-        at_any_rate: Also when that is a large part of the time since it was written last.
+        at_any_rate: Even if that takes a large part of the time since it was last written.
 
     Returns:
         Whether they were written.
@@ -70,65 +70,67 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
         if not at_any_rate and stamp is not None and time.time() - stamp.at < stamp.took_s / SHARE_OF_TIME:
             return False
         started = time.time()
-        records, of = sweep.read(), record_of(sweep)
-        write_atomically(sweep.csv, to_csv(records, of).encode())
+        records, sweep_record = sweep.read(), record_of(sweep)
+        write_atomically(sweep.csv, to_csv(records, sweep_record).encode())
         try:
-            _write_page(sweep, records, of)
-        except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep goes on
+            _write_page(sweep, records, sweep_record)
+        except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep continues
             _LOGGER.info("%s", traceback.format_exc())
-            sys.stderr.write(f"warning: {sweep.html} could not be made: {type(error).__name__}: {error}\n")
+            sys.stderr.write(f"warning: {sweep.html} could not be written: {type(error).__name__}: {error}\n")
         now = time.time()
         write_atomically(sweep.summary_stamp, msgspec.json.encode(Stamp(now, now - started)))
     return True
 
 
-def _write_page(sweep: SweepFolder, records: Sequence[ExperimentRecord], of: SweepRecord | None) -> None:
-    rows = to_rows(sweep, records, of)
+def _write_page(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> None:
+    rows = to_rows(sweep, records, sweep_record)
     title = f"Sweep of {count(len(rows), 'experiment')}"
     draw(rows, sweep.figures)
-    write_atomically(sweep.html, render_html(title, rows, typed_sweep(of.command) if of else None).encode())
+    write_atomically(
+        sweep.html, render_html(title, rows, typed_sweep(sweep_record.command) if sweep_record else None).encode()
+    )
 
 
 def finish(sweep: SweepFolder) -> ExitCode:
-    """Write the summary, show it on the terminal, and say the sweep's exit code."""
+    """Write the summary, show it on the terminal, and return the sweep's exit code."""
     write(sweep, at_any_rate=True)
-    records, of = sweep.read(), record_of(sweep)
-    sys.stdout.write("\n" + "\n".join([*to_text(records, of), "", f"Summary: {sweep.html}"]) + "\n")
+    records, sweep_record = sweep.read(), record_of(sweep)
+    sys.stdout.write("\n" + "\n".join([*to_text(records, sweep_record), "", f"Summary: {sweep.html}"]) + "\n")
     sys.stdout.flush()
-    return exit_code(records, skip_impossible=of is not None and of.skip_impossible)
+    return exit_code(records, skip_impossible=sweep_record is not None and sweep_record.skip_impossible)
 
 
 def exit_code(records: Sequence[ExperimentRecord], skip_impossible: bool) -> ExitCode:
-    """The gravest exit code of the experiments.
+    """The most severe exit code of the experiments.
 
     Args:
         records: All experiments of the sweep.
-        skip_impossible: Whether those that cannot run here are passed over; when none could, that is still said.
+        skip_impossible: Whether those that cannot run here are ignored; if none could run, that is still reported.
     """
     codes = {record.exit_code for record in records}
     if skip_impossible and any(record.status is not Status.CANNOT_RUN for record in records):
         codes.discard(ExitCode.CANNOT_RUN)
-    return next((code for code in GRAVEST_FIRST if code in codes), ExitCode.DONE)
+    return next((code for code in MOST_SEVERE_FIRST if code in codes), ExitCode.DONE)
 
 
 def first_failure(sweep: SweepFolder) -> ExperimentRecord | None:
     """The first experiment that failed, or could not run, since the sweep was last started."""
-    of = record_of(sweep)
-    bad = {Status.FAILED} if of and of.skip_impossible else {Status.FAILED, Status.CANNOT_RUN}
-    since = of.session_started_at if of else 0.0
+    sweep_record = record_of(sweep)
+    bad = {Status.FAILED} if sweep_record and sweep_record.skip_impossible else {Status.FAILED, Status.CANNOT_RUN}
+    since = sweep_record.session_started_at if sweep_record else 0.0
     return next((record for record in sweep.read() if record.status in bad and record.at >= since), None)
 
 
 # --- One experiment ---------------------------------------------------------------------------------------------------
 
 
-def settings_of(record: ExperimentRecord, of: SweepRecord | None) -> dict[str, str]:
+def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> dict[str, str]:
     """What an experiment does not share with the others of its sweep."""
-    return swept(record.overrides, of.command if of else ())
+    return swept(record.overrides, sweep_record.command if sweep_record else ())
 
 
 def outcome(record: ExperimentRecord) -> str:
-    """What became of an experiment, in a few words: overhead and verdict, or why there is none."""
+    """What became of an experiment, in a few words: overhead and verdict, or why it has no result."""
     if record.status is Status.RUNNING:
         return "running"
     if record.status is not Status.DONE:
@@ -144,13 +146,13 @@ def outcome(record: ExperimentRecord) -> str:
 # --- All of them ------------------------------------------------------------------------------------------------------
 
 
-def to_text(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[str]:
+def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[str]:
     """The summary for the terminal; of many experiments, the failures and the extremes."""
     counts = Counter(str(record.status) for record in records)
-    planned = f" of {of.planned}" if of and of.planned else ""
+    planned = f" of {sweep_record.planned}" if sweep_record and sweep_record.planned else ""
     lines = [f"Sweep{planned}: {', '.join(f'{number} {status}' for status, number in counts.items())}."]
     for title, some in _parts(records):
-        lines += ["", *([title] if title else []), *_table(some, of)]
+        lines += ["", *([title] if title else []), *_table(some, sweep_record)]
     return lines
 
 
@@ -161,14 +163,14 @@ def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[Expe
     others = [one for one in records if one.status is not Status.DONE]
     parts = [
         ("The cheapest:", measured[:SOME_ROWS]),
-        ("The dearest:", measured[SOME_ROWS:][-SOME_ROWS:]),
+        ("The most expensive:", measured[SOME_ROWS:][-SOME_ROWS:]),
         (f"Not done, the first of {len(others)}:", others[:SOME_ROWS]),
     ]
     return [(title, some) for title, some in parts if some]
 
 
-def _table(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[str]:
-    settings = [settings_of(record, of) for record in records]
+def _table(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[str]:
+    settings = [settings_of(record, sweep_record) for record in records]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     rows = [
         (str(record.number), *(_cut(one.get(key, "-"), 24) for key in keys), *_cells(record))
@@ -192,9 +194,9 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def to_csv(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> str:
+def to_csv(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> str:
     """The summary as a table for programs: one row an experiment, empty where nothing is known."""
-    settings = [settings_of(record, of) for record in records]
+    settings = [settings_of(record, sweep_record) for record in records]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     columns = [name for name in ExperimentRecord.__struct_fields__ if name not in {"overrides", "identity", "at"}]
     text = io.StringIO()
@@ -206,9 +208,9 @@ def to_csv(records: Sequence[ExperimentRecord], of: SweepRecord | None) -> str:
     return text.getvalue()
 
 
-def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], of: SweepRecord | None) -> list[Row]:
+def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Row]:
     """The rows of the page."""
-    settings = [settings_of(record, of) for record in records]
+    settings = [settings_of(record, sweep_record) for record in records]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     return [
         Row(
@@ -224,7 +226,7 @@ def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], of: SweepRe
 
 
 def sum_up(summary: Summary, folder: Path) -> None:
-    """Keep what a page shows of an experiment beside its record, which may be a hundred times as large."""
+    """Keep what a page shows of an experiment next to its record, which may be a hundred times as large."""
     write_atomically(folder / "summary.json", msgspec.json.encode(summary))
 
 

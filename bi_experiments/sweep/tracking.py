@@ -20,11 +20,11 @@ def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
     if not tracking.enabled:
         return None
     with locked(sweep.run_id_lock):
-        of = record_of(sweep)
-        if of is None or of.mlflow_run_id is not None:
-            return None if of is None else of.mlflow_run_id
-        run_id = _log(sweep, of, tracking, None)
-        write_atomically(sweep.record, to_json(msgspec.structs.replace(of, mlflow_run_id=run_id)))
+        sweep_record = record_of(sweep)
+        if sweep_record is None or sweep_record.mlflow_run_id is not None:
+            return None if sweep_record is None else sweep_record.mlflow_run_id
+        run_id = _log(sweep, sweep_record, tracking, None)
+        write_atomically(sweep.record, to_json(msgspec.structs.replace(sweep_record, mlflow_run_id=run_id)))
         return run_id
 
 
@@ -34,21 +34,23 @@ def log(sweep: SweepFolder, tracking: TrackingConfig, status: RunStatus | None) 
     Args:
         sweep: The sweep's folder.
         tracking: Where to log.
-        status: How the sweep ended; None while it is going on.
+        status: How the sweep ended; None while it is running.
     """
-    of = record_of(sweep)
-    if tracking.enabled and of is not None:
-        _log(sweep, of, tracking, status)
+    sweep_record = record_of(sweep)
+    if tracking.enabled and sweep_record is not None:
+        _log(sweep, sweep_record, tracking, status)
 
 
-def _log(sweep: SweepFolder, of: SweepRecord, tracking: TrackingConfig, status: RunStatus | None) -> str | None:
+def _log(
+    sweep: SweepFolder, sweep_record: SweepRecord, tracking: TrackingConfig, status: RunStatus | None
+) -> str | None:
     records = sweep.read()
     counts = Counter(record.status for record in records)
-    command = typed_sweep(of.command)
+    command = typed_sweep(sweep_record.command)
     content = of_sweep(
         name=f"sweep {sweep.root.parent.name} {sweep.root.name}",
-        identity=f"{of.started_at:.6f} {command}",
-        started_at=of.started_at,
+        identity=f"{sweep_record.started_at:.6f} {command}",
+        started_at=sweep_record.started_at,
         done=counts[Status.DONE],
         status=status,
         parameters={"command": command},

@@ -21,6 +21,7 @@ from bi_experiments.tracking.runs import (
     SweepContent,
     composition_table,
     identity,
+    ledger_table,
     of_experiment,
     of_phase,
 )
@@ -35,11 +36,25 @@ _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT = "environment.json"
 """Artifact with what the experiment ran on."""
 COMPOSITION_TABLE = "invariance_by_composition.json"
+LEDGER_TABLE = "workload_steps.json"
 """Artifact that MLflow shows as a table."""
 
 
 def _to_stderr(message: str) -> None:
     sys.stderr.write(f"warning: {message}\n")
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def warn_early(tracking: TrackingConfig, warn: Callable[[str], None] = _to_stderr) -> None:
+    """Say before the first phase that the tracking server does not answer: it may be started meanwhile."""
+    if tracking.enabled and (why := store.unreachable(tracking.uri)) is not None:
+        warn(
+            f"MLflow at {without_credentials(tracking.uri)} does not answer ({why}): start it before the experiment "
+            "ends, or log the results later with python -m bi_experiments.track"
+        )
 
 
 def log_experiment(
@@ -62,7 +77,7 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
-    later = f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}"
+    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
     return _attempt(
         lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
     )
@@ -130,13 +145,19 @@ def _attempt(
     """Log something; a store or server that fails costs a warning."""
     if not tracking.enabled:
         return None
-    try:
+    shown = without_credentials(tracking.uri)
+
+    def attempt() -> str:
         with store.connection(tracking.uri) as client:
             return log(client)
+
+    try:
+        store.refuse_store(tracking.uri)
+        return store.within(store.LIMIT_S, attempt, lambda: _say(f"waiting for MLflow at {shown}"))
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
         why = without_secrets(tracking.uri, store.reason(error))
-    warn(f"not logged to MLflow at {without_credentials(tracking.uri)}: {why}; {later}")
+    warn(f"not logged to MLflow at {shown}: {why}; {later}")
     return None
 
 
@@ -161,6 +182,8 @@ def _log_experiment(
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
+    if result.invariance is not None and result.invariance.ledger:
+        client.log_table(run_id, ledger_table(result.invariance), LEDGER_TABLE)
     for phase in result.phases:
         child = of_phase(result, phase, stored(OutputFolder(folder).phase(phase.index, phase.arm).system_metrics))
         child_id = _create(client, experiment_id, child, run_id)
@@ -207,9 +230,9 @@ def _log_sweep(
     return run_id
 
 
-def _of_identity(client: "MlflowClient", experiment_id: str, of: str) -> "list[Run]":
+def _of_identity(client: "MlflowClient", experiment_id: str, identity: str) -> "list[Run]":
     runs: list[Run] = client.search_runs(
-        [experiment_id], f"tags.{IDENTITY} = '{of}'", order_by=["attributes.start_time"]
+        [experiment_id], f"tags.{IDENTITY} = '{identity}'", order_by=["attributes.start_time"]
     )
     return runs
 

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.analysis.engines import engine_differences, engine_sentence
+from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import summarise
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text, flatten
-from bi_experiments.records import Arm, ExperimentResult, InvarianceReport, Metric, PhaseResult, PhaseStatus
+from bi_experiments.records import (
+    Arm,
+    ExperimentResult,
+    Invariance,
+    InvarianceReport,
+    Metric,
+    PhaseResult,
+    PhaseStatus,
+    Reproducibility,
+)
 from bi_experiments.tracking.system_metrics import Reading
 from bi_experiments.wording import LABELS, change_text, device, four_digits, version
 
@@ -21,7 +32,7 @@ TAG_LIMIT = 5000
 IDENTITY = "identity"
 """Tag by which an experiment or a sweep that was logged before is recognised."""
 KIND = "kind"
-"""Tag that tells the runs of a sweep, an experiment and a phase apart."""
+"""Tag that distinguishes the runs of a sweep, an experiment and a phase."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that nests a run under another."""
 
@@ -65,7 +76,7 @@ class SweepContent:
     step: int
     """Experiments that are done: the step at which the metrics are logged."""
     status: RunStatus | None
-    """None: it is going on."""
+    """None: it is running."""
     parameters: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
@@ -90,8 +101,8 @@ def of_sweep(
         identity: The same in all processes of the sweep and when it is resumed; of no other sweep.
         started_at: Unix time in seconds.
         done: Experiments that are done.
-        status: How it ended; None while it is going on.
-        parameters: What does not change while it is going on, the swept keys for example.
+        status: How it ended; None while it is running.
+        parameters: What does not change while it is running, the swept keys for example.
         metrics: What is known so far.
         tags: Verdicts, counts, whatever is looked for.
         note: The description, in markdown.
@@ -174,7 +185,7 @@ def of_phase(result: ExperimentResult, phase: PhaseResult, readings: Iterable[Re
 
 
 def identity(result: ExperimentResult) -> str:
-    """What tells this execution of an experiment from every other: the same after its record was analysed anew."""
+    """What distinguishes this execution of an experiment from every other: the same if its record is analysed again."""
     text = "\n".join((result.name, result.command, result.workload_digest, repr(result.started_at)))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -198,7 +209,20 @@ def composition_table(report: InvarianceReport) -> dict[str, list[str | int | fl
         table[f"{arm}: largest |d logprob|"] = [
             count.largest_logprob_difference if count else "" for count in cells[arm]
         ]
+    if any(count.verdict is not None for count in report.compositions):
+        judged = {count.composition: count.verdict for count in report.compositions if count.verdict is not None}
+        table["verdict"] = [judged.get(composition, "") for composition in compositions]
     return table
+
+
+def ledger_table(report: InvarianceReport) -> dict[str, list[str | int | float]]:
+    """The workload's steps by class, and what was probed in each, one row a class; in MLflow's form."""
+    return {
+        "steps": [in_words(row) for row in report.ledger],
+        "workload %": [row.workload_pct for row in report.ledger],
+        "probe tokens": [row.probe_tokens for row in report.ledger],
+        "verdict": [row.verdict for row in report.ledger],
+    }
 
 
 def note(result: ExperimentResult) -> str:
@@ -206,6 +230,8 @@ def note(result: ExperimentResult) -> str:
     paragraphs = []
     if result.comparison is not None:
         paragraphs.append(f"**{result.comparison.sentence}**")
+    if (changed := engine_sentence(result)) is not None:
+        paragraphs.append(changed)
     if result.invariance is not None:
         paragraphs.append(result.invariance.sentence)
     if result.stopped is not None:
@@ -270,7 +296,8 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
         launches = [
             _phase_values(phase) for phase in result.phases if phase.arm is arm and phase.status is PhaseStatus.OK
         ]
-        keys = dict.fromkeys(key for launch in launches for key in launch)
+        # The comparison has the cold and the warm initialisations apart.
+        keys = [key for key in dict.fromkeys(key for launch in launches for key in launch) if key != "init_time"]
         values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
     if result.comparison is not None:
         other = second_arm(result.phases)
@@ -298,12 +325,28 @@ def _invariance_values(report: InvarianceReport | None) -> dict[str, float]:
         values[f"invariance/{verdict.arm}/differing"] = verdict.differing
         values[f"invariance/{verdict.arm}/total"] = verdict.total
         values[f"invariance/{verdict.arm}/launches_differing"] = verdict.launches_differing
+        if verdict.reproducible in _LAUNCHES_COMPARED:
+            reproducible = verdict.reproducible is Reproducibility.REPRODUCIBLE
+            values[f"invariance/{verdict.arm}/reproducible"] = reproducible
         differences = [count.largest_logprob_difference for count in report.compositions if count.arm is verdict.arm]
         values[f"invariance/{verdict.arm}/largest_logprob_difference"] = max(differences, default=0.0)
     for arm, total in report.needle_total.items():
         values[f"invariance/{arm}/needle_differing"] = report.needle_differing.get(arm, 0)
         values[f"invariance/{arm}/needle_total"] = total
+    if report.bound_pct is not None:
+        values["invariance/bound_pct"] = report.bound_pct
+        values["invariance/sampled"] = report.sampled
+    if report.ledger:
+        missing = (row.workload_pct for row in report.ledger if row.verdict is Invariance.NOT_PROBED)
+        values["invariance/not_probed_pct"] = sum(missing)
+    if report.agreement is not None:
+        values["arms/largest_logprob_difference"] = report.agreement.largest_logprob_difference
+        values["arms/kl_mean"] = report.agreement.kl_mean
+        values["arms/tokens_equal_pct"] = report.agreement.tokens_equal_pct
     return values
+
+
+_LAUNCHES_COMPARED = (Reproducibility.REPRODUCIBLE, Reproducibility.NOT_REPRODUCIBLE)
 
 
 # --- Parameters, tags, status ---------------------------------------------------------------------------------------
@@ -329,8 +372,17 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
     tags: dict[str, str | None] = {}
     if result.comparison is not None:
         tags |= {f"verdict/{metric.name}": metric.verdict for metric in result.comparison.metrics}
+    tags |= {
+        f"differs/{difference.field}": f"{difference.baseline} -> {difference.second}"
+        for difference in engine_differences(complete_pairs(result.phases))
+    }
     if result.invariance is not None:
         tags |= {f"invariance/{verdict.arm}": verdict.verdict for verdict in result.invariance.arms}
+        tags |= {
+            f"reproducible/{verdict.arm}": verdict.reproducible
+            for verdict in result.invariance.arms
+            if verdict.reproducible is not None
+        }
     return tags
 
 

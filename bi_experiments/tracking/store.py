@@ -3,15 +3,22 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlsplit
 
+from bi_experiments.config.credentials import without_credentials
+from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+T = TypeVar("T")
 
 _SETTINGS = {
     # A server that is down costs seconds: MLflow's own defaults would retry for minutes.
@@ -27,7 +34,7 @@ _SETTINGS = {
 """Of MLflow, while it is used; the user's own values win."""
 
 COST_VIEW = "cost"
-"""Share key of a view of the runs in MLflow's UI: the experiments, the costliest first."""
+"""Share key of a view of the runs in MLflow's UI: the experiments, the most expensive first."""
 
 _EXPERIMENT_TAGS = {
     # MLflow's UI opens with the runs, not with what is for agents.
@@ -35,14 +42,14 @@ _EXPERIMENT_TAGS = {
     f"mlflow.sharedViewState.{COST_VIEW}": json.dumps(
         {
             "searchFilter": "tags.kind = 'experiment'",
-            "orderByKey": "metrics.`overhead/trial_time_pct`",
+            "orderByKey": "metrics.`overhead/total_time_pct`",
             "orderByAsc": False,
             "selectedColumns": [
-                "metrics.`overhead/trial_time_pct`",
-                "metrics.`overhead/trial_time_pct_low`",
-                "metrics.`overhead/trial_time_pct_high`",
-                "metrics.`baseline/trial_time`",
-                "metrics.`batch_invariant/trial_time`",
+                "metrics.`overhead/total_time_pct`",
+                "metrics.`overhead/total_time_pct_low`",
+                "metrics.`overhead/total_time_pct_high`",
+                "metrics.`baseline/total_time`",
+                "metrics.`batch_invariant/total_time`",
                 "tags.`invariance/batch_invariant`",
                 "tags.`device`",
             ],
@@ -53,6 +60,128 @@ _EXPERIMENT_TAGS = {
 
 CONNECT_TIMEOUT_S = 5
 """Longest wait for a database."""
+
+
+ANSWER_S = 5.0
+"""Time that a server has to take a connection, in seconds."""
+SAY_AFTER_S = 10.0
+"""After how long it is said who is waited for, in seconds."""
+LIMIT_S = 900.0
+"""Longest time that logging an experiment may take, in seconds."""
+
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SERVERS = ("http", "https")
+_OTHERS = ("databricks", "databricks-uc", "uc")
+
+
+def refuse_store(uri: str) -> None:
+    """Refuse a tracking URI that MLflow cannot log to, without importing it or touching the network.
+
+    Args:
+        uri: MLflow tracking URI.
+
+    Raises:
+        ConfigurationError: What is wrong with it, and what to use instead.
+    """
+    shown = f"tracking.uri={without_credentials(uri)}"
+    scheme = uri.partition(":")[0].partition("+")[0].lower() if ":" in uri else ""
+    if uri in _OTHERS or scheme in _OTHERS or scheme in {one.name for one in entry_points(group=_PLUGINS)}:
+        return
+    if scheme in {"", "file"} or uri.startswith(("/", ".", "~")):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in {"1", "true"}:
+            raise ConfigurationError(
+                f"{shown} is a folder, which MLflow 3.13 and newer do not log to: use sqlite:///mlflow.db, or export "
+                "MLFLOW_ALLOW_FILE_STORE=true"
+            )
+    elif scheme == "sqlite":
+        if (problem := _sqlite_problem(uri)) is not None:
+            raise ConfigurationError(f"{shown} cannot be logged to: {problem}; use sqlite:///mlflow.db")
+    elif scheme in (*_DATABASES, *_SERVERS):
+        try:
+            parts = urlsplit(uri)
+            whole = bool(parts.hostname if scheme in _SERVERS else parts.path.strip("/"))
+            _ = parts.port
+        except ValueError:
+            whole = False
+        if not whole:
+            example = "http://127.0.0.1:5000" if scheme in _SERVERS else f"{scheme}://HOST/DATABASE"
+            raise ConfigurationError(f"{shown} names no {'host' if scheme in _SERVERS else 'database'}: use {example}")
+    else:
+        raise ConfigurationError(
+            f"{shown} is not a store that MLflow has: use sqlite:///mlflow.db, http://HOST:PORT or postgresql://..."
+        )
+
+
+_PLUGINS = "mlflow.tracking_store"
+"""Entry points through which packages add stores to MLflow."""
+
+
+def _sqlite_problem(uri: str) -> str | None:
+    """Why a SQLite store cannot be written to; None when nothing speaks against it."""
+    name = uri.partition("://")[2].partition("?")[0].removeprefix("/")
+    if name in {"", ":memory:"}:
+        return "it is in memory, and gone with the program"
+    path = Path(name)
+    try:
+        there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(16)
+            problem = None if start in {b"", b"SQLite format 3\0"} else "it is a file, and no SQLite database"
+        elif path.exists():
+            problem = "it is no file"
+        else:
+            problem = None if there.is_dir() else f"{there} is not a folder"
+        return problem or (None if os.access(there, os.W_OK) else f"{there} cannot be written into")
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def unreachable(uri: str) -> str | None:
+    """Why a server takes no connection now; None when it does, or the store is not a server."""
+    parts = urlsplit(uri)
+    if parts.scheme not in _SERVERS or parts.hostname is None:
+        return None
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=ANSWER_S).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -> T:
+    """Do something that may never end: a server may send a byte a second, somebody may hold a database's lock.
+
+    Args:
+        limit_s: Longest time, in seconds; what is not done then is left behind in its thread, which ends with the
+            program.
+        work: What is done.
+        waiting: Called once when it takes longer than `SAY_AFTER_S`.
+
+    Raises:
+        TimeoutError: It was not done in time.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="tracking")
+    thread.start()
+    thread.join(min(SAY_AFTER_S, limit_s))
+    if thread.is_alive():
+        waiting()
+        thread.join(max(0.0, limit_s - SAY_AFTER_S))
+    if thread.is_alive():
+        raise TimeoutError(f"not done within {limit_s:g} s")
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 @contextlib.contextmanager
@@ -102,7 +231,7 @@ def reason(error: BaseException) -> str:
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
-    """The id of the MLflow experiment of that name, which is made where there is none.
+    """The id of the MLflow experiment of that name, which is created if it does not exist.
 
     Args:
         client: A client of the store.

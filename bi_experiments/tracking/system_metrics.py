@@ -1,7 +1,7 @@
 """CPU, memory and GPUs of the machine while phases run, as MLflow's own system metrics monitors read them.
 
-MLflow's monitor would log to the tracking server from beside the timed trials. Here its collectors are read every few
-seconds, the readings are kept until no phase runs, and they are written to the phases' folders and logged from there.
+MLflow's monitor would log to the tracking server concurrently with the timed trials. Here its collectors are read every
+few seconds, the readings are kept until no phase runs, then written to the phases' folders and logged from there.
 """
 
 import contextlib

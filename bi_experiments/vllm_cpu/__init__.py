@@ -1,6 +1,6 @@
 """A vLLM plugin: batch-invariant kernels for vLLM's CPU backend, which has none of its own.
 
-vLLM calls `register` in every process of an engine (entry point group `vllm.general_plugins`). With the mode on
+vLLM calls `register` in every process of an engine (entry point group `vllm.general_plugins`). In batch-invariant mode
 (`VLLM_BATCH_INVARIANT=1`) a token's logprobs then depend on its own prompt alone, to the last bit, and not on what else
 is in the batch:
 
@@ -14,7 +14,7 @@ is in the batch:
 
 
 def register() -> None:
-    """Installs the kernels, where the platform is CPU and the batch-invariant mode is on; else does nothing.
+    """Install the kernels if the platform is CPU and batch-invariant mode is on; otherwise do nothing.
 
     May be called any number of times.
     """

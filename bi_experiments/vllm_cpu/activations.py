@@ -32,7 +32,7 @@ def quick_gelu(_layer: QuickGELU, x: torch.Tensor) -> torch.Tensor:
 
 
 def install() -> None:
-    """Has the layers use these functions on the CPU."""
+    """Have the layers use these functions on the CPU."""
     SiluAndMul.forward_cpu = silu_and_mul
     GeluAndMul.forward_cpu = gelu_and_mul
     QuickGELU.forward_cpu = quick_gelu

@@ -1,4 +1,4 @@
-"""Finds the tile sizes whose kernels give the same bits for a row, wherever in the tile it stands.
+"""Find the tile sizes whose kernels give the same bits for a row, wherever in the tile it stands.
 
 A kernel that sums in another order gives other bits, but in most elements rounding to bfloat16 hides it. So the
 operands here cancel: each product has a partner of the opposite sign at another place, the exact result is zero, and
@@ -10,13 +10,14 @@ from collections.abc import Callable
 import torch
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
-"""Takes rows [M, K] to rows [M, N], for one layer's weights."""
+"""From rows [M, K] to rows [M, N], for one layer's weights."""
 
 SEED = 20240919
-# What float32 sums of some thousand products of order one are rounded to.
 ROUNDING_SCALE = 1e-6
-# Rows of the weights that are drawn; more are repeats of them, since drawing a vocabulary of weights takes seconds.
+"""What float32 sums of some thousand products of order one are rounded to."""
+
 DISTINCT_OUTPUTS = 512
+"""Rows of the weights that are drawn; more are repeats of them, since drawing a vocabulary of weights takes seconds."""
 
 
 def cancelling_operands(

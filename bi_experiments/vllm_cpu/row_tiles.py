@@ -3,15 +3,18 @@
 import functools
 from typing import NamedTuple
 
-# Up to this many rows the time goes into reading the weights, so that padding is cheaper than a second tile. Where the
-# kernels agree there is one for each number of rows: padding by a single one costs a tenth.
 BASE_ROWS = 32
+"""Up to this many rows the time goes into reading the weights, so that padding is cheaper than a second tile.
+
+Where the kernels agree there is one for each number of rows: padding by a single one costs a tenth.
+"""
+
 TILE_ROWS = (
     *range(1, BASE_ROWS + 1),
     *(48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048),
 )
-# Share of the rows by which a tile beyond the base may be larger, where no kernel takes any number of rows.
 MAX_PADDING = 1 / 16
+"""Share of the rows by which a tile beyond the base may be larger, where no kernel takes any number of rows."""
 
 
 class RowTile(NamedTuple):
@@ -37,7 +40,7 @@ def to_mask(tile_rows: tuple[int, ...]) -> int:
 
 @functools.lru_cache(maxsize=8192)
 def plan_tiles(num_rows: int, mask: int, blocked: bool) -> tuple[RowTile, ...]:
-    """Covers rows 0 to `num_rows` with tiles, largest first.
+    """Cover rows 0 to `num_rows` with tiles, largest first.
 
     Args:
         num_rows: Rows of the input.

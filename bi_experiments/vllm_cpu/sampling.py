@@ -10,7 +10,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 
 def install() -> None:
-    """Has vLLM leave the generators of unfinished prompts alone."""
+    """Have vLLM leave the generators of unfinished prompts alone."""
     native_sample_tokens = GPUModelRunner.sample_tokens
     if native_sample_tokens.__module__ == __name__:
         return

@@ -12,12 +12,10 @@ def test_comparison_of_a_whole_experiment() -> None:
     comparison = compare_experiment(factories.phases(), factories.protocol(), planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.pairs == 3
-    assert comparison.sentence == (
-        "Batch invariance costs 7.5 % trial time here [6.3 %, 8.7 %], 3 pairs; noise floor ±0.7 %."
-    )
+    assert comparison.sentence == ("Batch invariance costs 7.5 % total time here [6.3 %, 8.7 %], 3 pairs.")
     assert comparison.findings == ()
     assert not comparison.sequential
-    assert [metric.name for metric in comparison.metrics][:3] == ["trial_time", "total_time", "cpu_time"]
+    assert [metric.name for metric in comparison.metrics][:3] == ["total_time", "trial_time", "cpu_time"]
 
 
 def test_an_interrupted_experiment_rests_on_its_complete_pairs_and_says_so() -> None:
@@ -26,7 +24,7 @@ def test_an_interrupted_experiment_rests_on_its_complete_pairs_and_says_so() -> 
     comparison = compare_experiment(phases, factories.protocol(), planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.pairs == 1
-    assert comparison.sentence == "Batch invariance changed trial time by +7.0 % here: one launch an arm, no interval."
+    assert comparison.sentence == "Batch invariance changed total time by +7.0 % here: one launch an arm, no interval."
     assert [finding.kind for finding in comparison.findings] == ["incomplete", "single_launch"]
 
 
@@ -40,45 +38,37 @@ def test_pairs_added_on_the_way_are_labelled() -> None:
     comparison = compare_experiment(factories.phases(), protocol, planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.sequential
-    assert comparison.sentence.endswith("3 pairs, sequential; noise floor ±0.7 %.")
+    assert comparison.sentence.endswith("3 pairs in two stages.")
 
 
 def test_two_baselines_are_called_that() -> None:
     phases = factories.phases((0.2, 0.4, 0.6), second=Arm.CONTROL)
     comparison = compare_experiment(phases, factories.protocol(control=True), planned_pairs=3, cpu_count=2)
     assert comparison is not None
-    assert comparison.sentence == (
-        "Two baselines differ by +0.4 % [-0.1 %, +0.9 %], 3 pairs: that is the noise floor here."
-    )
+    assert comparison.sentence == ("Two baselines differ by +0.4 % in total time here [-0.1 %, +0.9 %], 3 pairs.")
 
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        (factories.metric(), "Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs."),
+        (factories.metric(), "Batch invariance costs 7.4 % total time here [6.1 %, 8.8 %], 3 pairs."),
         (
             factories.metric(-3.1, -4.2, -2.0, verdict=Difference.FASTER),
-            "Batch invariance saves 3.1 % trial time here [2.0 %, 4.2 %], 3 pairs.",
+            "Batch invariance saves 3.1 % total time here [2.0 %, 4.2 %], 3 pairs.",
         ),
         (
             factories.metric(-0.04, -0.5, 0.4, verdict=Difference.EQUIVALENT),
-            "Batch invariance makes no difference to trial time here: +0.0 % [-0.5 %, +0.4 %] is within ±1 %, 3 pairs.",
+            "Batch invariance makes no difference to total time here: +0.0 % [-0.5 %, +0.4 %] is within ±1 %, 3 pairs.",
         ),
         (
             factories.metric(0.8, -1.9, 3.6, verdict=Difference.INCONCLUSIVE),
-            "What batch invariance costs here is undecided: +0.8 % trial time [-1.9 %, +3.6 %] reaches from a saving "
+            "What batch invariance costs here is undecided: +0.8 % total time [-1.9 %, +3.6 %] reaches from a saving "
             "to a cost, 3 pairs.",
         ),
     ],
 )
 def test_sentence(metric: Metric, expected: str) -> None:
     assert sentence(metric, equivalence_pct=1.0) == expected
-
-
-def test_a_known_noise_floor_is_stated() -> None:
-    assert sentence(factories.metric(), 1.0, noise_floor_pct=1.2) == (
-        "Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs; noise floor ±1.2 %."
-    )
 
 
 def test_two_baselines_with_one_launch_each() -> None:

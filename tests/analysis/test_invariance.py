@@ -1,15 +1,31 @@
 """Verdicts: what is held to be proved, refuted or left open, and in which words."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.analysis.invariance import judge
-from bi_experiments.records import Arm, Invariance, InvarianceReport, NeedleCheck, PhaseResult, PhaseStatus, ProbeResult
+from bi_experiments.analysis.invariance import exceeds, judge, judged_anew, upper_bound_pct
+from bi_experiments.records import (
+    Arm,
+    ExperimentResult,
+    Fault,
+    Invariance,
+    InvarianceReport,
+    NeedleCheck,
+    PhaseResult,
+    PhaseStatus,
+    ProbeResult,
+    Reproducibility,
+    StepCount,
+    StepKind,
+    from_json,
+)
 from tests import factories
 
 DIFFERENT = NeedleCheck(equal=False, first_difference=2)
+VERSION_1 = Path(__file__).parent / "version_1_result.json"
 
 
 def probe(number: int, composition: str = "batch_8", differs_at: int | None = None, **changes: object) -> ProbeResult:
@@ -28,12 +44,24 @@ def probe(number: int, composition: str = "batch_8", differs_at: int | None = No
     return replace(record, **changes)
 
 
-def probes(*differs_at: int | None) -> tuple[ProbeResult, ...]:
-    return tuple(probe(number, differs_at=token) for number, token in enumerate(differs_at))
+def probes(*differs_at: int | None, composition: str = "batch_8", **changes: object) -> tuple[ProbeResult, ...]:
+    return tuple(probe(number, composition, token, **changes) for number, token in enumerate(differs_at))
 
 
-def launches(arm: Arm, *results: Sequence[ProbeResult]) -> list[PhaseResult]:
-    return [factories.phase(arm, pair, probes=tuple(found)) for pair, found in enumerate(results)]
+def step(composition: str | None, tokens: int = 100, context: int = 1, **changes: object) -> StepCount:
+    record = StepCount(composition=composition, kind=StepKind.DECODE, context=context, sequences=9, tokens=tokens)
+    return replace(record, **changes)
+
+
+STEPS = (step(None), *(step(name, 10) for name in ("batch_8", "ragged", "trial")))
+"""A workload with one class of steps, which three compositions probe."""
+
+
+def launches(arm: Arm, *results: Sequence[ProbeResult], steps: Sequence[StepCount] = STEPS) -> list[PhaseResult]:
+    return [
+        factories.phase(arm, pair, probes=tuple(found), steps=tuple(steps) if found else ())
+        for pair, found in enumerate(results)
+    ]
 
 
 CHANGED = (probes(None, 0, None, 3), probes(None, 0, None, 3))
@@ -48,71 +76,264 @@ def report(
     return judged
 
 
-def both(baseline: Sequence[Sequence[ProbeResult]], other: Sequence[Sequence[ProbeResult]]) -> list[PhaseResult]:
-    return [*launches(Arm.BASELINE, *baseline), *launches(Arm.BATCH_INVARIANT, *other)]
+def both(
+    baseline: Sequence[Sequence[ProbeResult]],
+    other: Sequence[Sequence[ProbeResult]],
+    steps: Sequence[StepCount] = STEPS,
+) -> list[PhaseResult]:
+    return [
+        *launches(Arm.BASELINE, *baseline, steps=steps),
+        *launches(Arm.BATCH_INVARIANT, *other, steps=steps),
+    ]
 
 
-def test_holds_when_nothing_differs_where_the_baseline_does() -> None:
+def verdicts(judged: InvarianceReport) -> dict[str, Invariance | None]:
+    return {one.composition: one.verdict for one in judged.compositions if one.arm is Arm.BATCH_INVARIANT}
+
+
+# --- The headline ---------------------------------------------------------------------------------------------------
+
+
+def test_holds_when_nothing_differs_where_the_baseline_does_and_the_workload_is_covered() -> None:
     judged = report(both(CHANGED, UNCHANGED))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
     assert judged.verdict(Arm.BASELINE) is Invariance.VIOLATED
     assert judged.sentence == (
-        "Batch invariance holds: none of 8 probe outputs changed with the batch or between 2 launches, "
-        "while 4 of 8 probe outputs did without the mode."
+        "Batch invariance holds: none of 4 probe outputs changed with the batch, while 2 of 4 probe outputs did "
+        "without the mode. Reproducible: 4 probe outputs the same in 2 launches."
     )
+
+
+def test_outputs_are_counted_once_and_launches_apart() -> None:
+    verdict = report(both(CHANGED, UNCHANGED)).arms[1]
+    assert (verdict.total, verdict.launches_compared) == (4, 2)
 
 
 def test_one_differing_probe_of_one_launch_violates_and_is_named() -> None:
     judged = report(both(CHANGED, (UNCHANGED[0], probes(None, None, None, 17))))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
     verdict = judged.arms[1]
-    assert (verdict.differing, verdict.total) == (1, 8)
+    assert (verdict.differing, verdict.total) == (1, 4)
     assert verdict.first is not None
     assert (verdict.first.probe, verdict.first.first_difference) == (3, 17)
     assert judged.sentence.startswith(
         "VIOLATED: probe 3 changed at output token 17 (the first is 0) in composition batch_8"
     )
-    assert "1 of 8 probe outputs" in judged.sentence
+    assert "1 of 4 probe outputs" in judged.sentence
     assert "|delta logprob| 0.016" in judged.sentence
 
 
-def test_not_shown_when_the_baseline_does_not_differ_either() -> None:
+def test_no_control_when_the_baseline_does_not_differ_either() -> None:
     judged = report(both(UNCHANGED, UNCHANGED))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_SHOWN
-    assert judged.verdict(Arm.BASELINE) is Invariance.NOT_SHOWN
-    assert judged.sentence.startswith("Not shown: ")
-    assert judged.sentence.endswith("use a wider model or verify=full.")
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert judged.verdict(Arm.BASELINE) is Invariance.NO_CONTROL
+    assert judged.sentence.startswith("No control: ")
+    assert "use a wider model or verify=full." in judged.sentence
 
 
 def test_full_does_not_advise_full() -> None:
     assert "verify=full" not in report(both(UNCHANGED, UNCHANGED), level="full").sentence
 
 
-def test_not_shown_without_a_baseline() -> None:
+def test_no_control_without_a_baseline() -> None:
     judged = report(launches(Arm.BATCH_INVARIANT, *UNCHANGED))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_SHOWN
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
     assert "no baseline" in judged.sentence
 
 
-def test_not_shown_when_the_mode_was_never_probed() -> None:
+def test_not_probed_when_the_mode_was_never_probed() -> None:
     judged = report([*launches(Arm.BASELINE, *CHANGED), factories.phase(Arm.BATCH_INVARIANT)])
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_SHOWN
-    assert judged.sentence == "Not shown: no probe of the batch-invariant arm was run."
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert judged.sentence == "Not probed: no probe of the batch-invariant arm was run."
 
 
-def test_launches_that_disagree_do_not_violate_where_each_agrees_with_itself_but_it_is_said() -> None:
+def test_a_class_of_the_workload_without_a_probe_is_not_probed_and_named() -> None:
+    far = step(None, 300, context=1025, sequences=33, kind=StepKind.BESIDE_PREFILL)
+    judged = report(both(CHANGED, UNCHANGED, steps=(*STEPS, far)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert [(row.workload_pct, row.probe_tokens, row.verdict) for row in judged.ledger] == [
+        (75.0, 0, Invariance.NOT_PROBED),
+        (25.0, 10, Invariance.HOLDS),
+    ]
+    assert "75 % of this workload's output tokens" in judged.sentence
+    assert "1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill" in judged.sentence
+
+
+def test_a_class_that_the_workload_hardly_has_is_listed_and_not_needed() -> None:
+    judged = report(both(CHANGED, UNCHANGED, steps=(*STEPS, step(None, 1, context=1025))))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    assert judged.ledger[1].verdict is Invariance.NOT_PROBED
+
+
+def test_the_needed_class_without_a_control_is_the_headline_whatever_holds_elsewhere() -> None:
+    steps = (step(None), step("trial", 10), step("batch_8", 10, context=129))
+    trials = probes(None, None, composition="trial")
+    judged = report(both([(*CHANGED[0], *trials)], [(*UNCHANGED[0], *trials)], steps=steps))
+    assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "trial": Invariance.NO_CONTROL}
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert "100 % of this workload's output tokens" in judged.sentence
+
+
+def test_a_needle_licenses_nothing_but_the_needle() -> None:
+    needles = [probes(3, composition="needle"), probes(None, composition="needle")]
+    others = probes(None, None, None)
+    steps = (step(None), step("batch_8", 10), step("needle", 10, context=129))
+    judged = report(both([(*needles[0], *others)], [(*needles[1], *others)], steps=steps))
+    assert verdicts(judged) == {"needle": Invariance.HOLDS, "batch_8": Invariance.NO_CONTROL}
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+
+
+def test_needles_of_the_timed_trials_license_nothing() -> None:
+    phases = both(UNCHANGED, UNCHANGED)
+    phases[0] = factories.with_trial(phases[0], 1, needle=DIFFERENT)
+    assert report(phases).verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+
+
+# --- Each composition -----------------------------------------------------------------------------------------------
+
+
+def test_a_composition_that_an_arm_did_not_run_has_no_verdict_there() -> None:
+    ragged = probes(1, 1, composition="ragged")
+    judged = report(both([(*CHANGED[0], *ragged)], [UNCHANGED[0]]))
+    assert verdicts(judged) == {"batch_8": Invariance.HOLDS}
+    assert all(one.verdict is None for one in judged.compositions if one.arm is Arm.BASELINE)
+
+
+def test_the_composition_that_is_violated_is_named_and_the_others_keep_theirs() -> None:
+    ragged = [probes(first, None, composition="ragged") for first in (1, 5)]
+    judged = report(both([(*CHANGED[0], *ragged[0])], [(*UNCHANGED[0], *ragged[1])]))
+    assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "ragged": Invariance.VIOLATED}
+    assert "in composition ragged" in judged.sentence
+
+
+@pytest.mark.parametrize("fault", [Fault.NAN, Fault.INFINITE, Fault.CONSTANT])
+def test_a_faulty_output_violates_under_its_own_name_though_nothing_differs(fault: Fault) -> None:
+    judged = report(both(CHANGED, [probes(None, None, None, None, fault=fault)]))
+    assert verdicts(judged) == {"batch_8": Invariance.VIOLATED}
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+    assert f"the output is {fault} in composition batch_8" in judged.sentence
+
+
+def test_one_output_for_all_prompts_is_constant() -> None:
+    judged = report(both(CHANGED, [probes(None, None, None, None, digest="the same")]))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+    assert "the output is constant" in judged.sentence
+
+
+def test_few_tokens_without_logprobs_may_be_equal_for_two_prompts() -> None:
+    tokens = probes(None, None, composition="without_logprobs", digest="the same")
+    judged = report(both(CHANGED, [(*UNCHANGED[0], *tokens)]))
+    assert verdicts(judged)["without_logprobs"] is Invariance.NO_CONTROL
+
+
+def test_a_faulty_baseline_is_no_control() -> None:
+    judged = report(both([probes(0, 0, 0, 0, fault=Fault.NAN)], [UNCHANGED[0]]))
+    assert verdicts(judged) == {"batch_8": Invariance.NO_CONTROL}
+
+
+# --- The negative control -------------------------------------------------------------------------------------------
+
+
+def alone(*differs_at: int | None) -> tuple[ProbeResult, ...]:
+    return probes(*differs_at, composition="batch_1")
+
+
+def test_what_differs_alone_is_not_deterministic_and_not_blamed_on_the_batch() -> None:
+    judged = report(both(CHANGED, [(*alone(None, 2), *CHANGED[0])]))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_DETERMINISTIC
+    assert verdicts(judged) == {"batch_1": Invariance.NOT_DETERMINISTIC, "batch_8": Invariance.NOT_DETERMINISTIC}
+    assert judged.sentence.startswith("Not deterministic: 1 of 2 probe outputs alone differ from the same prompt alone")
+
+
+def test_a_batch_that_differs_from_itself_is_not_deterministic_either() -> None:
+    unrepeatable = probes(None, 0, None, 3, repeatable=False)
+    judged = report(both(CHANGED, [(*alone(None, None), *unrepeatable)]))
+    assert verdicts(judged) == {"batch_1": None, "batch_8": Invariance.NOT_DETERMINISTIC}
+    assert "gave other bits when it ran again, in batch_8" in judged.sentence
+
+
+def test_noise_of_the_baseline_is_no_positive_control() -> None:
+    judged = report(both([(*alone(None, 0, None, None), *CHANGED[0])], [(*alone(None, None), *UNCHANGED[0])]))
+    assert verdicts(judged)["batch_8"] is Invariance.NO_CONTROL
+    assert "the baseline differs from itself alone too, in 1 of 4 probe outputs" in judged.sentence
+
+
+def test_a_baseline_that_differs_far_more_often_than_its_noise_is_a_control() -> None:
+    noisy = (*alone(0, *[None] * 19), *probes(*[3] * 20))
+    judged = report(both([noisy], [UNCHANGED[0]]))
+    assert verdicts(judged)["batch_8"] is Invariance.HOLDS
+
+
+def test_a_batch_of_the_baseline_that_does_not_repeat_is_no_control() -> None:
+    judged = report(both([probes(None, 0, None, 3, repeatable=False)], [UNCHANGED[0]]))
+    assert verdicts(judged)["batch_8"] is Invariance.NO_CONTROL
+
+
+def test_the_exact_test_of_noise_is_fishers() -> None:
+    assert exceeds(2, 4, 0, 4) == pytest.approx(6 * 1 / 28)  # 2 of 8 that differ, both among the first four
+    assert exceeds(0, 4, 2, 4) == 1.0
+
+
+# --- The bound ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("differing", "sampled", "bound"), [(0, 300, 0.994), (0, 40, 7.216), (1, 300, 1.571), (5, 5, 100.0)]
+)
+def test_the_bound_is_clopper_pearsons(differing: int, sampled: int, bound: float) -> None:
+    assert upper_bound_pct(differing, sampled) == pytest.approx(bound, abs=0.001)
+
+
+def test_without_a_sample_there_is_no_bound() -> None:
+    assert upper_bound_pct(0, 0) is None
+    assert report(both(CHANGED, UNCHANGED)).bound_pct is None
+
+
+def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None:
+    sampled = probes(*[None] * 20, composition="trial", sampled=True)
+    added = probes(None, composition="trial", position=50)
+    again = probes(*[None] * 20, composition="workload", sampled=True)
+    mode = (*UNCHANGED[0], *sampled, *added, *again)
+    control = (*CHANGED[0], *probes(*[0] * 20, composition="trial"))
+    judged = report(both([control, control], [mode, mode]))
+    assert judged.sampled == 20
+    assert judged.bound_pct == pytest.approx(13.911, abs=0.001)
+    assert "At most 13.9 % of this workload's outputs change (20 sampled, 95 %)." in judged.sentence
+
+
+# --- From launch to launch ------------------------------------------------------------------------------------------
+
+
+def test_launches_that_disagree_do_not_violate_where_each_agrees_with_itself_but_have_a_verdict() -> None:
     other = (probe(0), replace(probe(1), digest="something else"), probe(2), probe(3))
     judged = report(both(CHANGED, (UNCHANGED[0], other)))
     verdict = judged.arms[1]
     assert verdict.verdict is Invariance.HOLDS
+    assert verdict.reproducible is Reproducibility.NOT_REPRODUCIBLE
     assert (verdict.differing, verdict.launches_compared, verdict.launches_differing) == (0, 2, 1)
-    assert "holds: none of 8 probe outputs changed with the batch, while" in judged.sentence
-    assert judged.sentence.endswith("But not from launch to launch: 1 probe output not the same in all 2 launches.")
+    assert judged.sentence.endswith("But not reproducible: 1 of 4 probe outputs not the same in all 2 launches.")
+
+
+def test_one_launch_says_nothing_of_launches() -> None:
+    judged = report(both(CHANGED[:1], UNCHANGED[:1]))
+    assert judged.arms[1].reproducible is Reproducibility.ONE_LAUNCH
+    assert "reproducible" not in judged.sentence.lower()
+
+
+def test_later_launches_may_run_fewer_compositions() -> None:
+    ragged = probes(0, 0, composition="ragged")
+    same = probes(None, None, composition="ragged")
+    judged = report(both([(*CHANGED[0], *ragged), CHANGED[1]], [(*UNCHANGED[0], *same), UNCHANGED[1]]))
+    assert judged.arms[1].reproducible is Reproducibility.REPRODUCIBLE
+    assert judged.sentence.endswith("Reproducible: 4 probe outputs the same in 2 launches.")
 
 
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:
     here, there = replace(probe(0), position=1, digest="a"), replace(probe(0), position=2, digest="b")
     assert report(both(CHANGED, ((here,), (there,)))).arms[1].launches_differing == 0
+
+
+# --- Needles, controls, what is missing -----------------------------------------------------------------------------
 
 
 def test_a_needle_that_changes_in_a_trial_violates() -> None:
@@ -122,48 +343,40 @@ def test_a_needle_that_changes_in_a_trial_violates() -> None:
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
     assert judged.needle_differing == {Arm.BASELINE: 0, Arm.BATCH_INVARIANT: 1}
     assert judged.needle_total == {Arm.BASELINE: 8, Arm.BATCH_INVARIANT: 8}
-    assert judged.sentence == "VIOLATED: the needle's tokens changed in 1 of 8 trials."
+    assert judged.sentence.startswith("VIOLATED: the needle's tokens changed in 1 of 8 trials.")
 
 
-def test_a_needle_that_changes_in_the_baseline_is_a_positive_control() -> None:
-    phases = both(UNCHANGED, UNCHANGED)
-    phases[0] = factories.with_trial(phases[0], 1, needle=DIFFERENT)
-    judged = report(phases)
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    assert "the needle's tokens in 1 of 8 trials did without the mode" in judged.sentence
-
-
-@pytest.mark.parametrize(("second", "verdict"), [(CHANGED, Invariance.VIOLATED), (UNCHANGED, Invariance.NOT_SHOWN)])
+@pytest.mark.parametrize(("second", "verdict"), [(CHANGED, Invariance.VIOLATED), (UNCHANGED, Invariance.NO_CONTROL)])
 def test_a_control_is_another_baseline(second: Sequence[Sequence[ProbeResult]], verdict: Invariance) -> None:
     judged = report([*launches(Arm.BASELINE, *CHANGED), *launches(Arm.CONTROL, *second)])
     assert judged.verdict(Arm.CONTROL) is verdict
     assert judged.verdict(Arm.BATCH_INVARIANT) is None
-    assert judged.sentence.startswith("Without the mode 4 of 8 probe outputs and ")
+    assert judged.sentence.startswith("Without the mode 2 of 4 probe outputs and ")
     assert "as expected" in judged.sentence
 
 
 def test_a_control_that_never_differs_shows_nothing() -> None:
     judged = report([*launches(Arm.BASELINE, *UNCHANGED), *launches(Arm.CONTROL, *UNCHANGED)])
-    assert judged.sentence.startswith("Not shown: without the mode no probe output changed")
+    assert judged.sentence.startswith("No control: without the mode no probe output changed")
 
 
 def test_failed_phases_are_judged_by_what_they_have() -> None:
     phases = both(CHANGED, (UNCHANGED[0], probes(None)))
     phases[-1] = replace(phases[-1], status=PhaseStatus.FAILED, error="out of memory", trials=())
     judged = report(phases)
-    assert judged.arms[1].total == 5
+    assert judged.arms[1].total == 4
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
 
 
-def test_compositions_are_counted_for_both_arms_over_all_launches() -> None:
+def test_compositions_are_counted_for_both_arms_each_output_once() -> None:
     mixed = (probe(0, "ragged", 1, tokens_equal=False), probe(1, "ragged"), probe(0, "seeded", 0))
     judged = report(both((mixed, mixed), (probes(None), probes(None))))
     counts = {(one.composition, one.arm): one for one in judged.compositions}
     ragged = counts["ragged", Arm.BASELINE]
-    assert (ragged.differing, ragged.total, ragged.tokens_differing) == (2, 4, 2)
+    assert (ragged.differing, ragged.total, ragged.tokens_differing) == (1, 2, 1)
     assert ragged.largest_logprob_difference == 0.016
     assert counts["seeded", Arm.BASELINE].tokens_differing == 0
-    assert counts["batch_8", Arm.BATCH_INVARIANT].total == 2
+    assert counts["batch_8", Arm.BATCH_INVARIANT].total == 1
     assert ("ragged", Arm.BATCH_INVARIANT) not in counts
 
 
@@ -176,3 +389,26 @@ def test_nothing_is_judged_when_verification_is_off_or_nothing_ran() -> None:
     assert judge(both(CHANGED, CHANGED), "off") is None
     assert judge([factories.phase(trials=())], "standard") is None
     assert judge([], "standard") is None
+
+
+# --- Stored records -------------------------------------------------------------------------------------------------
+
+
+def test_a_record_of_version_1_is_judged_by_the_rules_of_today() -> None:
+    stored = from_json(VERSION_1.read_bytes(), ExperimentResult, VERSION_1)
+    assert stored.version == 1
+    assert stored.invariance is not None
+    assert stored.invariance.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    judged = judged_anew(stored).invariance
+    assert judged is not None
+    # Its probes never were in the workload's own steps, and its chunked prefill had no positive control.
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    found = verdicts(judged)
+    assert found["batch_8"] is Invariance.HOLDS
+    assert found["chunked_prefill"] is Invariance.NO_CONTROL
+    assert judged.not_run == ("long_prompt",)
+
+
+def test_a_record_of_today_keeps_its_verdict() -> None:
+    result = factories.experiment_result(invariance=factories.invariance_report())
+    assert judged_anew(result) is result

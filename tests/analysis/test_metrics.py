@@ -9,16 +9,18 @@ import pytest
 from msgspec.structs import replace
 from scipy import stats as scipy_stats
 
-from bi_experiments.analysis.comparison import noise_floor_pct
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import HIGHER_IS_QUICKER, paired_estimate, verdict, welch_estimate
-from bi_experiments.analysis.metrics import compare_phases, half_width_pct, summarise
+from bi_experiments.analysis.metrics import compare_phases, own_s_per_token, summarise
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
 from tests import factories
 
+DESIGN = Design(equivalence_pct=1.0)
+
 
 def metric(phases: tuple[PhaseResult, ...], name: str) -> Metric:
-    return next(metric for metric in compare_phases(phases, equivalence_pct=1.0) if metric.name == name)
+    return next(metric for metric in compare_phases(phases, DESIGN) if metric.name == name)
 
 
 # --- Estimates ------------------------------------------------------------------------------------------------------
@@ -38,24 +40,10 @@ def test_two_pairs_use_the_quantile_for_one_degree_of_freedom() -> None:
     assert estimate.high_pct == pytest.approx(100 * math.expm1(0.02 + 12.7062 * 0.01), rel=1e-5)
 
 
-def test_the_noise_floor_is_the_margin_of_students_two_sample_t_test() -> None:
-    times_s = [(1.0, 2.0), (1.1, 2.1), (0.9, 2.2)], [(1.3, 2.4), (1.2, 2.9), (1.5, 2.5)]
-    phases = [
-        factories.phase(arm, pair, times_s=times)
-        for arm, launches in zip((Arm.BASELINE, Arm.BATCH_INVARIANT), times_s, strict=True)
-        for pair, times in enumerate(launches)
-    ]
-    levels = [[np.log(times).mean() for times in launches] for launches in times_s]
-    interval = scipy_stats.ttest_ind(levels[1], levels[0], equal_var=True).confidence_interval(0.95)
-    margin = (interval.high - interval.low) / 2
-    assert noise_floor_pct(complete_pairs(phases)) == pytest.approx(100 * math.expm1(margin))
-    assert noise_floor_pct(complete_pairs(phases[::3])) is None
-
-
 def test_one_pair_has_an_estimate_and_no_interval() -> None:
     estimate = paired_estimate([math.log(1.25)])
     assert estimate.change_pct == pytest.approx(25.0)
-    assert estimate[1:] == (None, None)
+    assert (estimate.low_pct, estimate.high_pct) == (None, None)
     assert estimate.half_width_pct is None
 
 
@@ -69,7 +57,7 @@ def test_welch_interval_is_that_of_unequal_variances() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [([0.1], [0.1, 0.2]), ([0.1, 0.2], [0.1])])
 def test_welch_has_no_interval_when_one_side_has_one_pair(first: list[float], second: list[float]) -> None:
-    assert welch_estimate(first, second)[1:] == (None, None)
+    assert welch_estimate(first, second).low_pct is None
 
 
 def test_welch_of_samples_without_spread_is_a_point() -> None:
@@ -120,8 +108,8 @@ def test_a_pair_with_a_missing_trial_or_a_missing_phase_is_left_out() -> None:
 
 def test_nothing_is_compared_without_a_complete_pair() -> None:
     phases = (factories.phase(Arm.BASELINE),)
-    assert compare_phases(phases, 1.0) == ()
-    assert half_width_pct(phases) is None
+    assert compare_phases(phases, DESIGN) == ()
+    assert own_s_per_token(phases) is None
 
 
 def test_the_control_arm_takes_the_place_of_the_other_arm() -> None:
@@ -145,9 +133,10 @@ def test_trial_time_has_the_interval_of_its_pairs() -> None:
     phases = factories.phases((7.0, 7.5, 8.0))
     result = metric(phases, "trial_time")
     expected = paired_estimate([math.log(1.07), math.log(1.075), math.log(1.08)])
-    assert (result.change_pct, result.low_pct, result.high_pct) == pytest.approx(tuple(expected))
+    assert (result.change_pct, result.low_pct, result.high_pct) == pytest.approx(tuple(expected)[:3])
     assert result.verdict is Difference.SLOWER
-    assert half_width_pct(phases) == pytest.approx(expected.half_width_pct)
+    assert result.adjusted_p_value is not None
+    assert result.adjusted_p_value > (result.p_value or 1.0) == pytest.approx(expected.p_value)
 
 
 def test_cpu_time_is_compared_trial_by_trial() -> None:
@@ -178,14 +167,41 @@ def test_slower_trials_lower_the_throughput() -> None:
     assert metric(factories.phases((25.0, 25.0)), "prompts_per_sec").change_pct == pytest.approx(-20.0)
 
 
-def test_throughput_is_withheld_when_the_arms_generated_different_numbers_of_tokens() -> None:
+def test_with_different_numbers_of_tokens_times_are_withheld_and_throughput_is_shown() -> None:
     first, second = factories.phases((7.0,))
     phases = (first, factories.with_trial(second, 2, output_tokens=127))
-    result = metric(phases, "throughput")
-    assert (result.change_pct, result.verdict) == (None, Difference.INCONCLUSIVE)
-    assert result.withheld == "the arms generated different numbers of tokens"
-    assert result.baseline > 0
-    assert metric(phases, "trial_time").withheld is None
+    for name in ("total_time", "trial_time", "cpu_time", "prompts_per_sec", "end_to_end_latency_p50"):
+        result = metric(phases, name)
+        assert (result.change_pct, result.verdict) == (None, Difference.INCONCLUSIVE)
+        assert result.withheld == "the arms generated different numbers of tokens"
+        assert result.baseline > 0
+    assert metric(phases, "throughput").change_pct is not None
+    assert metric(phases, "request_time_per_token").change_pct == pytest.approx(7.0)
+
+
+def test_one_after_the_other_the_launches_are_two_independent_samples() -> None:
+    times_s = {Arm.BASELINE: (2.0, 2.1, 1.9, 2.05), Arm.BATCH_INVARIANT: (2.4, 2.2, 2.3, 2.5)}
+    phases = tuple(
+        factories.phase(arm, pair, times_s=(time_s,))
+        for arm, each in times_s.items()
+        for pair, time_s in enumerate(each)
+    )
+    logs = [np.log(each).tolist() for each in times_s.values()]
+    (total_time, *_) = compare_phases(phases, DESIGN._replace(paired=False))
+    assert total_time.low_pct == pytest.approx(welch_estimate(*logs).low_pct)
+    (total_time, *_) = compare_phases(phases, DESIGN)
+    differences = [other - baseline for baseline, other in zip(*logs, strict=True)]
+    assert total_time.low_pct == pytest.approx(paired_estimate(differences).low_pct)
+
+
+def test_with_fresh_caches_every_initialisation_is_cold() -> None:
+    names = {metric.name: metric.pairs for metric in compare_phases(factories.phases(), DESIGN)}
+    assert (names["init_time_cold"], names["init_time_warm"]) == (1, 2)
+    names = {
+        metric.name: metric.pairs for metric in compare_phases(factories.phases(), DESIGN._replace(always_cold=True))
+    }
+    assert names["init_time_cold"] == 3
+    assert "init_time_warm" not in names
 
 
 def test_latency_percentiles_are_over_all_requests_of_a_launch() -> None:
@@ -208,7 +224,7 @@ def test_latency_percentiles_are_those_of_numpy() -> None:
 
 def test_latencies_of_some_trials_only_are_not_compared() -> None:
     first, second = factories.phases((7.0,))
-    names = {metric.name for metric in compare_phases((first, factories.with_trial(second, 1, latencies=None)), 1.0)}
+    names = {metric.name for metric in compare_phases((first, factories.with_trial(second, 1, latencies=None)), DESIGN)}
     assert not any(name.startswith(("time_", "end_to_end")) for name in names)
 
 
@@ -231,8 +247,8 @@ def test_what_was_not_measured_is_missing() -> None:
         replace(phase, peak_memory_bytes=None, trials=tuple(replace(trial, latencies=None) for trial in phase.trials))
         for phase in factories.phases((7.0,))
     )
-    names = {metric.name for metric in compare_phases(phases, 1.0)}
-    assert names == {"trial_time", "total_time", "cpu_time", "init_time_cold", "throughput", "prompts_per_sec"}
+    names = {metric.name for metric in compare_phases(phases, DESIGN)}
+    assert names == {"total_time", "trial_time", "cpu_time", "init_time_cold", "throughput", "prompts_per_sec"}
 
 
 def test_peak_memory_is_in_gibibytes() -> None:

@@ -1,13 +1,20 @@
 import pytest
 
 from bi_experiments.config.checks import check
-from bi_experiments.config.compose import compose, conf_folder
+from bi_experiments.config.compose import STUB, compose, conf_folder
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
 
 GROUPS = ("model", "backend", "workload", "protocol", "verify", "tracking", "runtime")
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_folder() / group).glob("*.yaml"))]
-PRESETS = [path.stem for path in sorted((conf_folder() / "experiment").glob("*.yaml"))]
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, without what they inherit from."""
+    return [path.stem for path in sorted((conf_folder() / group).glob("*.yaml")) if not path.stem.startswith(STUB)]
+
+
+OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
+PRESETS = options("experiment")
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +31,14 @@ def test_every_option_composes_with_the_defaults(group: str, option: str) -> Non
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_and_passes_the_checks(preset: str) -> None:
     check(compose([f"experiment={preset}"]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_first_comment_line_of_a_preset_is_the_command_that_uses_it(preset: str) -> None:
+    # Hydra reads the package from the very first line only.
+    package, command = (conf_folder() / "experiment" / f"{preset}.yaml").read_text().splitlines()[:2]
+    assert package == "# @package _global_"
+    assert command == f"# python -m bi_experiments experiment={preset}"
 
 
 def test_every_group_has_options() -> None:
@@ -145,8 +160,8 @@ def test_a_variable_of_the_wrong_type_is_named(monkeypatch: pytest.MonkeyPatch) 
         (["workload.nonsense=1"], "nonsense"),
         (["tp=two"], "tp=two"),
         (["protocol.order=sideways"], "balanced, baseline_first, random"),
-        (["model=gpt5"], "type one of deepseek, demo, llama2, llama3_8b, qwen3, qwen3_8b, qwen3_moe"),
-        (["backend=xformers"], "removed it in 0.12.*type one of auto, cpu, flash_attn,"),
+        (["model=gpt5"], "use one of deepseek, demo, llama2, llama3_8b, qwen3, qwen3_8b, qwen3_moe"),
+        (["backend=xformers"], "removed it in 0.12.*use one of auto, cpu, flash_attn,"),
     ],
 )
 def test_what_does_not_compose_is_said_in_one_line(overrides: list[str], message: str) -> None:
@@ -155,7 +170,7 @@ def test_what_does_not_compose_is_said_in_one_line(overrides: list[str], message
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", [path.stem for path in sorted((conf_folder() / "model").glob("*.yaml"))])
+@pytest.mark.parametrize("option", options("model"))
 def test_every_model_option_brings_a_backend_that_runs_it(option: str) -> None:
     config = compose([f"model={option}", "workload.min_prompt=8", "workload.max_prompt=16"])
     check(config)

@@ -61,7 +61,7 @@ def test_the_record_says_what_it_ran_on(finished: Finished) -> None:
         assert phase.observed is not None
         assert phase.observed.attention_backend == "CPU_ATTN"
         assert phase.observed.enforce_eager
-        assert phase.observed.dtype == "bfloat16"
+        assert phase.observed.dtype == "float32"
         assert phase.observed.kv_cache_tokens > 0
         assert phase.versions["torch"]
         assert phase.init_time_s

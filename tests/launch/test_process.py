@@ -1,5 +1,6 @@
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from bi_experiments import __version__
 from bi_experiments.config.compose import compose
+from bi_experiments.errors import MachineError
 from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.launch.spec import engine_spec
@@ -32,6 +34,7 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
         timeout_s: float = 30,
         mode: str | None = None,
         clocks: ClockReader | None = None,
+        python: str | None = None,
     ) -> PhaseProcess:
         spec = PhaseSpec(
             project_version=__version__,
@@ -51,7 +54,9 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
             "FAKE_PHASE": json.dumps({arm: behaviour}),
             "CHILD_PID": str(tmp_path / "child"),
         }
-        settings = LaunchSettings(python=str(fake_python), environment=environment, timeout_s=timeout_s)
+        settings = LaunchSettings(
+            python=python or str(fake_python), environment=environment, timeout_s=timeout_s, num_trials=3
+        )
         clocks = clocks or ClockReader(enabled=False)
         return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress(), clocks)
 
@@ -183,3 +188,97 @@ def test_phases_die_when_their_parent_is_killed(make_phase: MakePhase, tmp_path:
     os.kill(parent, 9)
     os.waitpid(parent, 0)
     assert gone(int(child.read_text()))
+
+
+# --- The plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("one_trial_less", "it reported 1 of 3 trials"),
+        ("trials_twice", "it reported trial 0 where 1 was expected"),
+        ("done_first", "it reported 0 of 3 trials"),
+        ("no_time", "trial 0 took 0 s"),
+        ("dies_after_done", "exit status 3"),
+    ],
+)
+def test_a_phase_that_does_not_keep_to_its_plan_does_not_count(
+    make_phase: MakePhase, behaviour: str, said: str
+) -> None:
+    result = run(make_phase(behaviour))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error is not None
+    assert said in result.error
+
+
+# --- The cause --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cause_of_a_failed_core_is_its_own_error_whole_with_a_remedy(make_phase: MakePhase) -> None:
+    result = run(make_phase("core_fails"))
+    assert result.error == (
+        "ValueError: No available memory for the cache blocks. Try it with more of it; "
+        "raise model.gpu_memory_utilization, or use a smaller model or a larger tp"
+    )
+
+
+# --- What is left and what waits --------------------------------------------------------------------------------------
+
+
+def test_a_child_that_left_the_session_dies_with_its_phase(make_phase: MakePhase, tmp_path: Path) -> None:
+    run(make_phase("setsid", timeout_s=3))
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_finished_phase_does_not_wait_for_a_child_that_holds_its_pipe(make_phase: MakePhase, tmp_path: Path) -> None:
+    result = run(make_phase("leaves_a_child"))
+    assert result.status is PhaseStatus.OK
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_child_that_left_the_session_dies_when_the_parent_is_killed(make_phase: MakePhase, tmp_path: Path) -> None:
+    phase = make_phase("setsid")
+    parent = os.fork()
+    if parent == 0:
+        with phase:
+            follow(phase)
+        os._exit(0)
+    child = tmp_path / "child"
+    wait_for(lambda: child.exists() and child.read_text() != "")
+    os.kill(parent, 9)
+    os.waitpid(parent, 0)
+    assert gone(int(child.read_text()))
+
+
+def test_a_phase_leaves_no_temporary_file(
+    make_phase: MakePhase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for behaviour in ("", "dies", "leaves_a_child"):
+        run(make_phase(behaviour))
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_event_without_an_end_is_bounded(make_phase: MakePhase) -> None:
+    result = run(make_phase("endless_event"))
+    assert result.status is PhaseStatus.FAILED
+    assert "64 MiB" in str(result.error)
+
+
+def test_a_wild_log_is_bounded_and_plain(make_phase: MakePhase, tmp_path: Path) -> None:
+    result = run(make_phase("wild_log"))
+    assert result.error == "RuntimeError: \\x1b[31mit broke badly"
+    log = tmp_path / "phase" / "engine.log"
+    assert log.stat().st_size < 17 << 20
+    assert log_tail(log)[-1] == "the end"
+    assert all(len(line) <= 300 and line.isprintable() for line in log_tail(log))
+
+
+def test_an_interpreter_that_is_none_is_refused_in_one_line(make_phase: MakePhase, tmp_path: Path) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(MachineError, match=r"runtime.python=/nowhere cannot be started"):
+        run(make_phase(python="/nowhere"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

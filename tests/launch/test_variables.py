@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.launch.variables import phase_environment
+from bi_experiments.launch.variables import phase_variables
 from bi_experiments.records import Arm
 
 CACHES = Path("/caches")
@@ -14,13 +14,13 @@ COMPILE_CACHES = ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DI
 def test_the_arm_sets_the_mode_whatever_the_user_has_set(arm: Arm, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for users in ("0", "1"):
         monkeypatch.setenv("VLLM_BATCH_INVARIANT", users)
-        assert phase_environment(compose([]), arm, CACHES)["VLLM_BATCH_INVARIANT"] == mode
+        assert phase_variables(compose([]), arm, CACHES)["VLLM_BATCH_INVARIANT"] == mode
 
 
 def test_private_caches_are_the_arms_own_and_the_model_hubs_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/users/cache")
-    one, other = (phase_environment(compose([]), arm, CACHES) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT))
+    one, other = (phase_variables(compose([]), arm, CACHES) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT))
     for name in COMPILE_CACHES:
         assert one[name] != other[name]
         assert one[name].startswith("/caches/baseline")
@@ -29,13 +29,13 @@ def test_private_caches_are_the_arms_own_and_the_model_hubs_is_the_users(monkeyp
 
 def test_the_users_caches_are_left_alone_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/users/cache")
-    environment = phase_environment(compose(["protocol.caches=user"]), Arm.BASELINE, CACHES)
+    environment = phase_variables(compose(["protocol.caches=user"]), Arm.BASELINE, CACHES)
     assert environment["XDG_CACHE_HOME"] == "/users/cache"
     assert "/caches" not in "".join(environment[name] for name in COMPILE_CACHES[:3] if name in environment)
 
 
 def test_the_backends_variables_reach_the_phase() -> None:
-    environment = phase_environment(compose(["backend=cpu", "+backend.environment.EXTRA=x"]), Arm.BASELINE, CACHES)
+    environment = phase_variables(compose(["backend=cpu", "+backend.environment.EXTRA=x"]), Arm.BASELINE, CACHES)
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert environment["EXTRA"] == "x"
 
@@ -45,4 +45,4 @@ def test_only_libraries_that_exist_are_preloaded(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libfound.so.1").touch()
     config = compose([f"runtime.python={tmp_path}/bin/python", "backend.preload=[lib/libfound.so*,lib/libmissing.so*]"])
-    assert phase_environment(config, Arm.BASELINE, CACHES)["LD_PRELOAD"] == f"{tmp_path}/lib/libfound.so.1"
+    assert phase_variables(config, Arm.BASELINE, CACHES)["LD_PRELOAD"] == f"{tmp_path}/lib/libfound.so.1"

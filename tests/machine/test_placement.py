@@ -9,6 +9,7 @@ import pytest
 
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import MachineError
+from bi_experiments.files import try_lock
 from bi_experiments.machine.devices import Nvidia
 from bi_experiments.machine.placement import Units, by_core, hold, needed_units, placed
 from tests.factories import device
@@ -55,7 +56,7 @@ def test_who_finds_none_free_waits_and_says_so(tmp_path: Path) -> None:
 
     with hold(TWO, tmp_path, "small", waiting) as place:
         assert len(place.units) == 1
-    assert said == ["waiting for 1 of 2 CPU cores: 0 free"]
+    assert said == ["waiting for 1 of 2 CPU cores: 0 free, in use by large"]
     process.join(60)
 
 
@@ -138,3 +139,29 @@ def test_the_threads_of_one_core_stand_together(tmp_path: Path) -> None:
         (topology / "core_id").write_text(f"{core}\n")
         (topology / "physical_package_id").write_text("0\n")
     assert by_core({0, 1, 2, 3}, tmp_path) == [0, 2, 1, 3]
+
+
+def test_the_first_devices_of_two_jobs_are_not_one_device(tmp_path: Path) -> None:
+    """In a Slurm job or a container every first device has the number 0; the lock folder may be one."""
+    one, other = (Units("device", (0,), 1, (uuid,)) for uuid in ("GPU-aaaa", "GPU-bbbb"))
+    with hold(one, tmp_path, "one", ignore), hold(other, tmp_path, "other", ignore) as second:
+        assert second.beside() == ("one",)
+
+
+def test_a_job_does_not_queue_behind_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with (tmp_path / "devices.queue").open("ab") as queue:
+        assert try_lock(queue)
+        with hold(Units("device", (0,), 1, ("GPU-aaaa",)), tmp_path, "one", pytest.fail):
+            pass
+
+
+def test_waiting_has_an_end_that_names_who_was_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bi_experiments.machine.placement.LONGEST_WAIT_S", 0.0)
+    unit = Units("device", (0,), 1, ("GPU-aaaa",))
+    with (
+        hold(unit, tmp_path, "the first", ignore),
+        pytest.raises(MachineError, match=r"1 of 1 devices .* in use by the first"),
+        hold(unit, tmp_path, "the second", ignore),
+    ):
+        pass

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_without_a_gpu_it_says_what_is_needed_what_was_found_and_what_runs_here(
     line = problem(CPU_MACHINE, "model=deepseek", "tp=8")
     assert "needs 8 NVIDIA GPUs of compute capability 8.0 or newer, each with 83.9 GB" in line
     assert "found none (NVML: NVML Shared Library Not Found)" in line
-    assert line.endswith("type experiment=cpu_demo, which runs here")
+    assert line.endswith("use experiment=cpu_demo, which runs here")
 
 
 def test_the_demo_is_not_promised_where_it_cannot_run() -> None:
@@ -112,13 +113,13 @@ def test_weights_must_fit_the_share_of_the_device() -> None:
     wide = ("model.parameters_billion=40", "model.bytes_per_parameter=2", "model.gpu_memory_utilization=0.5")
     line = problem(gpu_machine(H200), *wide)
     assert "needs 80.0 GB for weights on each of 1 devices; NVIDIA H200 has 150.0 GB" in line
-    assert line.endswith("type model.gpu_memory_utilization=0.9")
+    assert line.endswith("use model.gpu_memory_utilization=0.9")
     assert runs(gpu_machine(H200, H200), *wide, "tp=2")
 
 
 def test_weights_over_the_whole_device_need_more_devices() -> None:
     line = problem(gpu_machine(A100), "model.parameters_billion=100", "model.gpu_memory_utilization=0.9")
-    assert line.endswith("type tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these")
+    assert line.endswith("use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these")
 
 
 def test_the_demo_runs_on_a_small_machine() -> None:
@@ -137,7 +138,7 @@ def test_main_memory_must_hold_weights_and_kv_cache() -> None:
     line = problem(machine, *demo, "backend.environment.VLLM_CPU_KVCACHE_SPACE='2'")
     assert "needs 4.1 GB of memory for weights and KV cache; found 4.0 GB available" in line
     by_turns = problem(machine, *demo, "protocol.interleave=trial")
-    assert "type protocol.interleave=launch" in by_turns
+    assert "use protocol.interleave=launch" in by_turns
 
 
 def test_vllm_for_the_cpu_must_be_installed() -> None:
@@ -152,9 +153,23 @@ def test_the_cpu_backend_needs_linux() -> None:
     assert "found Darwin on arm64" in problem(machine, "experiment=cpu_demo")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_two_byte_types_need_avx512_in_the_mode(dtype: str) -> None:
+    demo = ("experiment=cpu_demo", f"model.dtype={dtype}")
+    avx2 = dataclasses.replace(CPU_MACHINE, cpu_flags=frozenset({"avx", "avx2", "fma"}))
+    line = problem(avx2, *demo)
+    assert line.startswith(f"batch-invariant mode in {dtype} needs a CPU with AVX-512")
+    assert line.endswith("use model.dtype=float32")
+    assert runs(avx2, "experiment=cpu_demo")
+    assert runs(avx2, *demo, "protocol=control")
+    assert runs(avx2, *demo, "runtime.python=/elsewhere/python")
+    assert runs(dataclasses.replace(CPU_MACHINE, cpu_flags=frozenset({"avx2", "avx512bw"})), *demo)
+    assert runs(CPU_MACHINE, *demo), "nothing is known of the CPU"
+
+
 def test_a_torchvision_that_breaks_vllm_is_named_with_its_remedy() -> None:
     machine = dataclasses.replace(CPU_MACHINE, versions=CPU_VERSIONS | {"torchvision": "0.28.0"})
-    assert problem(machine, "experiment=cpu_demo").endswith("type pip uninstall torchvision torchaudio torchcodec")
+    assert problem(machine, "experiment=cpu_demo").endswith("run pip uninstall torchvision torchaudio torchcodec")
     fitting = dataclasses.replace(CPU_MACHINE, versions=CPU_VERSIONS | {"torchvision": "0.28.0+cpu"})
     assert runs(fitting, "experiment=cpu_demo")
 
@@ -166,5 +181,23 @@ def test_this_machine_is_asked_and_refuses_with_exit_code_2() -> None:
 
 
 def test_an_interpreter_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(MachineError, match=r"runtime\.python=/nowhere/python is no program here"):
+    with pytest.raises(MachineError, match=r"runtime\.python=/nowhere/python is not an executable on this machine"):
         check_machine(compose(["experiment=cpu_demo", "runtime.python=/nowhere/python"]))
+
+
+def test_an_interpreter_that_is_none_is_refused() -> None:
+    with pytest.raises(MachineError, match=r"runtime\.python=/bin/false does not report its versions"):
+        check_machine(compose(["experiment=cpu_demo", "runtime.python=/bin/false"]))
+
+
+def test_a_device_that_is_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 0")
+    with pytest.raises(MachineError, match="CUDA_VISIBLE_DEVICES=0, 0 names a device twice"):
+        check_machine(compose([]))
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(MachineError, match=r"runtime\.cache_dir="):
+            check_machine(compose(["experiment=cpu_demo", f"runtime.cache_dir={folder}"]))

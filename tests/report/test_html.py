@@ -90,11 +90,11 @@ def test_the_answer_is_first_and_the_command_last(whole: str) -> None:
         "Figures",
         "Tables",
         "Phases in launch order",
-        "Before you rely on it",
+        "Findings",
         "How it was measured",
         "Environment",
         "Configuration",
-        "To run it again",
+        "How to run it again",
         result.command,
     ]
     places = [text.index(part) for part in parts]
@@ -213,3 +213,10 @@ def test_the_devices_clocks_are_a_table_where_they_were_read(whole: str) -> None
     assert "SM clock [MHz]" in text
     assert re.search(r"1,930\s*60\s*550\s*power limit", text)
     assert "SM clock" not in Page(whole).text
+
+
+def test_the_ledger_stands_under_the_verdicts_by_composition() -> None:
+    page = page_of(factories.whole_result(invariance=factories.proof_report()))
+    assert "1025 to 2048 tokens of context, 33 to 64 sequences, beside a prefill" in page.text
+    assert "Not run: long_prompt, borders" in page.text
+    assert "from launch to launch reproducible" in " ".join(page.text.split())

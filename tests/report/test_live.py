@@ -97,7 +97,7 @@ FAILED = factories.phase(init_time_s=None, trials=(), status=PhaseStatus.FAILED,
         (by_turns, factories.phases([7.0, 8.0])),
         (one_after_the_other, (FAILED,)),
     ],
-    ids=["one pair", "three pairs", "by turns", "failed"],
+    ids=["one pair", "three pairs", "taking turns", "failed"],
 )
 def test_plain_lines_and_the_comparison_are_the_report(
     play: Callable[[Progress, ExperimentResult], None], phases: Sequence[PhaseResult]

@@ -63,7 +63,7 @@ def test_the_comparison_is_in_the_working_folder_by_default(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "holds no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
+    ("content", "said"), [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
 )
 def test_a_folder_without_a_record_is_an_error_of_one_line_and_nothing_is_written(
     content: bytes | None, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -82,7 +82,7 @@ def test_a_folder_without_a_record_is_an_error_of_one_line_and_nothing_is_writte
 
 def test_an_output_for_one_folder_is_refused(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folders[0]), "--output", "x.html"]) == ExitCode.CANNOT_RUN
-    assert capsys.readouterr().err == f"error: --output x.html is for several folders: {folders[0]} is one\n"
+    assert capsys.readouterr().err == "error: --output x.html is for several folders: leave it out for one\n"
 
 
 def test_a_page_that_cannot_be_written_is_an_error_of_one_line(

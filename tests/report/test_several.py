@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bi_experiments.analysis.agreement import AloneDigest
 from bi_experiments.records import Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
@@ -20,7 +21,7 @@ def summary(change_pct: float | None = 7.4) -> Summary:
     comparison = factories.comparison(factories.metric(), throughput)
     base = Summary.of(factories.experiment_result(comparison=comparison, invariance=factories.invariance_report()))
     metric = None if change_pct is None else factories.metric(change_pct, change_pct - 1, change_pct + 1)
-    return changed(base, trial_time=metric)
+    return changed(base, total_time=metric)
 
 
 def row(change_pct: float | None = 7.4, **settings: str) -> Row:
@@ -58,7 +59,7 @@ def test_a_summary_says_what_the_record_says() -> None:
     result = factories.whole_result()
     found = Summary.of(result)
     assert result.comparison is not None
-    assert found.trial_time == result.comparison.metric("trial_time")
+    assert found.total_time == result.comparison.metric("total_time")
     assert found.throughput == result.comparison.metric("throughput")
     assert (found.pairs, found.invariance, found.differing, found.probed) == (3, Invariance.VIOLATED, 1, 24)
     assert found.vllm_version == "0.32.0"
@@ -66,7 +67,7 @@ def test_a_summary_says_what_the_record_says() -> None:
 
 def test_a_summary_of_a_failed_experiment_has_no_numbers() -> None:
     found = Summary.of(factories.whole_result([], comparison=None, invariance=None))
-    assert (found.pairs, found.trial_time, found.sentence, found.invariance) == (0, None, None, None)
+    assert (found.pairs, found.total_time, found.sentence, found.invariance) == (0, None, None, None)
 
 
 def test_only_what_differs_in_the_measurement_is_a_setting() -> None:
@@ -91,7 +92,7 @@ def test_the_page_has_a_row_for_every_experiment_and_a_reason_for_every_failure(
     assert '<a href="runs/FLASH_ATTN%208/report.html">' in html
     assert "7 experiments: 6 done, 1 cannot run" in html
     assert "python -m bi_experiments -m backend=a,b" in html
-    assert html.index("Trial time changes by +2.0 %") < html.index("Figures")
+    assert html.index("Total time changes by +2.0 %") < html.index("Figures")
     assert "http://" not in html
     assert "https://" not in html
 
@@ -175,3 +176,16 @@ def test_a_setting_that_never_changes_alone_is_named_and_not_drawn() -> None:
     with theme.style():
         missing = [one.title for one in draw_all(rows) if isinstance(one, LeftOut)]
     assert missing == ["Overhead against size"]
+
+
+def test_whether_outputs_agree_between_the_experiments_is_said() -> None:
+    def with_outputs(label: str, digest: str) -> Row:
+        one = row()
+        assert one.result is not None
+        outputs = AloneDigest(probed="same", digest=digest)
+        return changed(one, label=label, result=changed(one.result, alone=outputs))
+
+    three = [with_outputs("tp=1", "a"), with_outputs("tp=2", "a"), with_outputs("tp=4", "a")]
+    assert "Each probe alone gave the same bits in all 3 experiments." in render_html("title", three, "command")
+    three[2] = with_outputs("tp=4", "b")
+    assert "Probes alone gave other bits, 2 kinds of them: tp=1, tp=2; tp=4." in render_html("title", three, "command")

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
 from bi_experiments.records import Arm, Device, ExperimentResult, Finding, NeedleCheck, PhaseResult, PhaseStatus
@@ -23,7 +24,7 @@ def configuration(*overrides: str) -> dict[str, Any]:
 
 def result_of(phases: Sequence[PhaseResult]) -> ExperimentResult:
     """A result whose comparison is computed from its phases, as in the program."""
-    metrics = compare_phases(phases, 1.0)
+    metrics = compare_phases(phases, Design(equivalence_pct=1.0))
     comparison = factories.comparison(*metrics) if metrics else None
     return factories.experiment_result(phases, configuration=configuration(), comparison=comparison)
 
@@ -102,8 +103,9 @@ def test_the_comparison_agrees_with_the_record() -> None:
     trial_time = result.comparison.metric("trial_time")
     assert trial_time is not None
     assert f"  Overhead:         {trial_time.change_pct:+.2f}%" in block
-    # 12 s cold and 8 s warm twice.
-    assert "  Baseline:         9.33s" in block
+    # Cold alone: 12 s, while the two warm ones took 8 s.
+    assert "  Baseline:         12.00s" in block
+    assert "9.33s" not in block
 
 
 def test_every_setting_is_shown() -> None:
@@ -156,8 +158,8 @@ def test_a_needle_that_differs_is_seen_at_its_trial() -> None:
 
 def test_metrics_have_intervals_and_verdicts_where_there_are_pairs() -> None:
     lines = render_comparison(result_of(factories.phases([7.0, 7.5, 8.0]))).splitlines()
-    trial_time = next(line for line in lines if line.startswith("trial time "))
-    assert re.search(r"\+7\.50  \+6\.26 \.\. \+8\.75  3  slower$", trial_time)
+    total_time = next(line for line in lines if line.startswith("total time "))
+    assert re.search(r"\+7\.50  \+6\.26 \.\. \+8\.75  3  slower$", total_time)
     cold = next(line for line in lines if line.startswith("init time cold "))
     assert cold.split()[-3:] == ["-", "1", "-"]
 
@@ -179,6 +181,26 @@ def test_invariance_is_told_for_both_arms() -> None:
     assert (
         unwrapped(text).count("First difference with batch invariance: probe 3 at position 2 of batch 1 of ragged") == 1
     )
+
+
+def test_the_proof_has_a_verdict_for_each_composition_and_says_what_was_left_out() -> None:
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=factories.proof_report()))
+    lines = text.splitlines()
+    assert next(line for line in lines if line.startswith("trial  ") and "/" in line).endswith(" holds")
+    assert next(line for line in lines if line.startswith("sizes ")).endswith(" no control")
+    assert next(line for line in lines if line.startswith("batch_1 ")).endswith(" control")
+    assert "Not run: long_prompt, borders" in unwrapped(text)
+    assert "the arms do not compute the same" in unwrapped(text)
+
+
+def test_the_ledger_stands_under_the_verdict() -> None:
+    text = render_comparison(replace(result_of(factories.phases([7.0])), invariance=factories.proof_report()))
+    lines = text.splitlines()
+    decodes = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
+    assert decodes.split()[-3:] == ["97.0", "1,234", "holds"]
+    beside = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences,"))
+    assert beside.endswith("not probed")
+    assert "first-come-first-served" in unwrapped(text)
 
 
 def test_needles_alone_make_a_table_too() -> None:

@@ -73,6 +73,7 @@ def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugi
     assert expected <= names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
     assert "hydra_plugins/bi_experiments.py" in names
+    assert "bi_experiments/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "bi_experiments_cpu = bi_experiments.vllm_cpu:register" in entry_points
 

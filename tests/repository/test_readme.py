@@ -1,7 +1,11 @@
 """The README's commands, as they stand there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,9 +45,32 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert named <= targets
 
 
+def python_block(word: str) -> str:
+    """The block of Python that has a word in it."""
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if word in block)
+    return str(block)
+
+
+@pytest.mark.engine
+def test_the_script_that_shows_batch_invariance_prints_the_same_bits_in_the_mode(tmp_path: Path) -> None:
+    (tmp_path / "invariance.py").write_text(python_block("logprob_bits"))
+    (exported,) = re.findall(r"^export (VLLM_.*)", README, re.MULTILINE)
+    variables = dict(word.split("=") for word in exported.split()) | {"VLLM_BATCH_INVARIANT": "1"}
+    printed = subprocess.run(
+        [sys.executable, "invariance.py"],
+        cwd=tmp_path,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    alone, in_a_batch = re.findall(r"^(?:alone|in a batch) +((?: ?[0-9a-f]{8}){4})$", printed, re.MULTILINE)
+    assert alone == in_a_batch
+
+
 @pytest.mark.engine
 def test_the_python_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = python_block("run_benchmark_with_batch_invariant")
     names: dict[str, object] = {}
     exec(example, names)
     result = names["result"]

@@ -20,7 +20,7 @@ FLOORS = (
     {"report"},
     {"experiment", "localisation"},
     {"sweep"},
-    {"api", "compare", "locate", "track", "__main__"},
+    {"api", "compare", "locate", "plan", "track", "__main__"},
 )
 """The rooms from the ground up: each may import from lower floors, and from its own."""
 
@@ -81,3 +81,9 @@ def test_a_folder_says_what_it_is_for() -> None:
     for folder in {path.parent for path in PACKAGE.rglob("*.py") if "plugin" not in path.parts}:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
         assert len(list(folder.glob("*.py"))) >= 3, folder
+
+
+def test_private_modules_of_hydra_are_imported_in_one_place() -> None:
+    private = re.compile(r"^\s*(?:from|import) (?:hydra\._|omegaconf\._)", re.MULTILINE)
+    users = {path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text())}
+    assert users == {"hydra_internals.py"}

@@ -1,4 +1,4 @@
-"""Sweeps as they are typed, of phases without an engine."""
+"""Sweeps as they are run, of phases without an engine."""
 
 import os
 import subprocess

@@ -11,13 +11,13 @@ SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_j
 
 
 def test_optuna_finds_the_cheapest_setting(sweep: Sweep) -> None:
-    """Phases without an engine cost 10 %, and a little more with every launch: one pair is the cheapest."""
+    """What is searched for is the mode's own time per token, which grows a little with every launch: one pair wins."""
     sweep.fake = tuple(override for override in sweep.fake if override != "protocol.pairs=2")
     done = sweep(*SEARCH, "protocol.pairs=1,2,4", "workload.max_batch_size=2")
     assert done.returncode == 0, done.stderr
     found = yaml.safe_load((sweep.folder.root / "optimization_results.yaml").read_text())
     assert found["best_params"] == {"protocol.pairs": 1}
-    assert found["best_value"] == pytest.approx(10.0, abs=0.01)
+    assert 0 < found["best_value"] < 0.1
     assert sweep.statuses() == ["done"] * 6
 
 

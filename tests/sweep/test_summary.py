@@ -36,7 +36,7 @@ def done(number: int, change_pct: float) -> ExperimentRecord:
         ([1, 130], ExitCode.INTERRUPTED),
     ],
 )
-def test_the_gravest_exit_code_is_the_sweeps(codes: list[int], expected: ExitCode) -> None:
+def test_the_most_severe_exit_code_is_the_sweeps(codes: list[int], expected: ExitCode) -> None:
     assert summary.exit_code([record(i, exit_code=code) for i, code in enumerate(codes)], False) is expected
 
 

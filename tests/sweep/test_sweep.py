@@ -1,4 +1,4 @@
-"""What a sweep promises, as it is typed."""
+"""What a sweep promises, as it is run."""
 
 import csv
 import json
@@ -93,7 +93,7 @@ def test_resuming_finds_the_newest_sweep_of_the_same_command(sweep: Sweep) -> No
     assert sweep("workload.max_batch_size=2,3", folder=False).returncode == 0
     assert sweep("workload.max_batch_size=4", folder=False).returncode == 0
     done = sweep("workload.max_batch_size=2,3", "sweep.resume=true", folder=False)
-    assert done.stdout.count("(finished before)") == 2
+    assert done.stdout.count("(finished earlier)") == 2
     assert len(list(sweep.working_folder.glob("multirun/*/*/sweep.json"))) == 2
 
 

@@ -116,7 +116,7 @@ def phases(client: MlflowClient, run_id: str) -> list[str]:
     return [run.info.run_id for run in client.search_runs([experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")]
 
 
-def test_the_runs_are_listed_and_the_costliest_is_first(ui: str, work: Path, page: Page, screenshots: Path) -> None:
+def test_runs_are_listed_and_the_most_expensive_is_first(ui: str, work: Path, page: Page, screenshots: Path) -> None:
     page.goto(f"{ui}/experiments/1/runs?viewStateShareKey={COST_VIEW}")
     names = page.get_by_role("link", name="demo CPU_ATTN tp1 needle")
     expect(names).to_have_count(2)

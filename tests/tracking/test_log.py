@@ -96,7 +96,7 @@ def test_an_experiment_is_a_run_with_one_child_a_phase(store: Store, result: Exp
     assert parent.info.status == "FINISHED"
     assert parent.info.start_time == round(1000 * result.started_at)
     assert parent.info.end_time == round(1000 * (result.started_at + result.wall_time_s))
-    assert parent.data.metrics["overhead/trial_time_pct"] == 7.4
+    assert parent.data.metrics["overhead/total_time_pct"] == 7.4
     assert parent.data.params["model.dtype"] == "bfloat16"
     assert "7.4 %" in parent.data.tags["mlflow.note.content"]
     children = store.children(run_id)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
 from bi_experiments.records import (
@@ -16,7 +17,7 @@ from bi_experiments.records import (
     NeedleCheck,
     PhaseStatus,
 )
-from bi_experiments.tracking.runs import Point, composition_table, identity, of_experiment, of_phase
+from bi_experiments.tracking.runs import Point, composition_table, identity, ledger_table, of_experiment, of_phase
 from bi_experiments.tracking.system_metrics import Reading
 from tests import factories
 
@@ -28,7 +29,7 @@ def configuration(*overrides: str) -> dict[str, Any]:
 
 def result(*overrides: str) -> ExperimentResult:
     phases = factories.phases([7.0, 7.5, 8.0])
-    comparison = factories.comparison(*compare_phases(phases, 1.0))
+    comparison = factories.comparison(*compare_phases(phases, Design(equivalence_pct=1.0)))
     return factories.experiment_result(phases, configuration=configuration(*overrides), comparison=comparison)
 
 
@@ -67,7 +68,8 @@ def test_the_experiment_has_both_arms_and_the_overheads_with_their_intervals() -
     record = result()
     assert record.comparison is not None
     metrics = values(of_experiment(record).points)
-    assert metrics["baseline/init_time"] == pytest.approx((12 + 8 + 8) / 3)
+    assert (metrics["baseline/init_time_cold"], metrics["baseline/init_time_warm"]) == (12, 8)
+    assert "baseline/init_time" not in metrics  # no mean of cold and warm ones
     assert metrics["batch_invariant/avg_time"] == pytest.approx(2.75 * 1.075)
     trial_time = record.comparison.metric("trial_time")
     assert trial_time is not None
@@ -83,7 +85,7 @@ def test_the_experiment_has_both_arms_and_the_overheads_with_their_intervals() -
 def test_a_control_experiment_is_not_logged_as_batch_invariant() -> None:
     record = factories.experiment_result(factories.phases([0.1], second=Arm.CONTROL))
     keys = values(of_experiment(record).points)
-    assert "control/trial_time" in keys
+    assert "control/total_time" in keys
     assert not [key for key in keys if key.startswith("batch_invariant/")]
 
 
@@ -164,7 +166,7 @@ def test_tags_say_where_it_ran_and_what_came_out() -> None:
 
 def test_the_note_has_the_sentence_and_a_table() -> None:
     lines = of_experiment(result()).tags["mlflow.note.content"].splitlines()
-    assert lines[0] == "**Batch invariance costs 7.4 % trial time here [6.1 %, 8.8 %], 3 pairs.**"
+    assert lines[0] == "**Batch invariance costs 7.4 % total time here [6.1 %, 8.8 %], 3 pairs.**"
     assert "| trial_time | s | 2.750 | 2.956 | +7.50 | +6.26 .. +8.75 | slower |" in lines
 
 
@@ -202,3 +204,19 @@ def test_the_identity_is_of_the_execution_and_not_of_its_analysis() -> None:
     record = result()
     assert identity(record) == identity(replace(record, comparison=None))
     assert identity(record) != identity(replace(record, started_at=record.started_at + 0.001))
+
+
+def test_the_ledger_the_bound_and_the_launches_are_logged() -> None:
+    report = factories.proof_report()
+    run = of_experiment(replace(result(), invariance=report))
+    metrics = values(run.points)
+    assert metrics["invariance/bound_pct"] == 18.1
+    assert metrics["invariance/sampled"] == 15
+    assert metrics["invariance/not_probed_pct"] == pytest.approx(3.0)
+    assert metrics["invariance/batch_invariant/reproducible"] == 1
+    assert metrics["arms/largest_logprob_difference"] == 0.25
+    assert run.tags["reproducible/batch_invariant"] == "reproducible"
+    assert run.tags["invariance/batch_invariant"] == "not_probed"
+    assert composition_table(report)["verdict"] == ["", "holds", "no_control"]
+    assert ledger_table(report)["verdict"] == ["holds", "not_probed"]
+    assert ledger_table(report)["probe tokens"] == [1234, 0]

@@ -1,4 +1,4 @@
-"""Activations: right, and a row's bits do not depend on the rows beside it."""
+"""Activations: right, and a row's bits do not depend on the rows next to it."""
 
 import pytest
 

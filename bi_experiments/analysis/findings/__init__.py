@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from bi_experiments.analysis.findings.busy_machine import busy_machine, shared
 from bi_experiments.analysis.findings.clocks import clock_findings
 from bi_experiments.analysis.findings.drift import drift_over_launches, drift_within_launches
-from bi_experiments.analysis.findings.interval import incomplete, sequential, single_launch
+from bi_experiments.analysis.findings.engine import engine
+from bi_experiments.analysis.findings.inside import inside_trials
+from bi_experiments.analysis.findings.interval import incomplete, single_launch, stages
 from bi_experiments.analysis.findings.order import caches, interrupted, order
+from bi_experiments.analysis.findings.outlying import outlying
+from bi_experiments.analysis.findings.size import batch_size
 from bi_experiments.analysis.findings.warm_up import warm_up
 from bi_experiments.analysis.findings.work import needle, token_counts
 from bi_experiments.analysis.pairs import complete_pairs
@@ -28,11 +32,11 @@ def all_findings(
     """Everything that limits what the comparison means, the most severe first.
 
     Args:
-        phases: all phases of the experiment, failed ones too.
-        protocol: the rules that they were run by.
-        planned_pairs: pairs that were to be run.
+        phases: All phases of the experiment, failed ones too.
+        protocol: The rules that they were run by.
+        planned_pairs: Pairs that were to be run.
         cpu_count: CPUs that the experiment could use.
-        beside: names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine meanwhile.
     """
     pairs = complete_pairs(phases)
     if not pairs:
@@ -40,12 +44,16 @@ def all_findings(
     checks = (
         needle(pairs),
         token_counts(pairs),
+        engine(pairs),
+        inside_trials(pairs, protocol),
         incomplete(phases, pairs, planned_pairs),
         single_launch(pairs),
-        sequential(phases, protocol, len(pairs)),
+        stages(pairs, protocol),
         order(pairs, protocol),
         caches(pairs, protocol),
+        batch_size(pairs, protocol),
         warm_up(pairs, protocol),
+        outlying(pairs, protocol),
         drift_within_launches(pairs, protocol),
         drift_over_launches(pairs, protocol),
         clock_findings(pairs, protocol),

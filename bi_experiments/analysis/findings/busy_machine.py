@@ -29,7 +29,7 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
     if load > max(1.0, 0.1 * cpu_count):
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running: before phase {phase.index} ({phase.arm}) about {load:.1f} of "
+            message=f"Something else was running: before phase {phase.index + 1} ({phase.arm}) about {load:.1f} of "
             f"{count(cpu_count, 'CPU')} were busy with it.",
             remedy=f"Stop it{or_take_turns(protocol)}.",
         )
@@ -42,7 +42,7 @@ def shared(beside: Sequence[str]) -> Iterator[Finding]:
             kind="shared",
             message=f"Other experiments ran on this machine meanwhile ({', '.join(beside)}): shared machines are "
             "noisier, since memory, caches and clocks are common to all of it.",
-            remedy="For a final figure run one at a time: hydra/launcher=local.",
+            remedy="For a final number run one at a time: hydra/launcher=local.",
         )
 
 
@@ -53,7 +53,7 @@ def _cpus_used(phase: PhaseResult) -> float:
 
 
 def or_take_turns(protocol: ProtocolConfig) -> str:
-    """The remedy that makes a changing machine change for both arms, where it is not in use already."""
+    """The remedy that makes a changing machine affect both arms, where it is not in use already."""
     if protocol.interleave is Interleave.trial:
         return ""
-    return ", or run with protocol.interleave=trial, so that both arms see the same of it"
+    return ", or run with protocol.interleave=trial, so that it affects both arms alike"

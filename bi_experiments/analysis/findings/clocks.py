@@ -1,4 +1,4 @@
-"""Whether the devices ran alike in both arms: clocks, and what held them back, from the readings around the trials."""
+"""Whether the devices ran alike in both arms: clocks, and what throttled them, from the readings around the trials."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ from bi_experiments.records import ClockReading, Finding, PhaseResult
 from bi_experiments.wording import count, unsigned
 
 HELD_BACK_SHARE = 0.1
-"""Difference between the arms, in shares of the trial time, from which being held back is reported."""
+"""Difference between the arms, in shares of the trial time, from which throttling is reported."""
 
 LOCK_CLOCKS = (
-    "If it is the kernels' own cost that matters, hold the clock at one value that both arms keep "
+    "If the kernels' own cost matters, fix the clock at a value that both arms can hold "
     "(nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root; --reset-gpu-clocks undoes it) and run again."
 )
 
@@ -24,8 +24,8 @@ def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[
     """Clocks and reasons of slowing that differ between the arms, in every pair alike so that chance is unlikely.
 
     Args:
-        pairs: complete pairs, at least one.
-        protocol: the rules that they were run by; `equivalence_pct` says what counts as a difference of clocks.
+        pairs: Complete pairs, at least one.
+        protocol: The rules that they were run by; `equivalence_pct` says what counts as a difference of clocks.
     """
     if not all(phase.clocks for pair in pairs for phase in pair):
         return
@@ -35,7 +35,7 @@ def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[
 
 
 def held_back_share(phase: PhaseResult, reason: str) -> float:
-    """Share of a phase's trial time, 0 to 1, in which its most affected device was held back for that reason.
+    """Share of a phase's trial time, 0 to 1, in which its most affected device was throttled for that reason.
 
     From the devices' counters of that time; where they do not count it, the share of trials at whose end the reason
     was there.
@@ -49,7 +49,7 @@ def held_back_share(phase: PhaseResult, reason: str) -> float:
 
 
 def sm_clock_mhz(phase: PhaseResult) -> float | None:
-    """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None when none was told."""
+    """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None if none was reported."""
     clocks = [reading.sm_clock_mhz for reading in phase.clocks if reading.sm_clock_mhz is not None]
     return fmean(clocks) if clocks else None
 
@@ -67,9 +67,9 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
         baseline, other = (fmean(column) for column in zip(*shares, strict=True))
         yield Finding(
             kind="clocks",
-            message=f"The arms did not run at the same clocks: the {reason} held the device back for "
-            f"{100 * baseline:.0f} % of the trial time in the baseline and {100 * other:.0f} % in the other arm, in "
-            f"{count(len(pairs), 'pair')}. Part of the difference is the clock's.",
+            message=f"The arms did not run at the same clocks: the {reason} throttled the device for "
+            f"{100 * baseline:.0f} % of the trial time in the baseline and {100 * other:.0f} % in the second arm, in "
+            f"{count(len(pairs), 'pair')}. Part of the difference comes from the clock.",
             remedy=LOCK_CLOCKS,
         )
 
@@ -86,7 +86,7 @@ def _clock(pairs: Sequence[Pair], equivalence_pct: float) -> Iterator[Finding]:
         yield Finding(
             kind="clocks",
             message=f"The arms did not run at the same clocks: at the ends of the trials the multiprocessors ran at "
-            f"{baseline:.0f} MHz in the baseline and at {other:.0f} MHz in the other arm, "
+            f"{baseline:.0f} MHz in the baseline and at {other:.0f} MHz in the second arm, "
             f"{unsigned(change_pct)} {'higher' if change_pct > 0 else 'lower'}.",
             remedy=LOCK_CLOCKS,
         )

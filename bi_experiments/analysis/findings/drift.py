@@ -18,17 +18,15 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
     positions: list[float] = []
     values: list[float] = []
     for pair in pairs:
-        ratios = [
-            math.log(other.time_s / baseline.time_s)
-            for baseline, other in zip(pair.baseline.trials, pair.second.trials, strict=True)
-        ]
+        ran = sorted(zip(pair.baseline.trials, pair.second.trials, strict=True), key=lambda both: both[0].started_at)
+        ratios = [math.log(other.time_s / baseline.time_s) for baseline, other in ran]
         positions += range(len(ratios))
         values += [ratio - fmean(ratios) for ratio in ratios]
     drift = trend(positions, values, max(positions))
     if drift is not None and _matters(drift, values, protocol.equivalence_pct):
         yield Finding(
             kind="drift",
-            message="The cost changes within a launch: from the first trial to the last, the other arm gets "
+            message="The cost changes within a launch: from the first trial to the last, the second arm gets "
             f"{_how_much(drift.total_pct)} against the baseline {band(drift.low_pct, drift.high_pct)}. The number "
             "depends on how many trials there are.",
             remedy=f"Run with more trials (workload.num_trials) and protocol.warmup={protocol.warmup + 1} or more.",

@@ -18,7 +18,7 @@ def order(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
     baseline_first = {pair.baseline.index < pair.second.index for pair in pairs}
     by_rule = protocol.order is Order.baseline_first
     if len(baseline_first) == 1 and (by_rule or len(pairs) > 1):
-        first = "baseline" if baseline_first == {True} else "other arm"
+        first = "baseline" if baseline_first == {True} else "second arm"
         yield Finding(
             kind="order",
             message=f"The {first} ran first in every pair: whatever changes on the machine with time looks like a "
@@ -38,7 +38,7 @@ def caches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]
         for phase in pair
         if phase.arm is first.arm and phase.launch > first.launch and phase.init_time_s is not None
     ]
-    # A tenth: initialisation varies by some per cent anyway, while compiling takes many seconds.
+    # A tenth: initialisation varies by a few per cent anyway, while compiling takes many seconds.
     if first.init_time_s is None or (later and first.init_time_s <= 1.1 * max(later)):
         return
     seen = f", and took {first.init_time_s:.1f} s against {fmean(later):.1f} s in its later launches" if later else ""
@@ -61,7 +61,7 @@ def interrupted(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fin
             yield Finding(
                 kind="interrupted",
                 message=f"The experiment was interrupted: {gap_s / 60:.0f} min lie between the two launches of pair "
-                f"{first.pair}, and whatever changed meanwhile looks like a difference between the arms.",
+                f"{first.pair + 1}, and whatever changed meanwhile looks like a difference between the arms.",
                 remedy="Run it again without interruption if its interval is wide.",
             )
             return

@@ -34,8 +34,11 @@ def _first_trial_excess(launches: Sequence[PhaseResult]) -> tuple[float, float] 
     import numpy as np
     from scipy.stats import t
 
-    times = np.mean([[math.log(trial.time_s) for trial in phase.trials] for phase in launches], axis=0)
-    sizes = np.log([trial.prompt_tokens + trial.output_tokens for trial in launches[0].trials])
+    ran = [sorted(phase.trials, key=lambda trial: trial.started_at) for phase in launches]
+    if len({tuple(trial.index for trial in trials) for trials in ran}) > 1:
+        return None  # every launch begins with another trial: the order is random so that this falls on none
+    times = np.mean([[math.log(trial.time_s) for trial in trials] for trials in ran], axis=0)
+    sizes = np.log([trial.prompt_tokens + trial.output_tokens for trial in ran[0]])
     sizes = sizes - sizes[1:].mean() if len(sizes) > 1 else sizes
     one_size = bool(np.allclose(sizes[1:], 0))
     degrees_of_freedom = len(times) - 1 - (1 if one_size else 2)

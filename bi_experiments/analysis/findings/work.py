@@ -1,4 +1,4 @@
-"""Whether both arms did the same work, and the mode did its."""
+"""Whether both arms did the same work, and the mode did its work."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,12 +25,13 @@ def token_counts(pairs: Sequence[Pair]) -> Iterator[Finding]:
     """Trials in which the arms generated different numbers of tokens."""
     for pair in pairs:
         counts = zip(output_tokens(pair.baseline), output_tokens(pair.second), strict=True)
-        for trial, (baseline, other) in enumerate(counts):
+        for trial, (baseline, other) in enumerate(counts, start=1):
             if baseline != other:
                 yield Finding(
                     kind="token_counts",
-                    message=f"The arms did not do the same work: trial {trial} of pair {pair.baseline.pair} generated "
-                    f"{baseline} tokens in the baseline and {other} in the other arm. Times compare unequal work.",
+                    message=f"The arms did not do the same work: trial {trial} of pair {pair.baseline.pair + 1} "
+                    f"generated {baseline} tokens in the baseline and {other} in the second arm. Times would compare "
+                    "unequal work and are withheld.",
                     remedy="Run with workload.ignore_eos=true, and prompts that leave room for workload.max_tokens.",
                 )
                 return

@@ -9,10 +9,12 @@ tokens last (`vllm/v1/core/sched/scheduler.py`, first come first served).
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from bi_experiments.phase.proof.requests import Batch, Limits, Output, Probed, Request
+from bi_experiments.phase.proof.steps import StepClass, schedule
 from bi_experiments.records import ProbePlan, Workload
 
 LONGEST_PROBE = 300
@@ -22,6 +24,18 @@ LONGEST_NEIGHBOUR = 16
 TEMPERATURE = 0.6
 SEEDS_APART = 1000
 """Distance of the probes' sampling seeds; vLLM counts up from a request's seed for its further samples."""
+REPEATS_ALONE = 2
+"""How often `batch_1` runs each probe alone again: once more than the reference would not see a lot that fell alike."""
+DECODING_CONTEXTS = (129, 512, 1024, 2048)
+"""Prompt tokens of the probes in `arrivals`, each where it fits: known faults begin at 129 (vLLM 51902)."""
+ARRIVING = (9, 10, 33, 300, 4096)
+"""Prompt tokens that arrive while the probes of `arrivals` decode."""
+SHORT_OUTPUT = 16
+"""Most output tokens of a probe where only its first steps are out of the ordinary."""
+STAIRCASE = 128
+"""Most steps of a batch of `sizes`."""
+NEEDED_SHARE = 0.01
+"""A class of steps with this share of the workload's output tokens, or more, needs a probe."""
 
 
 class Material:
@@ -31,8 +45,9 @@ class Material:
         plan: Counts and the seed.
         workload: Trials, for the compositions `needle` and `workload`.
         limits: The engine's.
-        token_ids: Ids that prompts are drawn from: the vocabulary without special tokens.
+        token_ids: Ids that prompts are drawn from: the vocabulary without special and added tokens.
         alone: Gives the output of a request in a batch of one.
+        text_tokens: Gives the number of tokens of a text.
 
     Raises:
         ValueError: `plan.max_tokens` leaves no room for a prompt.
@@ -45,16 +60,18 @@ class Material:
         limits: Limits,
         token_ids: tuple[int, ...],
         alone: Callable[[Request], Output],
+        text_tokens: Callable[[str], int] = len,
     ) -> None:
         self.plan = plan
         self.workload = workload
         self.limits = limits
         self.alone = alone
+        self._text_tokens = text_tokens
         self.longest_prompt = limits.max_model_len - plan.max_tokens
         if self.longest_prompt < 1:
             raise ValueError(
                 f"verify.max_tokens={plan.max_tokens} leaves no room for a prompt in "
-                f"model.max_model_len={limits.max_model_len}: type verify.max_tokens={limits.max_model_len // 2}"
+                f"model.max_model_len={limits.max_model_len}: set verify.max_tokens={limits.max_model_len // 2}"
             )
         self._token_ids = token_ids
         self.random = random.Random(plan.seed)
@@ -64,6 +81,23 @@ class Material:
     def restart(self, composition: str) -> None:
         """Give each composition a random sequence of its own, whichever others ran before it."""
         self.random = random.Random(f"{self.plan.seed} {composition}")
+
+    def prompt_length(self, request: Request) -> int:
+        """Prompt tokens of a request."""
+        prompt = request.prompt
+        return self._text_tokens(prompt) if isinstance(prompt, str) else len(prompt)
+
+    def step_classes(self, requests: Iterable[Request]) -> list[list[StepClass]]:
+        """For each request the classes of the steps that its output tokens come from, of all its samples."""
+        sequences = [
+            (index, (self.prompt_length(request), request.max_tokens))
+            for index, request in enumerate(requests)
+            for _ in range(request.samples)
+        ]
+        classes: dict[int, list[StepClass]] = {}
+        for (index, _), steps in zip(sequences, schedule([each for _, each in sequences], self.limits), strict=True):
+            classes.setdefault(index, []).extend(steps)
+        return list(classes.values())
 
     def tokens(self, length: int) -> tuple[int, ...]:
         """A random prompt of that many tokens."""
@@ -119,6 +153,10 @@ def batch_of(material: Material, size: int) -> Iterator[Batch]:
     if size > material.limits.max_num_seqs:
         return
     probes = greedy(material)
+    if size == 1:
+        for _ in range(REPEATS_ALONE):
+            yield from (numbered([request], probes) for request in probes)
+        return
     requests = list(probes)
     for start in range(0, len(requests), size):
         group = requests[start : start + size]
@@ -129,6 +167,50 @@ def batch_of(material: Material, size: int) -> Iterator[Batch]:
             for index, request in enumerate(group):
                 batch[places[(index + shift) % slots]] = request
             yield numbered(batch, probes)
+
+
+def drawn(material: Material, number: int) -> Iterator[Batch]:
+    """Batches of `number` sizes drawn at random between 2 and the largest, all probes in random places."""
+    probes = greedy(material)
+    for _ in range(number if material.limits.max_num_seqs > 1 else 0):
+        size = material.random.randint(2, material.limits.max_num_seqs)
+        yield among_neighbours(material, list(probes)[:size], size, probes)
+
+
+def among_neighbours(material: Material, requests: Sequence[Request], size: int, probes: dict[Request, int]) -> Batch:
+    """The requests in random places of a batch of `size`, the others ordinary neighbours that ask for the same."""
+    like = requests[0]
+    others = [replace(material.neighbour(), logprobs=like.logprobs) for _ in range(size - len(requests))]
+    batch = [*requests, *others]
+    material.random.shuffle(batch)
+    return numbered(batch, probes)
+
+
+def sizes(material: Material, _: int) -> Iterator[Batch]:
+    """Every number of sequences that decode together, from the largest down to one: in each step one of them leaves.
+
+    The last three to leave are probes, in the middle of the batch, at its end and at its beginning.
+    """
+    limits = material.limits
+    steps = min(limits.max_num_seqs + 1, STAIRCASE, limits.max_model_len - 1)
+    prompts = [material.tokens(min(length, limits.max_model_len - steps)) for length in (40, 20, 8)]
+    top = limits.max_num_seqs
+    while top > 1:
+        # Sequence k of the order of leaving decodes in steps 1 to k + 1; step 0 is the prefill.
+        outputs = [min(2 + leaving, steps) for leaving in range(top)]
+        probes = {
+            Request(prompt, tokens): probe
+            for probe, (prompt, tokens) in enumerate(zip(prompts, reversed(outputs), strict=False))
+        }
+        lengths = outputs[: top - len(probes)]
+        batch: list[Request] = [
+            Request(material.tokens(1 + material.random.randrange(min(8, limits.max_model_len - tokens))), tokens)
+            for tokens in lengths
+        ]
+        for place, request in zip((len(batch) // 2, len(batch) + 1, 0), probes, strict=False):
+            batch.insert(place, request)
+        yield numbered(batch, probes)
+        top -= steps - 1
 
 
 def shuffled(material: Material, _: int) -> Iterator[Batch]:
@@ -162,6 +244,76 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
         batch = group + material.neighbours_of(tokens - prompt_tokens(group))
         if len(batch) <= limits.max_num_seqs:
             yield numbered(batch, probes)
+
+
+def borders(material: Material, _: int) -> Iterator[Batch]:
+    """First steps of as many tokens as the engine has borders, one fewer and one more; two output tokens."""
+    limits = material.limits
+    wanted = sorted({border + apart for border in limits.borders for apart in (-1, 0, 1)})
+    for tokens in wanted:
+        prompt = max((each for each in material.prompts if len(each) < tokens), key=len, default=())
+        others = [replace(each, max_tokens=2) for each in material.neighbours_of(tokens - len(prompt))]
+        if prompt and tokens <= limits.max_num_batched_tokens and len(others) < limits.max_num_seqs:
+            request = Request(prompt, max_tokens=2)
+            yield numbered([*others, request], {request: material.prompts.index(prompt)})
+
+
+def arrivals(material: Material, _: int) -> Iterator[Batch]:
+    """Probes of long contexts that decode while another prompt is processed, of each length that fits.
+
+    Neighbours that end with the first step fill it up, so that the arriving prompt starts with the second one.
+    """
+    limits = material.limits
+    output = max(3, min(SHORT_OUTPUT, material.plan.max_tokens))
+    probes = {
+        Request(material.tokens(context), output): probe
+        for probe, context in enumerate(DECODING_CONTEXTS)
+        if context + output <= limits.max_model_len
+    }
+    for length in ARRIVING:
+        if length >= limits.max_model_len:
+            continue
+        arriving = Request(material.tokens(length), max_tokens=1)
+        for group in packed(probes, limits.max_num_batched_tokens, limits.max_num_seqs - 1):
+            fill = material.neighbours_of(limits.max_num_batched_tokens - prompt_tokens(group))
+            batch = [*group, *(replace(each, max_tokens=1) for each in fill), arriving]
+            if len(group) + len(fill) <= limits.max_num_seqs:
+                yield numbered(batch, probes)
+
+
+def preempted(material: Material, _: int) -> Iterator[Batch]:
+    """Three sequences that soon need a second block each of a KV cache that has one block more than they began with."""
+    limits = material.limits
+    output = max(4, min(SHORT_OUTPUT, material.plan.max_tokens))
+    length = limits.block_size - 2
+    if not limits.blocks_can_be_held or not 1 <= length <= limits.max_model_len - output or limits.max_num_seqs < 3:
+        return
+    if 3 * length > limits.max_num_batched_tokens:
+        return
+    probes = {Request(material.tokens(length), output): probe for probe in range(3)}
+    batch = numbered(probes, probes)
+    yield replace(batch, kv_blocks=4)
+
+
+def without_logprobs(material: Material, _: int) -> Iterator[Batch]:
+    """The probes without asking for logprobs, alone too: their tokens, which asking for logprobs has changed before."""
+    probes = {replace(request, logprobs=False): probe for request, probe in greedy(material).items()}
+    yield from in_eights(material, probes)
+
+
+def prompt_logprobs(material: Material, _: int) -> Iterator[Batch]:
+    """The probes with the logprobs of their prompts."""
+    probes = {replace(request, score_prompt=True): probe for request, probe in greedy(material).items()}
+    yield from in_eights(material, probes)
+
+
+def in_eights(material: Material, probes: dict[Request, int]) -> Iterator[Batch]:
+    """The probes in random places of batches of eight, or of the largest batch where that is smaller."""
+    size = min(8, material.limits.max_num_seqs)
+    requests = list(probes)
+    group = max(1, size // 2)
+    for start in range(0, len(requests) if size > 1 else 0, group):
+        yield among_neighbours(material, requests[start : start + group], size, probes)
 
 
 def packed(requests: Iterable[Request], tokens: int, sequences: int) -> list[list[Request]]:
@@ -274,12 +426,51 @@ def needle(material: Material, _: int) -> Iterator[Batch]:
     yield Batch(requests, (Probed(0, trial.needle_position, requests[trial.needle_position]),))
 
 
+def trial(material: Material, _: int) -> Iterator[Batch]:
+    """Prompts of every trial in that trial's batch, with the trial's output, greedily.
+
+    `plan.trial_prompts` are drawn at random from each. Then some are added, and not counted as drawn, until every class
+    of steps that the workload needs has an output token of a compared prompt.
+    """
+    workload = material.workload
+    trials = [
+        tuple(Request(prompt, workload.sampling.max_tokens) for prompt in each.prompts) for each in workload.trials
+    ]
+    classes = [material.step_classes(requests) for requests in trials]
+    sampled = [
+        set(material.random.sample(range(len(requests)), min(material.plan.trial_prompts, len(requests))))
+        for requests in trials
+    ]
+    seen = {step for steps, drawn in zip(classes, sampled, strict=True) for at in drawn for step in steps[at]}
+    missing = needed_classes(step for steps in classes for each in steps for step in each) - seen
+    first = 0
+    for requests, steps, drawn in zip(trials, classes, sampled, strict=True):
+        added = set()
+        for at in range(len(requests)):
+            if missing & set(steps[at]):
+                missing -= set(steps[at])
+                added.add(at)
+        yield Batch(
+            requests,
+            tuple(Probed(first + at, at, requests[at], sampled=at in drawn) for at in sorted(drawn | added)),
+        )
+        first += len(requests)
+
+
+def needed_classes(steps: Iterable[StepClass]) -> set[StepClass]:
+    """The classes that hold at least `NEEDED_SHARE` of these steps."""
+    counts = Counter(steps)
+    return {step for step, tokens in counts.items() if tokens >= NEEDED_SHARE * counts.total()}
+
+
 def every_workload_prompt(material: Material, _: int) -> Iterator[Batch]:
     """Every prompt of every trial in that trial's batch, greedily."""
     first = 0
     for trial in material.workload.trials:
         requests = workload_requests(material, trial.prompts)
-        yield Batch(requests, tuple(Probed(first + at, at, request) for at, request in enumerate(requests)))
+        yield Batch(
+            requests, tuple(Probed(first + at, at, request, sampled=True) for at, request in enumerate(requests))
+        )
         first += trial.batch_size
 
 
@@ -291,18 +482,31 @@ def workload_requests(material: Material, prompts: Iterable[str]) -> tuple[Reque
 
 Compose = Callable[[Material, int], Iterator[Batch]]
 
-SIZED: dict[str, Compose] = {"batch": batch_of, "step": step_of, "samples": samples_of, "output": output_of}
+SIZED: dict[str, Compose] = {
+    "batch": batch_of,
+    "drawn": drawn,
+    "step": step_of,
+    "samples": samples_of,
+    "output": output_of,
+}
 """Compositions whose name ends with their size."""
 
 UNSIZED: dict[str, Compose] = {
     "shuffled": shuffled,
     "ragged": ragged,
+    "sizes": sizes,
+    "arrivals": arrivals,
+    "borders": borders,
+    "preempted": preempted,
+    "without_logprobs": without_logprobs,
+    "prompt_logprobs": prompt_logprobs,
     "chunked_prefill": chunked_prefill,
     "long_prompt": long_prompt,
     "seeded": seeded,
     "prefix_cache": prefix_cache,
     "prefill": prefill,
     "needle": needle,
+    "trial": trial,
     "workload": every_workload_prompt,
 }
 
@@ -311,7 +515,7 @@ def composition(name: str) -> tuple[Compose, int]:
     """The function that makes the composition of that name, and its size (0 for one that has none).
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     sized = re.fullmatch(r"([a-z]+)_([1-9][0-9]*)", name)
     if sized and sized[1] in SIZED:
@@ -319,14 +523,14 @@ def composition(name: str) -> tuple[Compose, int]:
     if name in UNSIZED:
         return UNSIZED[name], 0
     known = ", ".join([*(f"{kind}_<number>" for kind in SIZED), *UNSIZED])
-    raise ValueError(f"verify.compositions has {name!r}, which does not exist: type one of {known}")
+    raise ValueError(f"verify.compositions has {name!r}, which does not exist: use one of {known}")
 
 
 def compose(name: str, material: Material) -> Iterator[Batch]:
     """The batches of the composition of that name; none where the engine's limits make it impossible.
 
     Raises:
-        ValueError: there is no such composition.
+        ValueError: There is no such composition.
     """
     make, size = composition(name)
     material.restart(name)

@@ -9,8 +9,8 @@ import msgspec
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import Material, compose
-from bi_experiments.phase.proof.probes import first_difference
-from bi_experiments.phase.proof.requests import Batch, Limits, Output, Request
+from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids
+from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (
     BatchRequest,
@@ -67,19 +67,18 @@ class _Search:
 
     def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
-        cache = self._llm.llm_engine.vllm_config.cache_config
-        limits = Limits(
-            max_num_batched_tokens=observed.max_num_batched_tokens,
-            max_num_seqs=observed.max_num_seqs,
-            max_model_len=max_model_len,
-            prefix_caching=self._prefix_caching,
-            block_size=cache.block_size,
-        )
+        limits = engine.limits(self._llm, observed.max_num_batched_tokens, observed.max_num_seqs, max_model_len)
         tokenizer = self._llm.get_tokenizer()
-        special = set(tokenizer.all_special_ids)
         vocabulary_size = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
-        token_ids = tuple(token for token in range(vocabulary_size) if token not in special)
-        material = Material(self._probes, workload, limits, token_ids, lambda request: self.generate([request])[0])
+
+        def alone(request: Request) -> Output:
+            return self.generate([request])[0]
+
+        def text_tokens(text: str) -> int:
+            return len(tokenizer.encode(text))
+
+        token_ids = prompt_token_ids(tokenizer, vocabulary_size)
+        material = Material(self._probes, workload, limits, token_ids, alone, text_tokens)
         plan = self._plan
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
         probed = () if batch is None else batch.probed
@@ -93,11 +92,14 @@ class _Search:
 
         return replace(batch, requests=tuple(map(tokens, batch.requests))), tokens(reference)
 
-    def generate(self, requests: Sequence[Request], empty_cache: bool = True) -> list[Output]:
-        """The outputs of a batch."""
+    def generate(
+        self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
+    ) -> list[Output]:
+        """The outputs of a batch; `kv_blocks` as in `Batch`."""
         if self._prefix_caching and empty_cache and not self._llm.reset_prefix_cache():
             raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
-        return engine.generate_together(self._llm, requests, self._probes.logprobs)
+        with engine.small_kv_cache(self._llm, kv_blocks):
+            return engine.generate_together(self._llm, requests, self._probes.logprobs)
 
     def run(self, batch: Batch, reference: Request) -> dict[str, object]:
         """All but what names the probe of a `Location`."""
@@ -125,7 +127,7 @@ class _Search:
             found |= {"layers": tuple(layers), "first": first_module}
             if first_module is None:
                 found["stopped"] = "every module gave the same bits: what differs is sampling, or how logprobs are made"
-        if batch.requests[position].scored_from is None and not batch.primed:
+        if batch.requests[position].scored_from is None and not batch.primed and batch.kv_blocks is None:
             found["smallest"] = self._shrink(batch, reference)
         return found
 
@@ -135,8 +137,8 @@ class _Search:
         return first_difference(alone.samples[sample], output.samples[sample])
 
     def _run_batch(self, batch: Batch) -> list[Output]:
-        outputs = self.generate(batch.requests)
-        return self.generate(batch.requests, empty_cache=False) if batch.primed else outputs
+        outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
+        return self.generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
 
     def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | None:
         """What every module computes, in the first step that differs; None where the hooks change the output."""
@@ -155,7 +157,7 @@ class _Search:
             if batch.primed:
                 self.generate(batch.requests)
             start(position, compare=True)
-            in_batch = self.generate(batch.requests, empty_cache=not batch.primed)[position]
+            in_batch = self.generate(batch.requests, not batch.primed, batch.kv_blocks)[position]
         finally:
             compared = engine.end_observation(self._llm)
         for before, after in zip(unobserved, (alone, in_batch), strict=True):

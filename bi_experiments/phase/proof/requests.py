@@ -13,6 +13,9 @@ class Limits:
         max_model_len: Longest sequence, prompt and output, in tokens.
         prefix_caching: Whether the engine keeps the KV cache of prompts it has seen.
         block_size: Tokens in a block of the KV cache: only whole blocks are found again.
+        graph_sizes: Tokens of the steps that have a CUDA graph; smaller steps are padded to the next. None: no graphs.
+        borders: Numbers of tokens at which the engine changes kernels or graphs, as far as it tells them.
+        blocks_can_be_held: Whether the KV cache can be made smaller for one batch.
     """
 
     max_num_batched_tokens: int
@@ -20,6 +23,9 @@ class Limits:
     max_model_len: int
     prefix_caching: bool
     block_size: int
+    graph_sizes: frozenset[int] = frozenset()
+    borders: tuple[int, ...] = ()
+    blocks_can_be_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,9 @@ class Request:
         temperature: 0 is greedy.
         seed: Sampling seed; None when greedy.
         samples: Continuations of this prompt.
-        scored_from: Index of the first prompt token whose logprobs are returned, in place of an output; None: none.
+        scored_from: Index of the first prompt token whose logprobs are returned instead of an output; None: no scoring.
+        score_prompt: Whether the logprobs of the prompt, from its second token on, are returned before the output's.
+        logprobs: Whether logprobs are asked for at all; without them tokens alone are compared.
     """
 
     prompt: tuple[int, ...] | str
@@ -41,6 +49,8 @@ class Request:
     seed: int | None = None
     samples: int = 1
     scored_from: int | None = None
+    score_prompt: bool = False
+    logprobs: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,19 +63,30 @@ class Sample:
 
 @dataclass(frozen=True)
 class Output:
-    """What the engine made of one request: its samples, and how many prompt tokens came from the prefix cache."""
+    """What the engine made of one request.
+
+    Attributes:
+        samples: Its continuations.
+        cached_tokens: Prompt tokens that came from the prefix cache.
+        preemptions: How often it had to leave the KV cache and start again.
+    """
 
     samples: tuple[Sample, ...]
     cached_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass(frozen=True)
 class Probed:
-    """A request of a batch that is compared: the probe's number, its index in the batch, its reference alone."""
+    """A request of a batch that is compared: the probe's number, its index in the batch, its reference alone.
+
+    `sampled` says whether it was drawn at random from the workload.
+    """
 
     probe: int
     position: int
     reference: Request
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +97,10 @@ class Batch:
         requests: All requests.
         probed: Those that are compared.
         primed: Whether the same batch runs just before, so that the prefix cache holds its prompts.
+        kv_blocks: Blocks that the KV cache has for this batch, too few for all of it; None: all there are.
     """
 
     requests: tuple[Request, ...]
     probed: tuple[Probed, ...]
     primed: bool = False
+    kv_blocks: int | None = None

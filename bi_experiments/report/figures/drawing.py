@@ -19,7 +19,7 @@ class Drawing:
     """What is to be known to read it."""
     figure: Figure
     shape: Literal["wide", "tall"] | None = None
-    """Whether it takes the page's whole width, or the height of two others beside it."""
+    """Whether it takes the page's whole width, or the height of two others next to it."""
 
 
 @dataclass(frozen=True)

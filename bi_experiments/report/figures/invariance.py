@@ -19,7 +19,7 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     report = result.invariance
     if report is None:
         level = result.configuration.get("verify", {}).get("level")
-        return LeftOut(title, "verify=off: nothing was compared" if level == "off" else "no phase got so far")
+        return LeftOut(title, "verify=off: nothing was compared" if level == "off" else "no phase got that far")
     arms = in_order(report.needle_total)
     rows = _rows(report, arms)
     figure = theme.new_figure(theme.NARROW, 1.0 + 0.29 * len(rows))

@@ -49,7 +49,7 @@ def latency(result: ExperimentResult) -> Drawing | LeftOut:
         name="latency",
         title=title,
         description=f"Cumulative distributions of request timings, {size}{_medians(result)}.",
-        caption="Each curve: the share of an arm's requests, of all its launches, that took no longer than that.",
+        caption="Each curve: the share of an arm's requests, of all its launches, that took at most that long.",
         figure=figure,
         shape="wide",
     )

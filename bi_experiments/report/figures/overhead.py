@@ -51,7 +51,7 @@ def overhead(result: ExperimentResult) -> Drawing | LeftOut:
         name="overhead",
         title=title,
         description=f"Change of every metric with its 95 % interval: {said}.",
-        caption="Shaded: changes that count as none (protocol.equivalence_pct). Without a line: one pair, no interval.",
+        caption="Shaded: what counts as no change (protocol.equivalence_pct). Without a line: one pair, no interval.",
         figure=figure,
         shape="wide",
     )

@@ -64,7 +64,7 @@ def draw_all(rows: Sequence[Row]) -> tuple[Drawing | LeftOut, ...]:
 
 
 def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
-    title = "Overhead of trial time by experiment"
+    title = "Overhead of total time by experiment"
     ordered = sorted(rows, key=_cost_pct, reverse=True)
     named = len(ordered) <= NAMED
     figure = theme.new_figure(theme.WIDE, 1.3 + 0.27 * len(ordered) if named else 3.8)
@@ -72,7 +72,7 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
     metrics = [row.cost for row in ordered if row.cost is not None]
     if named:
         draw_forest(axes, [_name(row, keys) for row in ordered], metrics, _equivalence_pct(rows))
-        axes.set_xlabel("change of trial time against the baseline [%], on a scale of ratios")
+        axes.set_xlabel("change of total time against the baseline [%], on a scale of ratios")
     else:
         spans = [(x, *span) for x, row in enumerate(ordered) if (span := _span(row)) is not None]
         if spans:
@@ -81,7 +81,7 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         axes.axhline(0, color=theme.MUTED, linewidth=0.8)
         label_ratios(axes, [0.0, *_ends_pct(rows)], "y")
         axes.set_xlabel("experiments, the most expensive first")
-        axes.set_ylabel("change of trial time [%]")
+        axes.set_ylabel("change of total time [%]")
         theme.read_along(axes, "y")
     theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(len(rows), 'experiment')}")
     costs = [_cost_pct(row) for row in ordered]
@@ -90,7 +90,7 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         name="experiments_overhead",
         title=title,
         description=f"{title}, n = {len(rows)}: {said}, median {signed(median(costs))}.",
-        caption=f"{_names(keys)}The most expensive first. Shaded: changes that count as none."
+        caption=f"{_names(keys)}The most expensive first. Shaded: what counts as no change."
         if named
         else "Grey: 95 % intervals.",
         figure=figure,
@@ -129,7 +129,7 @@ def _against(key: str, rows: Sequence[Row], keys: Sequence[str], numeric: bool) 
         if max(map(len, shown)) * len(shown) > 55:
             axes.tick_params(axis="x", labelrotation=25)
     axes.set_xlabel(key)
-    axes.set_ylabel("change of trial time [%]")
+    axes.set_ylabel("change of total time [%]")
     theme.head(figure, f"{_short(title, _LABEL_LENGTH)} [%], n = {len(rows)}", legend=False)
     if lines and len(groups) > 1:
         figure.legend(
@@ -141,7 +141,7 @@ def _against(key: str, rows: Sequence[Row], keys: Sequence[str], numeric: bool) 
     return Drawing(
         name="overhead_by_" + re.sub(r"[^\w.-]", "_", key),
         title=title,
-        description=f"Overhead of trial time against {key}. {said}.",
+        description=f"Overhead of total time against {key}. {said}.",
         caption=caption,
         figure=figure,
         shape="wide" if lines else None,
@@ -198,7 +198,7 @@ def _draw_quartiles(axes: Axes, key: str, rows: Sequence[Row], places: dict[str,
         axes.plot(
             [place], [ratio(median(costs))], marker="D", color=theme.OTHER, markeredgecolor=theme.SURFACE, zorder=3
         )
-    return "Of all experiments with that value: median, middle half, and range."
+    return "Over all experiments with that value: median, middle half, and range."
 
 
 def _by_value(key: str, rows: Iterable[Row]) -> list[tuple[str, list[float]]]:
@@ -290,7 +290,7 @@ def _equivalence_pct(rows: Iterable[Row]) -> float | None:
 
 
 def _name(row: Row, keys: Iterable[str]) -> str:
-    """What tells the row from the others, or else its label."""
+    """What distinguishes the row from the others, or else its label."""
     return _short(" · ".join(row.settings.get(key, "-") for key in keys) or row.label, _LABEL_LENGTH)
 
 

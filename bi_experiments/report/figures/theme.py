@@ -1,4 +1,4 @@
-"""How every figure looks: colours that the colour-blind tell apart, with a second sign beside each, and two outputs.
+"""How every figure looks: colours that the colour-blind tell apart, with a second sign for each, and two outputs.
 
 A figure is drawn once, in the light colours. Its PNG stands alone; in its SVG each colour becomes a CSS variable
 (`--ink`, `--baseline`, ...), so that a page can show the same figure light, dark and printed. The figures are made with
@@ -27,7 +27,7 @@ DOTS_PER_INCH = 160
 WIDE = 9.0
 """Width of a figure as wide as the page, in inches."""
 NARROW = 5.6
-"""Width of a figure that leaves room for another one beside it, in inches."""
+"""Width of a figure that leaves room for another one next to it, in inches."""
 
 INK = "#1c2127"
 MUTED = "#59636e"
@@ -61,7 +61,7 @@ class ArmStyle:
 
 
 def arm_style(arm: Arm) -> ArmStyle:
-    """The style of an arm; the control arm looks as the batch-invariant one, in whose place it stands."""
+    """The style of an arm; the control arm looks like the batch-invariant one that it replaces."""
     if arm is Arm.BASELINE:
         return ArmStyle(BASELINE, "o", "-", "")
     return ArmStyle(OTHER, "s", "--", "////")
@@ -110,7 +110,7 @@ def style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        # A name in a script that the font lacks is drawn as boxes; that is no reason for a line on the terminal.
+        # A name in a script that the font lacks is drawn as boxes; which does not deserve a line on the terminal.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # Nor is a name that leaves little room for the data.
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
@@ -133,11 +133,11 @@ def read_along(axes: Axes, axis: Literal["x", "y"]) -> None:
 def logarithmic(axes: Axes, axis: Literal["x", "y"]) -> None:
     """A logarithmic scale with plain numbers: 1, 3, 10, ..."""
     axes.set_xscale("log") if axis == "x" else axes.set_yscale("log")
-    of = axes.xaxis if axis == "x" else axes.yaxis
+    scale = axes.xaxis if axis == "x" else axes.yaxis
     low, high = axes.get_xlim() if axis == "x" else axes.get_ylim()
-    of.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1000 else (1.0,)))
-    of.set_minor_locator(NullLocator())
-    of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    scale.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 1000 else (1.0,)))
+    scale.set_minor_locator(NullLocator())
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def head(figure: Figure, title: str, *, legend: bool = True) -> None:
@@ -176,7 +176,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     Args:
         figure: The figure.
         name: Unique in the page: the element's ids start with it.
-        label: What a reader who cannot see the figure is told.
+        label: Text for a reader who cannot see the figure.
     """
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))

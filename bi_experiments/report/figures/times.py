@@ -36,7 +36,9 @@ def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
     axes = figure.subplots()
     for pair in pairs:
         for trial in range(trials):
-            both = [one.trials[trial].time_s for one in phases if one.pair == pair and trial < len(one.trials)]
+            both = [each.time_s for one in phases if one.pair == pair for each in one.trials if each.index == trial]
+            if not both:
+                continue
             axes.vlines(starts[pair] + trial, min(both), max(both), color=theme.MUTED, linewidth=0.9, zorder=1)
     for arm in in_order([phase.arm for phase in phases]):
         style = theme.arm_style(arm)
@@ -127,7 +129,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
     title = "Drift over the launches"
     pairs = complete_pairs(result.phases)
     if len(pairs) < 2:
-        return LeftOut(title, "one complete pair or none: an arm's launch has no other to drift from")
+        return LeftOut(title, "one complete pair or none: drift needs two launches of an arm")
     levels = launch_levels(pairs)
     zero = min(level.at_s for level in levels)
     figure = theme.new_figure(theme.NARROW, 3.1)
@@ -156,7 +158,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
         name="drift",
         title=title,
         description=f"Trial time of each of {len(levels)} launches against the mean of its arm, by the clock. {said}",
-        caption=f"{said} Shaded: changes that count as none.",
+        caption=f"{said} Shaded: what counts as no change.",
         figure=figure,
     )
 
@@ -164,7 +166,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
 def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float) -> str:
     trend = over_launches(levels)
     if trend is None:
-        return "Too few launches for a slope." if len(levels) < 5 else "All launches are alike: no slope."
+        return "Too few launches for a slope." if len(levels) < 5 else "All launches are identical: no slope."
     starts = [level.at_s for level in levels]
     span, centre = max(starts) - min(starts), fmean(starts)
     slope = math.log1p(trend.total_pct / 100) / span

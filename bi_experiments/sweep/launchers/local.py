@@ -1,7 +1,7 @@
 """The experiments of a sweep one after the other, in the program's own process: `hydra/launcher=local`.
 
 Hydra's own launcher (`basic`) does the same, and copies every experiment's configuration node by node again and again,
-which takes longer than all else that an experiment costs its parent (`benchmarks/sweep.py`).
+which takes longer than everything else that an experiment costs its parent (`benchmarks/sweep.py`).
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf._utils import OmegaConfDumper
 
 from bi_experiments.sweep.copies import Original
+from bi_experiments.sweep.hydra_internals import OmegaConfDumper
 
 
 class _QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]

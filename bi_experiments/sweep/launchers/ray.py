@@ -22,7 +22,7 @@ def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobRetu
 
     Args:
         jobs: The experiments.
-        settings: Which cluster, and what each task takes of it.
+        settings: Which cluster, and what each task takes from it.
 
     Raises:
         HydraException: Ray is not installed, no cluster answers, or vLLM is to take GPUs from the cluster itself.
@@ -30,13 +30,15 @@ def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobRetu
     try:
         import ray
     except ImportError as error:
-        raise HydraException("hydra/launcher=ray needs the package ray; found none; type pip install ray") from error
+        raise HydraException(
+            "hydra/launcher=ray needs the package ray, which is not installed; run pip install ray"
+        ) from error
     if any(
         job.config.backend.distributed_executor_backend == "ray" and job.gpus(settings.gpus_per_rank) for job in jobs
     ):
         raise HydraException(
             "hydra/launcher=ray with backend.distributed_executor_backend=ray: the engine would wait for the GPUs that "
-            "the experiment's own task holds; type only the second, on a node of the cluster"
+            "the experiment's own task holds; use only the second, on a node of the cluster"
         )
     address = re.fullmatch(r"([^/]+):(\d+)", settings.address or "")
     try:
@@ -45,7 +47,7 @@ def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobRetu
         ray.init(address=settings.address, **settings.init)
     except OSError as error:
         raise HydraException(
-            f"there is no Ray cluster at hydra.launcher.address={settings.address}: {error}"
+            f"no Ray cluster was found at hydra.launcher.address={settings.address}: {error}"
         ) from error
     try:
         tasks = [_task(job, settings) for job in jobs]

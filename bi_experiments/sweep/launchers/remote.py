@@ -1,4 +1,4 @@
-"""One experiment of a sweep as something that another process can run: what both launchers send out."""
+"""One experiment of a sweep as something that another process can run: what both launchers send."""
 
 import contextlib
 import time
@@ -88,7 +88,7 @@ def compose_jobs(
 
 
 def without_result(job: RemoteJob, why: str, code: ExitCode = ExitCode.PHASE_FAILED) -> JobReturn:
-    """What the sweeper is told of an experiment that ended without a word; its row says that it failed.
+    """What the sweeper is given for an experiment that ended without reporting; its row says that it failed.
 
     Args:
         job: The experiment.

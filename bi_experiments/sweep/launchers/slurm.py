@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a job that Slurm ended, as a shell says it."""
 SIGNAL_EARLY_S = 60
-"""How much sooner than asked Slurm may tell a job of its time limit (sbatch(1), `--signal`), in seconds."""
+"""How much earlier than requested Slurm may notify a job of its time limit (sbatch(1), `--signal`), in seconds."""
 START_S = 45
-"""Time that a job has to start, in seconds: one that is told before it listens is gone, and nothing requeues it."""
+"""Time that a job has to start, in seconds: one that is notified before it listens is lost, and nothing requeues it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SlurmJob(RemoteJob):
 
     When Slurm ends the job (`scancel`, `scontrol requeue`, preemption), it says so with SIGTERM. The experiment is then
     interrupted, so that its phase is gone and its record says so, and the process ends without a result for submitit:
-    whether the job is over or queued again, Slurm knows. At the time limit submitit requeues it.
+    Slurm knows whether the job is over or queued again. At the time limit submitit requeues it.
     """
 
     def __call__(self) -> JobReturn:
@@ -55,7 +55,7 @@ class SlurmJob(RemoteJob):
                 sys.exit(TERMINATED)
 
     def checkpoint(self) -> "DelayedSubmission":
-        """What submitit submits again at the time limit: the same, since all that is known is on disk."""
+        """What submitit submits again at the time limit: the same, since everything that is known is on disk."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -78,8 +78,8 @@ def run_on_slurm(jobs: Sequence[RemoteJob], settings: SlurmSettings, log_folder:
     least_min = math.ceil((settings.signal_delay_s + SIGNAL_EARLY_S + START_S) / 60)
     if settings.timeout_min < least_min:
         raise HydraException(
-            f"hydra.launcher.timeout_min={settings.timeout_min} is too short for a job that is told "
-            f"hydra.launcher.signal_delay_s={settings.signal_delay_s} before: type {least_min} or more"
+            f"hydra.launcher.timeout_min={settings.timeout_min} is too short for a job that is notified "
+            f"hydra.launcher.signal_delay_s={settings.signal_delay_s} s before: use {least_min} or more"
         )
     submitted: dict[int, Job[JobReturn]] = {}
     by_resources = sorted(enumerate(jobs), key=lambda item: _resources(item[1], settings))
@@ -110,9 +110,10 @@ def _submit(
     try:
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
+        from submitit.helpers import clean_env
     except ImportError as error:
         raise HydraException(
-            "hydra/launcher=submitit_slurm needs the package submitit; found none; type pip install submitit"
+            "hydra/launcher=submitit_slurm needs the package submitit, which is not installed; run pip install submitit"
         ) from error
     cpus, gpus = resources
     optional = {
@@ -134,16 +135,18 @@ def _submit(
             signal_delay_s=settings.signal_delay_s,
             array_parallelism=settings.array_parallelism,
             setup=settings.setup,
+            srun_args=[f"--cpus-per-task={cpus}"],  # since Slurm 22.05 srun does not take it over from sbatch
             additional_parameters={"requeue": True, **settings.additional_parameters},
             **{name: value for name, value in optional.items() if value is not None},
         )
-        return executor.submit_array([SlurmJob(**vars(job)) for job in jobs])
+        with clean_env():  # a sweep that is started inside a job does not hand that job's limits on
+            return executor.submit_array([SlurmJob(**vars(job)) for job in jobs])
     except (RuntimeError, FailedJobError) as error:
-        raise HydraException(f"Slurm takes no jobs from here: {str(error).strip().splitlines()[-1]}") from error
+        raise HydraException(f"Slurm accepts no jobs from here: {str(error).strip().splitlines()[-1]}") from error
 
 
 def _wait(submitted: "Sequence[Job[JobReturn]]", poll_s: float) -> None:
-    """Sleep until every job has a result, or Slurm has not known it twice in a row."""
+    """Sleep until every job has a result, or Slurm did not know it twice in a row."""
     pending = {job.job_id: job for job in submitted}
     unknown: set[str] = set()
     while pending:

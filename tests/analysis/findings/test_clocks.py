@@ -47,13 +47,13 @@ def test_records_without_readings_are_no_finding() -> None:
 def test_an_arm_that_was_held_back_more_is_named_with_both_shares(reason: str) -> None:
     phases = [read(phase, 1740, 0.05 if phase.arm.batch_invariant else 0.62, reason) for phase in factories.phases()]
     (finding,) = findings(phases)
-    assert f"the {reason} held the device back for 62 % of the trial time in the baseline and 5 %" in finding.message
+    assert f"the {reason} throttled the device for 62 % of the trial time in the baseline and 5 %" in finding.message
     assert "--lock-gpu-clocks" in finding.remedy
 
 
 def test_clocks_that_differ_are_named_with_both() -> None:
     (finding,) = findings([read(phase, 1980 if phase.arm.batch_invariant else 1800) for phase in factories.phases()])
-    assert "1800 MHz in the baseline and at 1980 MHz in the other arm, 10.0 % higher" in finding.message
+    assert "1800 MHz in the baseline and at 1980 MHz in the second arm, 10.0 % higher" in finding.message
 
 
 def test_clocks_that_differ_in_one_pair_only_are_chance() -> None:

@@ -74,7 +74,7 @@ def test_different_token_counts() -> None:
     *others, last = factories.phases()
     finding = only((*others, factories.with_trial(last, 2, output_tokens=127)))
     assert finding.kind == "token_counts"
-    assert "trial 2 of pair 2 generated 128 tokens in the baseline and 127 in the other arm" in finding.message
+    assert "trial 3 of pair 3 generated 128 tokens in the baseline and 127 in the second arm" in finding.message
     assert "workload.ignore_eos=true" in finding.remedy
 
 
@@ -86,7 +86,7 @@ def test_a_pair_that_was_lost() -> None:
     finding = only((*others, replace(last, status=PhaseStatus.TIMED_OUT)))
     assert finding.kind == "incomplete"
     assert finding.message == (
-        "The result rests on 2 complete pairs of the 3 planned: phase 5 (batch_invariant) timed out."
+        "The result rests on 2 complete pairs of the 3 planned: phase 6 (batch_invariant) timed out."
     )
 
 
@@ -99,15 +99,11 @@ def test_one_launch_an_arm() -> None:
     assert only(factories.phases((7.0,))).kind == "single_launch"
 
 
-@pytest.mark.parametrize(
-    ("target", "words"),
-    [(2.0, "met the target of 2 %"), (0.5, "is still 1.2 %, over the target of 0.5 %")],
-)
-def test_a_number_of_pairs_decided_on_the_way(target: float, words: str) -> None:
-    finding = only(factories.phases(), factories.protocol(target_half_width_pct=target, max_pairs=3))
-    assert finding.kind == "sequential"
-    assert words in finding.message
-    assert "protocol.pairs=3" in finding.remedy
+def test_a_half_width_that_was_not_reached() -> None:
+    assert findings(factories.phases(), factories.protocol(target_half_width_pct=2.0, max_pairs=3)) == ()
+    finding = only(factories.phases(), factories.protocol(target_half_width_pct=0.5, max_pairs=3))
+    assert finding.kind == "half_width"
+    assert "After 3 pairs the half-width of the interval is 1.2 %, over the target of 0.5 %" in finding.message
 
 
 # --- What falls on one arm ------------------------------------------------------------------------------------------
@@ -185,7 +181,7 @@ def test_drift_within_the_launches_of_one_arm() -> None:
     rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
     finding = only(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
     assert finding.kind == "drift"
-    assert "from the first trial to the last, the other arm gets 5.0 % slower against the baseline" in finding.message
+    assert "from the first trial to the last, the second arm gets 5.0 % slower against the baseline" in finding.message
 
 
 def test_two_trials_cannot_show_a_drift_within_launches() -> None:
@@ -251,7 +247,7 @@ def with_load(*loads: float) -> Phases:
 def test_load_before_the_first_phase_is_somebody_elses() -> None:
     finding = only(with_load(1.8, 0.2, 0.2, 0.2, 0.2, 0.2))
     assert finding.kind == "neighbour"
-    assert "before phase 0 (baseline) about 1.8 of 2 CPUs" in finding.message
+    assert "before phase 1 (baseline) about 1.8 of 2 CPUs" in finding.message
 
 
 def test_the_load_that_the_last_phase_left_is_not() -> None:

@@ -23,15 +23,23 @@ WORKLOAD = Workload(
 Sabotage = Callable[[Sequence[Request], int, Sample], Sample]
 
 
-def plan(*compositions: str, probes: int = 6, max_tokens: int = 8, keep: bool = False) -> ProbePlan:
+def plan(
+    *compositions: str,
+    probes: int = 6,
+    max_tokens: int = 8,
+    keep: bool = False,
+    level: str = "standard",
+    trial_prompts: int = 2,
+) -> ProbePlan:
     return ProbePlan(
-        level="standard",
+        level=level,
         compositions=compositions,
         probes=probes,
         max_tokens=max_tokens,
         logprobs=5,
         seed=12345,
         keep=keep,
+        trial_prompts=trial_prompts,
     )
 
 
@@ -65,31 +73,44 @@ def continuation(request: Request, sample: int) -> Sample:
         scored = [position(request.prompt[:end], request.prompt[end]) for end in at]
         return Sample(tuple(token for token, _ in scored), tuple(entries for _, entries in scored))
     tokens: list[int] = []
-    logprobs = []
+    logprobs: list[tuple[tuple[int, float], ...]] = []
     for _ in range(request.max_tokens):
         context: object = (*request.prompt, *tokens)
         token, entries = position((context, request.seed, sample) if request.seed is not None else context)
         tokens.append(token)
         logprobs.append(entries)
+    if request.score_prompt:
+        assert not isinstance(request.prompt, str)
+        scored = [position(request.prompt[:end], request.prompt[end]) for end in range(1, len(request.prompt))]
+        tokens = [token for token, _ in scored] + tokens
+        logprobs = [entries for _, entries in scored] + logprobs
+    if not request.logprobs:
+        logprobs = [() for _ in tokens]
     return Sample(tuple(tokens), tuple(logprobs))
 
 
 class FakeEngine:
-    """Remembers the batches it was given; `sabotage` sees the batch, the position in it and the sample."""
+    """Remembers the batches it was given; `sabotage` sees the batch, the position in it and the sample.
 
-    def __init__(self, sabotage: Sabotage | None = None, cached_tokens: int = 0) -> None:
+    A KV cache that is too small preempts every request `preemptions` times.
+    """
+
+    def __init__(self, sabotage: Sabotage | None = None, cached_tokens: int = 0, preemptions: int = 1) -> None:
         self.sabotage = sabotage
         self.cached_tokens = cached_tokens
+        self.preemptions = preemptions
         self.batches: list[tuple[tuple[Request, ...], bool]] = []
 
-    def __call__(self, requests: Sequence[Request], empty_cache: bool) -> list[Output]:
+    def __call__(self, requests: Sequence[Request], empty_cache: bool, kv_blocks: int | None = None) -> list[Output]:
         self.batches.append((tuple(requests), empty_cache))
         outputs = []
         for at, request in enumerate(requests):
             samples = [continuation(request, index) for index in range(request.samples)]
             if self.sabotage is not None:
                 samples = [self.sabotage(requests, at, sample) for sample in samples]
-            outputs.append(Output(tuple(samples), cached_tokens=0 if empty_cache else self.cached_tokens))
+            cached_tokens = 0 if empty_cache else self.cached_tokens
+            preemptions = self.preemptions if kv_blocks is not None else 0
+            outputs.append(Output(tuple(samples), cached_tokens, preemptions))
         return outputs
 
 

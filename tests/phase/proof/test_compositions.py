@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as msgspec_replace
 
-from bi_experiments.phase.proof.compositions import Material, compose, composition, probe_lengths
+from bi_experiments.phase.proof.compositions import Material, compose, composition, needed_classes, probe_lengths
 from bi_experiments.phase.proof.requests import Batch, Limits, Request
+from bi_experiments.phase.proof.steps import StepClass
+from bi_experiments.records import StepKind, TrialInput, Workload
 from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
 
 
@@ -201,6 +204,12 @@ def test_workload_compares_every_prompt_of_every_trial() -> None:
     ("name", "limits"),
     [
         ("batch_64", LIMITS),
+        ("borders", LIMITS),
+        ("preempted", LIMITS),
+        ("preempted", replace(LIMITS, blocks_can_be_held=True, max_num_seqs=2)),
+        ("arrivals", replace(LIMITS, max_model_len=64)),
+        ("drawn_3", replace(LIMITS, max_num_seqs=1)),
+        ("without_logprobs", replace(LIMITS, max_num_seqs=1)),
         ("step_513", LIMITS),
         ("step_257", replace(LIMITS, max_model_len=10, max_num_seqs=4)),
         ("chunked_prefill", replace(LIMITS, max_model_len=10)),
@@ -222,10 +231,157 @@ def test_unknown_names_are_refused_with_those_that_exist(name: str) -> None:
 
 
 def test_an_output_that_fills_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* type verify.max_tokens=512"):
+    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* set verify.max_tokens=512"):
         material(max_tokens=1024)
 
 
 def test_requests_are_told_apart_by_everything_that_changes_their_output() -> None:
     request = Request((1, 2), 8)
     assert len({request, replace(request, seed=1), replace(request, max_tokens=9), replace(request, samples=2)}) == 4
+
+
+# --- Controls and the workload's own steps --------------------------------------------------------------------------
+
+
+def classes(batch: Batch, limits: Limits = LIMITS) -> list[list[StepClass]]:
+    return material(limits).step_classes(batch.requests)
+
+
+def test_batch_1_is_every_probe_alone_more_than_once() -> None:
+    made = batches("batch_1")
+    assert all(len(batch.requests) == 1 for batch in made)
+    assert sorted(probed.probe for batch in made for probed in batch.probed) == sorted([*range(6)] * 2)
+
+
+def of_lengths(*lengths_of_trials: tuple[int, ...]) -> Workload:
+    """Trials of texts with so many characters, each a token."""
+    trials = tuple(
+        TrialInput(prompts=tuple(chr(65 + at) * length for at, length in enumerate(each)), needle_position=0)
+        for each in lengths_of_trials
+    )
+    return msgspec_replace(WORKLOAD, trials=trials)
+
+
+def trial_batches(workload: Workload, limits: Limits = LIMITS, trial_prompts: int = 2) -> list[Batch]:
+    made = Material(
+        plan(trial_prompts=trial_prompts), workload, limits, TOKEN_IDS, lambda request: FakeEngine()([request], True)[0]
+    )
+    return list(compose("trial", made))
+
+
+def test_trial_samples_from_every_trial_in_that_trials_batch() -> None:
+    made = trial_batches(WORKLOAD)
+    assert [[request.prompt for request in batch.requests] for batch in made] == [
+        list(trial.prompts) for trial in WORKLOAD.trials
+    ]
+    assert {request.max_tokens for batch in made for request in batch.requests} == {WORKLOAD.sampling.max_tokens}
+    assert [sum(probed.sampled for probed in batch.probed) for batch in made] == [2, 2]
+    assert len({probed.probe for batch in made for probed in batch.probed}) == 4
+
+
+def test_trial_samples_no_more_than_there_are() -> None:
+    assert [len(batch.probed) for batch in trial_batches(WORKLOAD, trial_prompts=9)] == [3, 4]
+
+
+def test_trial_adds_prompts_until_every_class_that_the_workload_needs_is_compared_and_does_not_count_them() -> None:
+    workload = of_lengths((10,) * 20 + (200,), (20,) * 15 + (400, 100))
+    made = trial_batches(workload, trial_prompts=1)
+    of_trials = [classes(batch) for batch in made]
+    needed = needed_classes(step for steps in of_trials for each in steps for step in each)
+    compared = {
+        step
+        for batch, steps in zip(made, of_trials, strict=True)
+        for probed in batch.probed
+        for step in steps[probed.position]
+    }
+    assert needed <= compared
+    assert [sum(probed.sampled for probed in batch.probed) for batch in made] == [1, 1]
+    assert sum(len(batch.probed) for batch in made) > 2
+
+
+def test_classes_with_less_than_a_hundredth_of_the_tokens_are_not_needed() -> None:
+    often = StepClass(StepKind.DECODE, 1, 9, padded=False)
+    seldom = StepClass(StepKind.DECODE, 129, 9, padded=False)
+    assert needed_classes([often] * 200 + [seldom]) == {often}
+    assert needed_classes([often] * 99 + [seldom]) == {often, seldom}
+
+
+def test_the_probes_of_arrivals_decode_while_a_prompt_of_each_length_that_fits_is_processed() -> None:
+    roomy = replace(LIMITS, max_num_batched_tokens=1024, max_model_len=2048)
+    made = batches("arrivals", roomy)
+    assert {len(batch.requests[-1].prompt) for batch in made} == {9, 10, 33, 300}
+    contexts = set()
+    for batch in made:
+        steps = classes(batch, roomy)
+        for probed in batch.probed:
+            assert steps[probed.position][0].kind is StepKind.PREFILL
+            assert steps[probed.position][1].kind is StepKind.BESIDE_PREFILL
+            contexts.add(len(batch.requests[probed.position].prompt))
+        assert batch.requests[-1].prompt not in {probed.reference.prompt for probed in batch.probed}
+    assert contexts == {129, 512, 1024}
+
+
+@pytest.mark.parametrize("seats", [2, 8, 32])
+def test_sizes_has_every_number_of_sequences_that_decode_together(seats: int) -> None:
+    limits = replace(LIMITS, max_num_seqs=seats)
+    made = batches("sizes", limits)
+    decoding = set()
+    for batch in made:
+        assert sum(lengths(batch)) <= limits.max_num_batched_tokens
+        longest = max(request.max_tokens for request in batch.requests)
+        for token in range(1, longest):
+            decoding.add(sum(request.max_tokens > token for request in batch.requests))
+        assert any(batch.requests[probed.position].max_tokens == longest for probed in batch.probed)
+    assert decoding == set(range(1, seats + 1))
+
+
+def test_sizes_of_more_sequences_than_steps_take_several_batches() -> None:
+    limits = replace(LIMITS, max_num_seqs=300, max_num_batched_tokens=4096)
+    made = batches("sizes", limits)
+    assert len(made) > 1
+    decoding = {
+        sum(request.max_tokens > token for request in batch.requests)
+        for batch in made
+        for token in range(1, max(request.max_tokens for request in batch.requests))
+    }
+    assert decoding == set(range(1, 301))
+
+
+def test_drawn_sizes_lie_between_two_and_the_largest_and_are_the_same_in_every_launch() -> None:
+    made = batches("drawn_5")
+    assert len(made) == 5
+    assert len({len(batch.requests) for batch in made}) > 1
+    assert all(2 <= len(batch.requests) <= LIMITS.max_num_seqs and batch.probed for batch in made)
+    assert made == batches("drawn_5")
+
+
+def test_borders_are_met_exactly_and_one_token_around_each() -> None:
+    made = batches("borders", replace(LIMITS, borders=(16, 64, 512)))
+    assert [sum(first_step(batch)) for batch in made] == [15, 16, 17, 63, 64, 65, 511, 512]
+    assert all(sum(lengths(batch)) == sum(first_step(batch)) and len(batch.probed) == 1 for batch in made)
+
+
+def test_preempted_has_fewer_blocks_than_its_sequences_come_to_need() -> None:
+    (batch,) = batches("preempted", replace(LIMITS, blocks_can_be_held=True))
+    block = LIMITS.block_size
+    at_first = sum(-(-len(request.prompt) // block) for request in batch.requests)
+    in_the_end = sum(-(-(len(request.prompt) + request.max_tokens - 1) // block) for request in batch.requests)
+    assert batch.kv_blocks is not None
+    assert at_first <= batch.kv_blocks < in_the_end
+    assert len(batch.probed) == len(batch.requests)
+
+
+def test_without_logprobs_asks_nobody_for_any() -> None:
+    made = batches("without_logprobs")
+    assert not any(request.logprobs for batch in made for request in batch.requests)
+    assert {probed.probe for batch in made for probed in batch.probed} == set(range(6))
+    assert all(not probed.reference.logprobs for batch in made for probed in batch.probed)
+
+
+def test_prompt_logprobs_scores_the_prompts_of_the_probes() -> None:
+    made = batches("prompt_logprobs")
+    assert {probed.probe for batch in made for probed in batch.probed} == set(range(6))
+    for batch in made:
+        scored = {at for at, request in enumerate(batch.requests) if request.score_prompt}
+        assert scored == {probed.position for probed in batch.probed}
+        assert len(batch.requests) == 8

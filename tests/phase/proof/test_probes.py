@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bi_experiments.phase.proof.probes import (
     run_compositions,
 )
 from bi_experiments.phase.proof.requests import Limits, Request, Sample
-from bi_experiments.records import ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
+from bi_experiments.records import Fault, ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
 from tests.phase.proof.fake_engine import (
     LIMITS,
     TOKEN_IDS,
@@ -182,3 +183,90 @@ def test_a_difference_that_is_no_number_counts_as_the_largest() -> None:
     assert math.isfinite(difference)
     assert difference > 1e300
     assert largest_logprob_difference(broken, broken) == 0.0
+
+
+# --- Faults, repeats, the negative control, what the ledger is made of ----------------------------------------------
+
+
+def with_logprob(sample: Sample, value: float) -> Sample:
+    """The sample with that value as its last logprob."""
+    last = (*sample.logprobs[-1][:-1], (sample.logprobs[-1][-1][0], value))
+    return Sample(sample.token_ids, (*sample.logprobs[:-1], last))
+
+
+@pytest.mark.parametrize(("value", "fault"), [(math.nan, Fault.NAN), (-math.inf, Fault.INFINITE)])
+def test_output_that_is_no_number_is_a_fault_though_it_is_the_same_alone_and_in_the_batch(
+    value: float, fault: Fault
+) -> None:
+    results = run(FakeEngine(lambda _, __, sample: with_logprob(sample, value)), plan("batch_8"))
+    assert all(one.equal and one.fault is fault for one in results)
+
+
+def test_the_same_logprobs_at_every_position_are_a_fault() -> None:
+    def constant(_: Sequence[Request], __: int, sample: Sample) -> Sample:
+        return Sample(sample.token_ids[:1] * 8, sample.logprobs[:1] * 8)
+
+    assert {one.fault for one in run(FakeEngine(constant), plan("batch_8"))} == {Fault.CONSTANT}
+
+
+def test_ordinary_output_has_no_fault() -> None:
+    assert {one.fault for one in run(FakeEngine(), plan(*STANDARD, "without_logprobs"))} == {None}
+
+
+def test_what_differs_alone_is_seen_in_batch_1() -> None:
+    calls = iter(range(1000))
+
+    def every_third(_: Sequence[Request], __: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 1) if next(calls) % 3 == 2 else sample
+
+    assert any(not one.equal for one in run(FakeEngine(every_third), plan("batch_1")))
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_the_first_batch_that_differs_runs_again(always: bool) -> None:
+    seen: set[tuple[Request, ...]] = set()
+
+    def once(requests: Sequence[Request], at: int, sample: Sample) -> Sample:
+        differs = len(requests) > 1 and (always or tuple(requests) not in seen)
+        if at == len(requests) - 1:
+            seen.add(tuple(requests))
+        return with_next_bits(sample, 1) if differs else sample
+
+    results = run(FakeEngine(once), plan("batch_8"))
+    assert {one.repeatable for one in results if one.batch == 0} == {always}
+    assert {one.repeatable for one in results if one.batch > 0} == {None}
+
+
+def test_a_batch_that_was_to_be_preempted_and_was_not_gives_no_result() -> None:
+    limits = replace(LIMITS, blocks_can_be_held=True)
+    assert run(FakeEngine(), plan("preempted"), limits)
+    assert run(FakeEngine(preemptions=0), plan("preempted"), limits) == []
+
+
+def test_sampled_prompts_of_the_workload_are_marked() -> None:
+    results = run(FakeEngine(), plan("trial", "batch_8"))
+    assert {one.sampled for one in results if one.composition == "batch_8"} == {False}
+    assert sum(one.sampled for one in results) == 4
+
+
+def test_the_steps_of_the_workload_and_of_the_probes_are_counted() -> None:
+    events: list[ProbeDone] = []
+    run_compositions(FakeEngine(), plan("batch_1", "batch_8"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    steps = [step for event in events for step in event.steps]
+    tokens = {name: sum(step.tokens for step in steps if step.composition == name) for name in (None, "batch_8")}
+    assert tokens == {None: 7 * 4, "batch_8": 18 * 8}
+    assert all(step.composition in {None, event.results[0].composition} for event in events for step in event.steps)
+
+
+def test_outputs_alone_are_kept_with_the_negative_control() -> None:
+    events: list[ProbeDone] = []
+    run_compositions(FakeEngine(), plan("batch_1", "batch_8"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    assert [len(event.alone) for event in events] == [6, 0]
+    assert [event_from_line(event_to_line(event)) for event in events] == events
+
+
+def test_outputs_alone_that_are_no_numbers_are_not_kept() -> None:
+    events: list[ProbeDone] = []
+    engine = FakeEngine(lambda _, __, sample: with_logprob(sample, math.nan))
+    run_compositions(engine, plan("batch_1"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    assert [event.alone for event in events] == [()]

@@ -1,4 +1,4 @@
-"""The sweep's own launcher beside Hydra's."""
+"""The sweep's own launcher against Hydra's."""
 
 import re
 from pathlib import Path

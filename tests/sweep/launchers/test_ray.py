@@ -76,5 +76,5 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None
     sweep = Sweep(tmp_path, {}, "hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1")
     output = sweep.end()
     assert sweep.process.returncode == 2
-    assert [line for line in output.splitlines() if line.startswith("error: there is no Ray cluster at")]
+    assert [line for line in output.splitlines() if line.startswith("error: no Ray cluster was found at")]
     assert "Traceback" not in output

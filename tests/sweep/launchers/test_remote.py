@@ -67,7 +67,7 @@ def test_a_time_limit_that_strikes_before_a_job_listens_is_refused(tmp_path: Pat
         composed("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=3").hydra.launcher
     )
     assert isinstance(settings, SlurmSettings)
-    with pytest.raises(HydraException, match=r"timeout_min=3 is too short .* type 4 or more"):
+    with pytest.raises(HydraException, match=r"timeout_min=3 is too short .* use 4 or more"):
         run_on_slurm([job("experiment=cpu_demo")], settings, tmp_path)
 
 

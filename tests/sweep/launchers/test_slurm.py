@@ -101,7 +101,7 @@ def test_a_requeued_job_goes_on_where_it_was(slurm: OneNodeSlurm, tmp_path: Path
 
 
 def test_a_job_at_its_time_limit_is_requeued_and_goes_on(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
-    """By Slurm's own timer, at the shortest limit that is taken: the job is told one to two minutes after its start."""
+    """By Slurm's own timer, at the shortest limit that is taken: the signal comes 1 to 2 minutes after the start."""
     limit = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=5")
     sweep = Sweep(tmp_path, slurm.variables, *ON_SLURM, *limit, f"runtime.python={hangs_once}")
     before = _finished_before_it_hangs(sweep, tmp_path)

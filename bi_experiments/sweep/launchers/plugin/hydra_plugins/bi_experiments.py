@@ -18,7 +18,7 @@ from bi_experiments.sweep.loader import experiments
 
 
 class _Launcher(Launcher):
-    """What the launchers have in common; their settings are read from the configuration, where they are typed."""
+    """What the launchers have in common; their settings are read from the configuration, where they have types."""
 
     def __init__(self, **_: object) -> None:
         pass

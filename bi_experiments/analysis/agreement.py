@@ -1,0 +1,153 @@
+"""Whether two sets of launches compute the same: the arms of one experiment, or one arm in two experiments."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from math import exp, log
+from statistics import fmean
+from sys import float_info
+from typing import NamedTuple
+
+from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.config.plain import setting
+from bi_experiments.records import NEGATIVE_CONTROL, AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult
+from bi_experiments.wording import count
+
+EXPLAINED_TIMES = 10.0
+"""Arms this many times further apart than the baseline is from itself in other batches do not compute the same."""
+ROUNDING = {"float32": 3e-5, "float16": 0.06, "bfloat16": 0.5}
+"""|delta logprob| by type that rounding explains anyway: 256 units in the last place of 1 for float32, 64 for the
+others, for a baseline that does not differ from itself. TF32 in one arm alone gives about 1e-3."""
+OF_THE_WORKLOAD = ("needle", "trial", "workload")
+"""Compositions whose probes are the workload's prompts."""
+
+
+def compare_arms(phases: Sequence[PhaseResult]) -> ArmAgreement | None:
+    """Each probe alone in the second arm against the baseline; None where one of them has none.
+
+    Args:
+        phases: All phases of an experiment, in launch order.
+    """
+    second = second_arm(phases)
+    baseline = next((phase for phase in phases if phase.arm is Arm.BASELINE and phase.alone), None)
+    other = next((phase for phase in phases if phase.arm is second and phase.alone), None)
+    if baseline is None or other is None:
+        return None
+    by_probe = {output.probe: output for output in other.alone}
+    both = [(output, by_probe[output.probe]) for output in baseline.alone if output.probe in by_probe]
+    if not both:
+        return None
+    distances = [distance for one, two in both for distance in _distances(one, two)]
+    differences, divergences = [one for one, _ in distances], [kl for _, kl in distances]
+    tokens = sum(len(one.token_ids) for one, _ in both)
+    equal = sum(_equal_tokens(one, two) for one, two in both)
+    itself = _between_batches(phases)
+    dtype = baseline.observed.dtype if baseline.observed else "bfloat16"
+    largest = max(differences, default=0.0)
+    return ArmAgreement(
+        tokens=len(distances),
+        tokens_equal_pct=100 * equal / tokens if tokens else 100.0,
+        largest_logprob_difference=largest,
+        kl_mean=fmean(divergences) if divergences else 0.0,
+        kl_largest=max(divergences, default=0.0),
+        between_batches=itself,
+        explained=largest <= max(EXPLAINED_TIMES * itself, ROUNDING.get(dtype, 0.5)),
+    )
+
+
+def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tuple[int, int]:
+    """Probe outputs of the second arm that two experiments have in common: how many are equal, of how many.
+
+    The workload's prompts count where both have the same workload. Whether both drew the same probes is the caller's
+    to know: they do with the same `verify` settings, vocabulary and longest sequence.
+    """
+    one, two = _digests(first), _digests(second)
+    same_workload = first.workload_digest == second.workload_digest
+    keys = [key for key in one.keys() & two.keys() if same_workload or key[0] not in OF_THE_WORKLOAD]
+    return sum(one[key] == two[key] for key in keys), len(keys)
+
+
+def outputs_agree(first: ExperimentResult, second: ExperimentResult) -> str | None:
+    """Whether the second arm's outputs are the same in two experiments, in a sentence; None: none to compare."""
+    if _probed(first) != _probed(second):
+        return None
+    equal, compared = outputs_in_common(first, second)
+    if not compared:
+        return None
+    if equal == compared:
+        return f"All {count(compared, 'probe output')} that A and B share are the same to the bit."
+    return f"Of {count(compared, 'probe output')} that A and B share, {compared - equal} are not the same to the bit."
+
+
+class AloneDigest(NamedTuple):
+    """The second arm's outputs of the probes alone, in a word."""
+
+    probed: str
+    """The same where two experiments have the same probes."""
+    digest: str
+    """The same where all of their outputs are."""
+
+
+def alone_digest(result: ExperimentResult) -> AloneDigest | None:
+    """The outputs of the probes alone in the second arm's first launch that has some; None: no launch has."""
+    outputs = {key: digest for key, digest in _digests(result).items() if key[0] == NEGATIVE_CONTROL}
+    if not outputs:
+        return None
+    probed = (*_probed(result), *sorted(outputs))
+    digests = "".join(digest for _, digest in sorted(outputs.items()))
+    return AloneDigest(probed=repr(probed), digest=sha256(digests.encode()).hexdigest())
+
+
+def _probed(result: ExperimentResult) -> tuple[object, ...]:
+    """What decides which probes there are, apart from the compositions."""
+    keys = ("probes", "max_tokens", "logprobs", "seed")
+    model = ("name", "seeded", "max_model_len")
+    return (
+        *(setting(result.configuration, "verify", key) for key in keys),
+        *(setting(result.configuration, "model", key) for key in model),
+    )
+
+
+def _digests(result: ExperimentResult) -> dict[tuple[str, int, int, int, int], str]:
+    arm = second_arm(result.phases)
+    return {
+        (one.composition, one.batch, one.position, one.probe, one.sample): one.digest
+        for phase in sorted(result.phases, key=lambda phase: -phase.index)  # the first launch's are kept
+        if phase.arm is arm
+        for one in phase.probes
+    }
+
+
+def _equal_tokens(one: AloneOutput, two: AloneOutput) -> int:
+    pairs = zip(one.token_ids, two.token_ids, strict=False)
+    return next((at for at, (left, right) in enumerate(pairs) if left != right), len(one.token_ids))
+
+
+def _distances(one: AloneOutput, two: AloneOutput) -> list[tuple[float, float]]:
+    """Largest |delta logprob| and divergence for each token up to the first that differs: the same context in both."""
+    last = _equal_tokens(one, two) + 1
+    return [
+        _distance(dict(left), dict(right))
+        for left, right in zip(one.logprobs[:last], two.logprobs[:last], strict=False)
+    ]
+
+
+def _distance(left: dict[int, float], right: dict[int, float]) -> tuple[float, float]:
+    shared = left.keys() & right.keys()
+    if not shared:
+        return float_info.max, float_info.max
+    largest = max(abs(left[token] - right[token]) for token in shared)
+    rest_left = max(1 - sum(exp(left[token]) for token in shared), float_info.epsilon)
+    rest_right = max(1 - sum(exp(right[token]) for token in shared), float_info.epsilon)
+    divergence = sum(exp(left[token]) * (left[token] - right[token]) for token in shared)
+    return largest, max(0.0, divergence + rest_left * log(rest_left / rest_right))
+
+
+def _between_batches(phases: Sequence[PhaseResult]) -> float:
+    differences = (
+        one.largest_logprob_difference
+        for phase in phases
+        if phase.arm is Arm.BASELINE
+        for one in phase.probes
+        if one.fault is None
+    )
+    return max(differences, default=0.0)

@@ -1,0 +1,92 @@
+"""By what rules an experiment was measured, as far as its estimates depend on them."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+from bi_experiments.analysis.estimates import (
+    Estimate,
+    paired_estimate,
+    two_stage_estimate,
+    two_stage_pairs,
+    welch_estimate,
+)
+from bi_experiments.analysis.pairs import Pair, complete_pairs, total_time_logs
+from bi_experiments.config.plain import setting
+from bi_experiments.config.schema import Caches, Interleave, ProtocolConfig
+from bi_experiments.records import ExperimentResult, PhaseResult
+
+
+class Design(NamedTuple):
+    """The rules."""
+
+    equivalence_pct: float
+    """Changes within plus or minus this many per cent count as none."""
+    paired: bool = True
+    """Whether the launches of a pair have something in common, by turns or by prompts of their own; else they are two
+    independent samples."""
+    first_stage: int | None = None
+    """Pairs of the first of two stages, where the number of pairs followed from their spread."""
+    always_cold: bool = False
+    """Whether every launch had empty compile caches."""
+
+    @classmethod
+    def of(cls, protocol: ProtocolConfig, pairs: Sequence[Pair]) -> Self:
+        """The rules of a protocol, and of what was found to differ between the pairs.
+
+        One after the other, launches of a pair correlate no more than others (-0.74 and -0.03 in two experiments of a
+        baseline against itself), and taking differences costs half of the degrees of freedom; by turns they do (+0.95).
+        """
+        return cls(
+            equivalence_pct=protocol.equivalence_pct,
+            paired=protocol.interleave is Interleave.trial or prompts_differ(pairs),
+            first_stage=None if protocol.target_half_width_pct is None else protocol.pairs,
+            always_cold=protocol.caches is Caches.fresh,
+        )
+
+    @classmethod
+    def recorded(cls, result: ExperimentResult) -> Self:
+        """The rules in an experiment's record; those that an older record lacks are as they were then."""
+        rules = setting(result.configuration, "protocol") or {}
+        target = rules.get("target_half_width_pct")
+        return cls(
+            equivalence_pct=float(rules.get("equivalence_pct", 1.0)),
+            paired=rules.get("interleave") != Interleave.launch.name or prompts_differ(complete_pairs(result.phases)),
+            first_stage=None if target is None else rules.get("pairs"),
+            always_cold=rules.get("caches") == Caches.fresh.name,
+        )
+
+    def estimate(self, baseline: Sequence[float], second: Sequence[float], *, primary: bool = False) -> Estimate:
+        """The change from the log values of the launches of both arms, one a launch, pair by pair.
+
+        Args:
+            baseline: Logarithms of the baseline's values.
+            second: Those of the second arm.
+            primary: Whether the number of pairs was decided by this quantity, if it was decided on the way.
+        """
+        differences = [one - other for one, other in zip(second, baseline, strict=True)]
+        if primary and self.first_stage is not None:
+            return two_stage_estimate(differences, self.first_stage)
+        return paired_estimate(differences) if self.paired else welch_estimate(baseline, second)
+
+
+def prompts_differ(pairs: Sequence[Pair]) -> bool:
+    """Whether the pairs had prompts of their own (`workload.fresh_prompts`), seen by the sizes of their trials."""
+    sizes = {tuple((trial.batch_size, trial.prompt_tokens) for trial in pair.baseline.trials) for pair in pairs}
+    return len(sizes) > 1
+
+
+def pairs_to_run(phases: Iterable[PhaseResult], protocol: ProtocolConfig) -> int:
+    """How many pairs the protocol asks for, by what is known: after the first of two stages, all that are needed.
+
+    Args:
+        phases: The phases so far.
+        protocol: The rules.
+    """
+    if protocol.target_half_width_pct is None:
+        return protocol.pairs
+    pairs = complete_pairs(phases)[: protocol.pairs]
+    if len(pairs) < max(2, protocol.pairs):
+        return protocol.pairs
+    baseline, second = total_time_logs(pairs)
+    differences = [one - other for one, other in zip(second, baseline, strict=True)]
+    return two_stage_pairs(differences, protocol.target_half_width_pct, protocol.max_pairs or protocol.pairs)

@@ -1,0 +1,81 @@
+"""Where the engines of the two arms differ, by what vLLM itself reports of them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from bi_experiments.analysis.pairs import Pair, complete_pairs
+from bi_experiments.config.plain import as_text
+from bi_experiments.records import ExperimentResult, ObservedEngine
+
+FIELDS = (
+    "device",
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "attention_backend",
+    "flash_attn_version",
+    "compilation_mode",
+    "enforce_eager",
+    "cudagraph_mode",
+    "cudagraph_sizes",
+    "prefix_caching",
+    "chunked_prefill",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "async_scheduling",
+    "all_reduce",
+    "fp32_precision",
+    "threads",
+    "block_size",
+    "kv_cache_tokens",
+)
+"""All that is compared, the most severe first: every field of `ObservedEngine` but the mode, which is to differ."""
+
+
+class EngineDifference(NamedTuple):
+    """A field that the arms do not have in common; the values as text."""
+
+    field: str
+    baseline: str
+    second: str
+
+    @property
+    def name(self) -> str:
+        """The field in running text."""
+        return self.field.replace("_", " ")
+
+
+def engine_differences(pairs: Sequence[Pair]) -> tuple[EngineDifference, ...]:
+    """Every field of the observed engines that differs between the arms, the most severe first.
+
+    A setting differs when the launches of one arm report a value that those of the other do not. The capacity of the KV
+    cache is measured and may vary by a block from launch to launch: it differs when the ranges of the arms are apart.
+    """
+    baseline = [pair.baseline.observed for pair in pairs if pair.baseline.observed is not None]
+    second = [pair.second.observed for pair in pairs if pair.second.observed is not None]
+    if not baseline or not second:
+        return ()
+    return tuple(
+        EngineDifference(field, _said(baseline, field), _said(second, field))
+        for field in FIELDS
+        if _differs(field, [getattr(one, field) for one in baseline], [getattr(one, field) for one in second])
+    )
+
+
+def _differs(field: str, baseline: Sequence[Any], second: Sequence[Any]) -> bool:
+    if field == "kv_cache_tokens":
+        return bool(max(baseline) < min(second) or max(second) < min(baseline))
+    return set(baseline) != set(second)
+
+
+def _said(engines: Iterable[ObservedEngine], field: str) -> str:
+    return " or ".join(dict.fromkeys(as_text(getattr(engine, field)) for engine in engines))
+
+
+def engine_sentence(result: ExperimentResult) -> str | None:
+    """What vLLM changed between the arms besides the mode; None when it reports nothing of the kind."""
+    differences = engine_differences(complete_pairs(result.phases))
+    if not differences:
+        return None
+    changed = ", ".join(f"{one.name} ({one.baseline} → {one.second})" for one in differences)
+    return f"vLLM ran the arms with other settings too: {changed}."

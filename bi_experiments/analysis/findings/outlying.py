@@ -1,0 +1,49 @@
+"""Launches that are not like the others. They are named, never dropped: what happened to them happens to users too."""
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.estimates import per_cent
+from bi_experiments.analysis.pairs import Pair, total_time_logs
+from bi_experiments.analysis.robust import FEWEST_VALUES, OUTLYING, modified_z
+from bi_experiments.config.schema import ProtocolConfig
+from bi_experiments.records import Finding
+from bi_experiments.wording import signed
+
+
+def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
+    """Launches whose total time, or by turns pairs whose change, is far from the median of its like.
+
+    By turns both launches of a pair share what the machine did meanwhile, so that the difference is what is looked at.
+    """
+    design = Design.of(protocol, pairs)
+    baseline, second = total_time_logs(pairs)
+    if design.paired:
+        values = [one - other for one, other in zip(second, baseline, strict=True)]
+        names = [f"pair {pair.baseline.pair + 1}" for pair in pairs]
+        what = "change of total time"
+        from_median = [value - median(values) for value in values]
+    else:
+        names = [
+            f"launch {phase.launch + 1} of the arm {phase.arm.replace('_', ' ')}"
+            for arm in zip(*pairs, strict=True)
+            for phase in arm
+        ]
+        what = "total time"
+        from_median = [value - median(arm) for arm in (baseline, second) for value in arm]
+    if len(from_median) < FEWEST_VALUES:
+        return
+    scores = modified_z(from_median)
+    found = [
+        f"{name} ({signed(per_cent(value))} from the median, modified z-score {score:.1f})"
+        for name, value, score in zip(names, from_median, scores, strict=True)
+        if abs(score) > OUTLYING and abs(value) > math.log1p(protocol.equivalence_pct / 100)
+    ]
+    if found:
+        yield Finding(
+            kind="outlying",
+            message=f"Not like the others in {what}: {'; '.join(found)}. The number includes it all the same.",
+            remedy="Look into the phase's log, and at what else ran on the machine; with more pairs it matters less.",
+        )

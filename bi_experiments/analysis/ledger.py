@@ -1,0 +1,78 @@
+"""The ledger: which classes of steps the workload's output tokens come from, and what was probed in each."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bi_experiments.phase.proof.compositions import NEEDED_SHARE
+from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, upper_end
+from bi_experiments.records import Arm, Invariance, LedgerRow, PhaseResult, StepCount, StepKind
+
+NEEDED_PCT = 100 * NEEDED_SHARE
+"""A class with this share of the workload's output tokens, in per cent, or more needs a probe."""
+SOURCE = "vLLM's first-come-first-served rule"
+"""What says which steps there are."""
+
+
+class _Class(NamedTuple):
+    kind: StepKind
+    context: int
+    sequences: int
+    padded: bool
+
+
+def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance]) -> tuple[LedgerRow, ...]:
+    """Every class that the workload has, the largest first; none where no phase says which steps there are.
+
+    Args:
+        phases: In launch order.
+        verdicts: Of the batch-invariant arm, by composition; those without one probe nothing.
+    """
+    workload = next((own for phase in phases if (own := [one for one in phase.steps if one.composition is None])), [])
+    probes: dict[_Class, dict[str, int]] = defaultdict(dict)
+    for phase in phases:
+        for one in phase.steps if phase.arm is Arm.BATCH_INVARIANT else ():
+            if one.composition is not None and one.composition in verdicts:
+                probes[_class(one)].setdefault(one.composition, one.tokens)
+    total = sum(one.tokens for one in workload)
+    return tuple(
+        LedgerRow(
+            kind=one.kind,
+            context=one.context,
+            context_below=upper_end(one.context, CONTEXTS),
+            sequences=one.sequences,
+            sequences_below=upper_end(one.sequences, SEQUENCES) if one.sequences else None,
+            padded=one.padded,
+            workload_tokens=one.tokens,
+            workload_pct=100 * one.tokens / total,
+            probe_tokens=sum(probes[_class(one)].values()),
+            verdict=_best({verdicts[composition] for composition in probes[_class(one)]}),
+        )
+        for one in sorted(workload, key=lambda one: -one.tokens)
+    )
+
+
+def _class(one: StepCount) -> _Class:
+    return _Class(one.kind, one.context, one.sequences, one.padded)
+
+
+def _best(verdicts: set[Invariance]) -> Invariance:
+    order = (Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC, Invariance.HOLDS, Invariance.NO_CONTROL)
+    return next((verdict for verdict in order if verdict in verdicts), Invariance.NOT_PROBED)
+
+
+def in_words(row: LedgerRow) -> str:
+    """A class of steps: `513 to 1024 tokens of context, 33 to 64 sequences, alongside a prefill`."""
+    context = f"{_range(row.context, row.context_below)} tokens"
+    if row.kind is StepKind.PREFILL:
+        said = f"prefill of {context}"
+    else:
+        beside = ", alongside a prefill" if row.kind is StepKind.BESIDE_PREFILL else ""
+        said = f"{context} of context, {_range(row.sequences, row.sequences_below)} sequences{beside}"
+    return said + (", padded graph" if row.padded else "")
+
+
+def _range(low: int, below: int | None) -> str:
+    if below is None:
+        return f"{low} and more"
+    return str(low) if below == low + 1 else f"{low} to {below - 1}"

@@ -1,0 +1,123 @@
+"""What more pairs would buy, from the spread of those that were run."""
+
+import math
+from collections.abc import Callable
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.estimates import CONFIDENCE
+from bi_experiments.analysis.pairs import complete_pairs, total_time_logs
+from bi_experiments.records import ExperimentResult
+
+POWER = 0.8
+"""How often an experiment of the size that is told finds what it is to find."""
+MOST_PAIRS = 1000
+"""Beyond this the machine is to be made quieter, not the experiment longer."""
+
+
+class Plan(NamedTuple):
+    """What one target takes."""
+
+    target_pct: float
+    pairs: int | None
+    """None: more than `MOST_PAIRS`."""
+    time_s: float
+    """Of all of them, in seconds."""
+
+
+class Spread(NamedTuple):
+    """What the plans rest on."""
+
+    deviation: float
+    """Standard deviation of a pair's log ratio."""
+    pairs: int
+    """Pairs that it was estimated from."""
+    paired: bool
+    pair_s: float
+    """Mean time of a pair, from the start of its first process to the end of its last, in seconds."""
+
+
+def spread(result: ExperimentResult) -> Spread | None:
+    """The spread of an experiment's pairs; None with fewer than two, or where there is no spread."""
+    pairs = complete_pairs(result.phases)
+    if len(pairs) < 2:
+        return None
+    design = Design.recorded(result)
+    baseline, second = total_time_logs(pairs)
+    if design.paired:
+        deviation = stdev(one - other for one, other in zip(second, baseline, strict=True))
+    else:
+        deviation = math.hypot(stdev(baseline), stdev(second))
+    lengths = [
+        max(phase.started_at + phase.wall_time_s for phase in pair) - min(phase.started_at for phase in pair)
+        for pair in pairs
+    ]
+    # A pair that an interruption lies within says nothing of how long one takes.
+    usual_s = min(fmean(lengths), *(sum(phase.wall_time_s for phase in pair) for pair in pairs))
+    return Spread(deviation, len(pairs), design.paired, usual_s) if deviation > 0 else None
+
+
+Power = Callable[..., float]
+
+
+def difference_power(pairs: int, deviation: float, change_pct: float, *, paired: bool) -> float:
+    """How often the 95 % interval excludes zero when the change is this large.
+
+    Args:
+        pairs: Pairs.
+        deviation: Standard deviation of a pair's log ratio.
+        change_pct: The true change in per cent.
+        paired: Whether pairs are compared, or two independent samples.
+    """
+    from scipy.stats import nct, t
+
+    freedom = _freedom(pairs, paired)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
+    shift = math.log1p(change_pct / 100) / (deviation / math.sqrt(pairs))
+    return float(nct.sf(quantile, freedom, shift))
+
+
+def equivalence_power(pairs: int, deviation: float, within_pct: float, *, paired: bool) -> float:
+    """How often the 95 % interval lies within plus or minus so many per cent when there is no change at all.
+
+    With the spread taken as known, as it is when a number of pairs is planned.
+    """
+    from scipy.stats import norm, t
+
+    error = deviation / math.sqrt(pairs)
+    room = math.log1p(within_pct / 100) - float(t.ppf((1 + CONFIDENCE) / 2, _freedom(pairs, paired))) * error
+    return max(0.0, 2 * float(norm.cdf(room / error)) - 1) if room > 0 else 0.0
+
+
+def pairs_needed(power: Power, deviation: float, target_pct: float, *, paired: bool) -> int | None:
+    """The fewest pairs with which the power is at least `POWER`; None with more than `MOST_PAIRS`."""
+    low, high = 1, 2
+    while power(high, deviation, target_pct, paired=paired) < POWER:
+        low, high = high, 2 * high
+        if low > MOST_PAIRS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = power(middle, deviation, target_pct, paired=paired) >= POWER
+        low, high = (low, middle) if enough else (middle, high)
+    return high if high <= MOST_PAIRS else None
+
+
+def to_tell(found: Spread, change_pct: float) -> Plan:
+    """What it takes to tell a change of so many per cent from none."""
+    return _plan(found, change_pct, difference_power)
+
+
+def to_show_less_than(found: Spread, within_pct: float) -> Plan:
+    """What it takes to show that a change which is none is less than so many per cent."""
+    return _plan(found, within_pct, equivalence_power)
+
+
+def _plan(found: Spread, target_pct: float, power: Power) -> Plan:
+    pairs = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
+    return Plan(target_pct, pairs, (pairs or 0) * found.pair_s)
+
+
+def _freedom(pairs: int, paired: bool) -> int:
+    return (pairs - 1) * (1 if paired else 2)

@@ -1,0 +1,81 @@
+"""What a few wild launches cannot move: the Hodges-Lehmann estimate with its exact interval, and who the wild ones are.
+
+J. L. Hodges and E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Stat. 34 (1963); B. Iglewicz and
+D. C. Hoaglin, "How to detect and handle outliers" (1993), for the modified z-score.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, combinations_with_replacement, product
+from statistics import median
+
+from bi_experiments.analysis.estimates import CONFIDENCE, Estimate, per_cent
+
+FEWEST_PAIRS = 6
+"""From which a distribution-free 95 % interval of paired values exists: with five, 1 of 16 lies outside the widest."""
+OUTLYING = 3.5
+"""Modified z-score from which a value is called outlying."""
+FEWEST_VALUES = 8
+"""From which a value can be called outlying: the median deviation of fewer says little."""
+
+
+def robust_paired(differences: Sequence[float]) -> Estimate | None:
+    """The median of all means of two differences, with the interval of Wilcoxon's signed-rank test; None with too few.
+
+    Args:
+        differences: D_b, one log ratio a pair.
+    """
+    if len(differences) < FEWEST_PAIRS:
+        return None
+    means = sorted((one + other) / 2 for one, other in combinations_with_replacement(differences, 2))
+    counts = [1]
+    for rank in range(1, len(differences) + 1):
+        counts = _added(counts, [1, *[0] * (rank - 1), 1])
+    return _with_ends(means, _end(counts))
+
+
+def robust_unpaired(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
+    """The median of all differences second - first, with the interval of the Mann-Whitney test; None with too few."""
+    if min(len(first), len(second)) < FEWEST_PAIRS:
+        return None
+    differences = sorted(one - other for other, one in product(first, second))
+    return _with_ends(differences, _end(_rank_sum_counts(len(first), len(second))))
+
+
+def modified_z(values: Sequence[float]) -> tuple[float, ...]:
+    """0.6745 (x - median) / MAD of each value, where MAD is the median of |x - median|; 0 where the MAD is 0."""
+    middle = median(values)
+    deviation = median(abs(value - middle) for value in values)
+    return tuple(0.6745 * (value - middle) / deviation if deviation else 0.0 for value in values)
+
+
+def _with_ends(ordered: Sequence[float], end: int) -> Estimate:
+    return Estimate(per_cent(median(ordered)), per_cent(ordered[end]), per_cent(ordered[-1 - end]))
+
+
+def _end(counts: Sequence[int]) -> int:
+    """Which of the ordered values is the interval's lower end, from the exact distribution of the rank statistic.
+
+    It is the largest value of the statistic that, with all below it, has at most 2.5 % of the ways.
+    """
+    most = (1 - CONFIDENCE) / 2 * sum(counts)
+    return sum(below <= most for below in accumulate(counts)) - 1
+
+
+def _added(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Numbers of ways of a sum of two independent integers, from those of each."""
+    ways = [0] * (len(one) + len(other) - 1)
+    for (i, a), (j, b) in product(enumerate(one), enumerate(other)):
+        ways[i + j] += a * b
+    return ways
+
+
+def _rank_sum_counts(first: int, second: int) -> list[int]:
+    """Ways in which the Mann-Whitney statistic of samples of these sizes takes each of its values from 0 up."""
+    table = {(i, 0): [1] for i in range(first + 1)} | {(0, j): [1] for j in range(second + 1)}
+    for i, j in product(range(1, first + 1), range(1, second + 1)):
+        # The largest of all values is of the first sample, and then above all of the second, or of the second.
+        above, not_above = [0] * j + table[i - 1, j], table[i, j - 1]
+        size = max(len(above), len(not_above))
+        padded = ([*one, *[0] * (size - len(one))] for one in (above, not_above))
+        table[i, j] = [a + b for a, b in zip(*padded, strict=True)]
+    return table[first, second]

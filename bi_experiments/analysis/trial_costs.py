@@ -1,0 +1,90 @@
+"""What each trial costs, and whether that depends on the size of its batch."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.estimates import Estimate, paired_estimate, per_cent
+from bi_experiments.analysis.pairs import Pair
+from bi_experiments.records import Trial, TrialCost
+
+FEWEST_PAIRS = 3
+"""From which it is judged whether the cost depends on the trial: with fewer, an interval says next to nothing."""
+
+
+def trial_costs(pairs: Sequence[Pair], design: Design) -> tuple[TrialCost, ...]:
+    """The cost of every trial, in the order of the workload; empty without a complete pair.
+
+    Args:
+        pairs: Complete pairs.
+        design: The rules that they were measured by.
+    """
+    if not pairs:
+        return ()
+    return tuple(_cost(both, design) for both in zip(*(_both(pair) for pair in pairs), strict=True))
+
+
+class SizeEffect(NamedTuple):
+    """How the cost differs between the largest and the smallest batch."""
+
+    small: int
+    """Prompts of the smallest batch."""
+    large: int
+    small_pct: float
+    """Cost of the smallest batch."""
+    large_pct: float
+    difference: Estimate
+    """(1 + cost of the largest) / (1 + cost of the smallest) - 1."""
+
+
+def size_effect(pairs: Sequence[Pair]) -> SizeEffect | None:
+    """The cost of the trials with the largest batch against that of those with the smallest, pair by pair.
+
+    None with fewer than `FEWEST_PAIRS` pairs, or where all batches are of one size.
+    """
+    differences, small_costs, large_costs, sizes = [], [], [], set()
+    for pair in pairs:
+        trials = _both(pair)
+        small, large = (pick(one.batch_size for one, _ in trials) for pick in (min, max))
+        sizes.add((small, large))
+        small_costs.append(fmean(_log_ratio(both) for both in trials if both[0].batch_size == small))
+        large_costs.append(fmean(_log_ratio(both) for both in trials if both[0].batch_size == large))
+        differences.append(large_costs[-1] - small_costs[-1])
+    if len(pairs) < FEWEST_PAIRS or all(small == large for small, large in sizes):
+        return None
+    return SizeEffect(
+        small=round(fmean(small for small, _ in sizes)),
+        large=round(fmean(large for _, large in sizes)),
+        small_pct=per_cent(fmean(small_costs)),
+        large_pct=per_cent(fmean(large_costs)),
+        difference=paired_estimate(differences),
+    )
+
+
+def _both(pair: Pair) -> tuple[tuple[Trial, Trial], ...]:
+    return tuple(zip(pair.baseline.trials, pair.second.trials, strict=True))
+
+
+def _log_ratio(both: tuple[Trial, Trial]) -> float:
+    return math.log(both[1].time_s / both[0].time_s)
+
+
+def _cost(both: Sequence[tuple[Trial, Trial]], design: Design) -> TrialCost:
+    baseline, second = zip(*both, strict=True)
+    alike = all(one.output_tokens == other.output_tokens and min(one.time_s, other.time_s) > 0 for one, other in both)
+    estimate = None
+    if alike:
+        estimate = design.estimate(*([math.log(trial.time_s) for trial in arm] for arm in (baseline, second)))
+    return TrialCost(
+        index=baseline[0].index,
+        batch_size=round(fmean(trial.batch_size for trial in baseline)),
+        prompt_tokens=round(fmean(trial.prompt_tokens for trial in baseline)),
+        output_tokens=round(fmean(trial.output_tokens for trial in baseline)),
+        baseline_s=fmean(trial.time_s for trial in baseline),
+        second_s=fmean(trial.time_s for trial in second),
+        change_pct=estimate.change_pct if estimate else None,
+        low_pct=estimate.low_pct if estimate else None,
+        high_pct=estimate.high_pct if estimate else None,
+    )

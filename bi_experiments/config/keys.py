@@ -1,0 +1,183 @@
+"""The keys that the schema has: what is set, removed or added besides them is refused, with what was probably meant."""
+
+import dataclasses
+import difflib
+import functools
+import shlex
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+
+from bi_experiments.config.credentials import is_secret, refuse_secret, secrets_in
+from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.errors import ConfigurationError
+
+MOST_EXPERIMENTS = 100_000
+"""Most values that one key of a sweep may run through."""
+
+LARGEST = 10**300
+"""Largest whole number that is looked at: the largest that is a floating point number too."""
+
+
+@functools.cache
+def key_types() -> Mapping[str, Any]:
+    """Every key of the schema, dotted, with its type: `model.name`, `tp`, ...; groups are keys too."""
+    return types.MappingProxyType(dict(_fields(ExperimentConfig, "")))
+
+
+def _fields(schema: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(schema).items():
+        yield f"{prefix}{name}", hint
+        part = dataclass_of(hint)
+        if part is not None:
+            yield from _fields(part, f"{prefix}{name}.")
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401  a type hint may be anything
+    """The types that a type hint allows: of `int | None`, `int` and `NoneType`."""
+    return get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
+
+
+def dataclass_of(hint: Any) -> type | None:  # noqa: ANN401
+    """The dataclass that a type hint allows; None where it allows none."""
+    return next((one for one in alternatives(hint) if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """`: did you mean X?` for the known word that is most like the one found; empty where none is alike.
+
+    A key is also recognised by its last part alone, so that `num_trials` leads to `workload.num_trials`.
+    """
+    known = list(known)
+    alike = difflib.get_close_matches(found, known, n=1, cutoff=0.7)
+    last = found.rpartition(".")[2]
+    ends = {key: key.rpartition(".")[2] for key in known}
+    if not alike:
+        alike = [key for key, end in ends.items() if end == last]
+    if not alike and (close := difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)):
+        alike = [key for key, end in ends.items() if end == close[0]]
+    return f": did you mean {alike[0]}?" if alike else ""
+
+
+def unknown(key: str) -> str:
+    """What is said of a key that the schema does not have."""
+    return f"{key} is not a key of the configuration{did_you_mean(key, key_types()) or ': --help lists the keys'}"
+
+
+def refuse_foreign_keys(composed: DictConfig) -> None:
+    """Refuse a composed configuration that has other keys than the schema, or lacks some, or has null for a value.
+
+    Hydra lets `+key` add anything, and `~key` remove anything.
+
+    Raises:
+        ConfigurationError: Naming the first such key.
+    """
+    _refuse_foreign(composed, ExperimentConfig, "")
+
+
+def _refuse_foreign(node: DictConfig, schema: type, prefix: str) -> None:
+    hints = get_type_hints(schema)
+    for key in node:
+        if key not in hints:
+            raise ConfigurationError(unknown(f"{prefix}{key!s}"))
+    for name, hint in hints.items():
+        key = f"{prefix}{name}"
+        if name not in node and not OmegaConf.is_missing(node, name):
+            raise ConfigurationError(f"~{key} removes a key that every experiment has: set it, or leave it as it is")
+        if OmegaConf.is_missing(node, name):
+            raise ConfigurationError(f"{key} has no value: set {key}=VALUE")
+        value = node[name]
+        if value is None and type(None) not in alternatives(hint):
+            raise ConfigurationError(f"{key}=null is not possible: set a value, or leave it out for the default")
+        part = dataclass_of(hint)
+        if part is not None and isinstance(value, DictConfig):
+            _refuse_foreign(value, part, f"{key}.")
+
+
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """Refuse settings that Hydra would complain about in several lines, or not at all.
+
+    Args:
+        overrides: As on the command line: `group=option`, `key=value`.
+
+    Raises:
+        ConfigurationError: Naming the first setting that cannot be read, with how to write it.
+    """
+    parser = OverridesParser.create()
+    for text in overrides:
+        key, _, typed = text.partition("=")
+        if is_secret(key.lstrip("+~"), typed):  # before anything repeats it
+            raise refuse_secret(key.lstrip("+~"))
+        try:
+            override = parser.parse_overrides([text])[0]
+        except (OverrideParseException, ValueError) as error:  # of a number with more digits than Python reads
+            raise ConfigurationError(_unreadable(text)) from error
+        value = override.value()
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ConfigurationError(f"{override.key_or_group} is not possible: the number has too many digits")
+        if (secret := next(secrets_in(_plain(value), override.key_or_group), None)) is not None:
+            raise refuse_secret(secret)
+        _refuse_null_group(override, text)
+        _refuse_range(override, text)
+
+
+def _plain(value: object) -> object:
+    """A value of an override as plain values: what was quoted, and what a sweep runs through."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, ChoiceSweep):
+        return [_plain(one) for one in value.list]
+    if isinstance(value, dict):
+        return {str(_plain(name)): _plain(entry) for name, entry in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
+
+
+def _unreadable(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        groups = [name for name, hint in key_types().items() if dataclass_of(hint) and "." not in name]
+        meant = did_you_mean(key, [*key_types(), *groups])
+        return f"{text} is neither a setting (KEY=VALUE) nor an option{meant}"
+    if not key:
+        return f"{text} has no key: write KEY=VALUE, without spaces around the ="
+    return f"{text} cannot be read: quote a value that has = , : or brackets in it: {quoted(key, value)}"
+
+
+def quoted(key: str, value: str) -> str:
+    """A setting as it is written in a shell so that its value is one piece of text."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def _refuse_null_group(override: Override, text: str) -> None:
+    key = override.key_or_group
+    group = key in {"experiment", "hydra"} or key.startswith("hydra/") or dataclass_of(key_types().get(key)) is not None
+    nullable = key in key_types() and type(None) in alternatives(key_types()[key])
+    if group and not nullable and not override.is_delete() and override.value() is None:
+        raise ConfigurationError(f"{text} is not possible: leave {key} out for its default, or name one of its options")
+
+
+def several_values(text: str) -> str:
+    """What is said of a setting with several values where there is no sweep."""
+    key, _, value = text.partition("=")
+    return (
+        f"{text} has several values: for a sweep put -m before the settings, for one value quote it: "
+        f"{quoted(key, value)}, for a list write {shlex.quote(f'{key}=[{value}]')}"
+    )
+
+
+def _refuse_range(override: Override, text: str) -> None:
+    """Refuse a range of no values, or of more than fit into memory: Hydra makes a list of them."""
+    value = override.value()
+    if not isinstance(value, RangeSweep) or value.start is None or value.stop is None:
+        return
+    number = (value.stop - value.start) / (value.step or 1)
+    if number <= 0:
+        raise ConfigurationError(f"{text} has no values: a range goes from its first number up to one before its last")
+    if not number <= MOST_EXPERIMENTS:
+        raise ConfigurationError(f"{text} has {number:g} values: use at most {MOST_EXPERIMENTS}")

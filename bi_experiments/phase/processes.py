@@ -1,0 +1,85 @@
+"""What belongs to a phase: its processes, its folder for temporary files, its shared memory; and how all of it ends.
+
+A phase leads a session, and whatever it starts inherits an environment variable. What has called setsid(2) has left the
+session and still has the variable; what has cleared its environment is still in the session. Control groups would catch
+both, but few containers let a program make one.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = "BI_EXPERIMENTS_PHASE"
+"""Variable of a phase and all that it starts; its value is the phase's folder for temporary files."""
+
+_ROUNDS = 10
+"""How often the processes are listed until none is left: one that forks meanwhile is seen in the next round."""
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def kill_phase(leader: int, temporary: Path) -> None:
+    """Kill every process of a phase, and remove its temporary files; this process itself is left out.
+
+    Args:
+        leader: Process id of the phase, which leads its session.
+        temporary: The phase's folder for temporary files, the value of `MARK`.
+    """
+    for _ in range(_ROUNDS):
+        found = [pid for pid in _pids() if pid != os.getpid() and _belongs(pid, leader, temporary)]
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            break
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_shared_memory(since: float) -> None:
+    """Remove the shared memory that killed processes of this user left behind: made since then, and mapped by none.
+
+    Args:
+        since: Unix time in seconds.
+    """
+    left = [path for path in (*_SHARED_MEMORY.glob("psm_*"), *_SHARED_MEMORY.glob("torch_*")) if _is_new(path, since)]
+    if not left:
+        return
+    maps = [text for pid in _pids() if (text := _read(pid, "maps"))]
+    for path in left:
+        if not any(os.fsencode(path) in text for text in maps):
+            path.unlink(missing_ok=True)
+
+
+def _is_new(path: Path, since: float) -> bool:
+    try:
+        state = path.stat()
+    except OSError:
+        return False
+    return state.st_uid == os.getuid() and state.st_ctime >= since
+
+
+def _pids() -> Iterator[int]:
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+
+
+def _belongs(pid: int, leader: int, temporary: Path) -> bool:
+    """Whether a process that is not dead yet is one of the phase's."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        marked = os.fsencode(f"{MARK}={temporary}") in _read(pid, "environ").split(b"\0")
+        return (marked or os.getsid(pid) == leader) and not _is_zombie(pid)
+    return False
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether only its parent's look at its exit status is missing; stat(5): the state follows the name in brackets."""
+    return _read(pid, "stat").rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"], [])
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,48 @@
+"""How many pairs would it take? From the spread of an experiment that was run.
+
+    python -m bi_experiments.plan FOLDER [--tell 2] [--show 1]
+
+`--tell 2`: pairs that tell a change of 2 % from none, in 80 % of experiments. `--show 1`: pairs that show a change to
+be less than 1 % when there is none. Both can be given several times; without either, the targets of the report.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.paths import read_result
+from bi_experiments.report.planning import planning
+
+
+def main(arguments: Sequence[str] | None = None) -> ExitCode:
+    """Run the program; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bi_experiments.plan", description="How many pairs would it take, from an experiment's spread?"
+    )
+    parser.add_argument("folder", type=Path, help="output folder of an experiment with two complete pairs or more")
+    parser.add_argument(
+        "--tell", type=_per_cent, action="append", default=[], metavar="X", help="a change, in per cent"
+    )
+    parser.add_argument("--show", type=_per_cent, action="append", default=[], metavar="X", help="a bound, in per cent")
+    options = parser.parse_args(arguments)
+    try:
+        said = planning(read_result(options.folder), options.tell, options.show)
+        if not said:
+            raise ConfigurationError(f"{options.folder} has no two complete pairs that differ: run it with more pairs")
+    except ExperimentError as error:
+        return complain(str(error), error.exit_code)
+    sys.stdout.write("\n".join(said) + "\n")
+    return ExitCode.DONE
+
+
+def _per_cent(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not possible: pass a number of per cent above 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Nothing is lost: the record is there whatever becomes of the program, its terminal or its disk."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from bi_experiments.paths import read_result
+from tests.faults.conftest import Program, is_one_line
+from tests.processes import wait_for
+
+
+def start(program: Program, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        program.command(*program.fake, *arguments),
+        cwd=program.folder,
+        env={**program.variables, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
+
+
+def hangs(program: Program) -> dict[str, str]:
+    return {"FAKE_PHASE": json.dumps({"batch_invariant": "hangs"})}
+
+
+def waits_in_the_mode(program: Program) -> bool:
+    """Whether a phase of the arm that never ends has timed its first trial."""
+    return any('"trial"' in path.read_text() for path in program.folder.glob("out/phases/*-batch*/events.jsonl"))
+
+
+def test_a_killed_run_is_read_by_every_program_and_resumed(program: Program) -> None:
+    arguments = ("hydra.run.dir=out", "protocol.order=baseline_first", "protocol.caches=user")
+    process = start(program, *arguments, **hangs(program))
+    wait_for(lambda: waits_in_the_mode(program), limit_s=60)
+    process.kill()
+    process.communicate(timeout=60)
+    assert "killed" in str(read_result(program.folder / "out").stopped)
+    report = program("out", module="bi_experiments.report")
+    assert report.returncode == 0, report.stderr
+    done = program(*program.fake, *arguments, "sweep.resume=true")
+    assert done.returncode == 0, done.stderr
+    result = read_result(program.folder / "out")
+    assert result.stopped is None
+    assert len(result.phases) == 4
+    baseline = min(result.phases, key=lambda phase: phase.index)
+    assert baseline.started_at == result.started_at  # taken over, not run again
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGHUP,),
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGINT, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+    ],
+)
+def test_signals_end_it_in_order(program: Program, numbers: tuple[signal.Signals, ...]) -> None:
+    process = start(program, "hydra.run.dir=out", **hangs(program))
+    wait_for(lambda: waits_in_the_mode(program), limit_s=60)
+    for number in numbers:
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert read_result(program.folder / "out").stopped == "it was interrupted"
+    assert not (program.folder / "out" / "caches").exists()
+    assert program.left() == []
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "head"])
+def test_a_terminal_that_goes_away_costs_no_record(program: Program, where: str) -> None:
+    command = program.command(*program.fake, "hydra.run.dir=out")
+    if where == "head":
+        reading, out = os.pipe()
+        os.close(reading)
+    else:
+        out = os.open(where, os.O_WRONLY)
+    done = subprocess.run(
+        command, cwd=program.folder, env=program.variables, stdout=out, stderr=subprocess.PIPE, check=False
+    )
+    os.close(out)
+    assert done.returncode == 0, done.stderr
+    assert read_result(program.folder / "out").stopped is None
+
+
+def test_two_runs_at_once_have_a_folder_each(program: Program) -> None:
+    both = [start(program, f"seed={seed}") for seed in (1, 2)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert len(list(program.folder.glob("outputs/*/*/result.json"))) == 2
+
+
+def test_a_folder_in_use_is_refused(program: Program) -> None:
+    process = start(program, "hydra.run.dir=out", **hangs(program))
+    wait_for(lambda: waits_in_the_mode(program), limit_s=60)
+    second = program(*program.fake, "hydra.run.dir=out")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert is_one_line(second)
+    assert "another experiment writes into" in second.stderr
+
+
+def test_a_failure_that_concerns_both_arms_starts_one_phase(program: Program) -> None:
+    done = program(
+        *program.fake,
+        "hydra.run.dir=out",
+        FAKE_PHASE=json.dumps({"baseline": "core_fails", "batch_invariant": "core_fails"}),
+    )
+    assert done.returncode == 1
+    assert "No available memory for the cache blocks" in done.stdout
+    assert len(read_result(program.folder / "out").phases) == 1
+    assert program.left() == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a small disk is mounted")
+def test_a_full_disk_is_one_line_that_names_what_is_kept(program: Program) -> None:
+    disk = program.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        done = program(*program.fake, "hydra.run.dir=disk")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/proc/nope", "x" * 300, "file", "file/below"])
+def test_a_folder_that_cannot_be_is_one_line(program: Program, folder: str) -> None:
+    (program.folder / "file").touch()
+    assert is_one_line(program(*program.fake, f"hydra.run.dir={folder}"))
+
+
+@pytest.mark.parametrize(
+    "uri", ["ftp://nowhere", "./mlruns", "postgresql://", "sqlite://", "http://", "sqlite:////proc/x"]
+)
+def test_a_store_that_cannot_be_logged_to_is_said_before_the_first_phase(program: Program, uri: str) -> None:
+    settings = [text for text in program.fake if text != "tracking=off"]
+    done = program(*settings, "hydra.run.dir=out", f"tracking.uri='{uri}'")
+    assert is_one_line(done)
+    assert "tracking.uri=" in done.stderr
+    assert not (program.folder / "out" / "phases").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("seed=1", "-m", "tp=1"), ("--nonsense",), ("quick",), ("seed=1,2",), ("--cfg", "x")]
+)
+def test_a_command_line_that_is_none_is_one_line(program: Program, arguments: tuple[str, ...]) -> None:
+    assert is_one_line(program(*program.fake, *arguments))

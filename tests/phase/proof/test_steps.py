@@ -1,0 +1,74 @@
+"""The steps that output tokens come from, by the first-come-first-served rule."""
+
+from dataclasses import replace
+
+import pytest
+
+from bi_experiments.phase.proof.requests import Limits
+from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, StepClass, counted, lower_end, schedule, upper_end
+from bi_experiments.records import StepKind
+
+LIMITS = Limits(max_num_batched_tokens=100, max_num_seqs=4, max_model_len=1024, prefix_caching=False, block_size=16)
+
+
+def kinds(sequences: list[tuple[int, int]], limits: Limits = LIMITS) -> list[list[StepKind]]:
+    return [[step.kind for step in steps] for steps in schedule(sequences, limits)]
+
+
+def test_every_output_token_has_a_step_and_the_first_comes_from_the_prefill() -> None:
+    made = schedule([(10, 3), (20, 1)], LIMITS)
+    assert [len(steps) for steps in made] == [3, 1]
+    assert made[0] == [
+        StepClass(StepKind.PREFILL, 1, 0, padded=False),
+        StepClass(StepKind.DECODE, 1, 1, padded=False),
+        StepClass(StepKind.DECODE, 1, 1, padded=False),
+    ]
+
+
+def test_a_prompt_that_does_not_fit_the_step_is_processed_beside_the_decodes_of_the_others() -> None:
+    assert kinds([(60, 4), (139, 1)]) == [
+        [StepKind.PREFILL, StepKind.BESIDE_PREFILL, StepKind.DECODE, StepKind.DECODE],
+        [StepKind.PREFILL],
+    ]
+
+
+def test_a_sequence_without_a_seat_waits_until_another_leaves() -> None:
+    assert kinds([(1, 3), (1, 2), (1, 2), (1, 2), (1, 1)])[0] == [
+        StepKind.PREFILL,
+        StepKind.DECODE,
+        StepKind.BESIDE_PREFILL,
+    ]
+
+
+def test_classes_of_contexts_and_sequences_begin_at_their_lower_ends() -> None:
+    roomy = replace(LIMITS, max_num_batched_tokens=4096, max_num_seqs=64)
+    made = schedule([(512, 3), *[(1, 3)] * 8], roomy)
+    assert [(step.context, step.sequences) for step in made[0]] == [(129, 0), (513, 9), (513, 9)]
+
+
+@pytest.mark.parametrize(("tokens", "padded"), [(3, True), (4, False), (8, False), (9, False)])
+def test_a_step_smaller_than_its_graph_is_padded(tokens: int, padded: bool) -> None:
+    limits = replace(LIMITS, graph_sizes=frozenset({4, 8}))
+    (steps,) = schedule([(tokens, 1)], limits)
+    assert steps[0].padded is padded
+
+
+def test_without_graphs_nothing_is_padded() -> None:
+    assert not any(step.padded for steps in schedule([(3, 4)], LIMITS) for step in steps)
+
+
+@pytest.mark.parametrize("ends", [CONTEXTS, SEQUENCES])
+def test_classes_follow_each_other_without_a_gap(ends: tuple[int, ...]) -> None:
+    for value in range(1, 3000):
+        low = lower_end(value, ends)
+        below = upper_end(low, ends)
+        assert low <= value
+        assert below is None or value < below
+
+
+def test_tokens_are_counted_by_class() -> None:
+    counts = counted("ragged", [step for steps in schedule([(10, 3), (20, 1)], LIMITS) for step in steps])
+    assert [(one.composition, one.kind, one.tokens) for one in counts] == [
+        ("ragged", StepKind.PREFILL, 2),
+        ("ragged", StepKind.DECODE, 2),
+    ]

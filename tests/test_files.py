@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+
+from bi_experiments import files
+
+
+def test_a_lock_that_is_held_is_waited_for_with_a_line_and_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(files, "SAY_AFTER_S", 0.0)
+    monkeypatch.setattr(files, "LOCK_LIMIT_S", 0.2)
+    path = tmp_path / "store.lock"
+    with (
+        files.locked(path),
+        pytest.raises(TimeoutError, match=r"store\.lock is held by"),
+        files.locked(path),
+    ):
+        pass
+    assert capsys.readouterr().err.count(f"waiting for {path}, which ") == 1
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
+    for _ in range(2):
+        with files.locked(tmp_path / "lock"):
+            pass

@@ -1,0 +1,57 @@
+"""The planner says what it would take, in pairs, minutes and a command."""
+
+from pathlib import Path
+
+import pytest
+
+from bi_experiments import plan
+from bi_experiments.errors import ExitCode
+from bi_experiments.files import write_atomically
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import to_json
+from bi_experiments.report.planning import planning
+from tests import factories
+
+
+def written(folder: Path, costs_pct: list[float]) -> str:
+    write_atomically(OutputFolder(folder).result, to_json(factories.whole_result(factories.phases(costs_pct))))
+    return str(folder)
+
+
+def test_every_report_says_what_more_pairs_would_buy() -> None:
+    first, command, basis = planning(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
+    assert first.startswith("What more pairs would buy, in 80 % of experiments: to tell 2 % from none here: ")
+    assert "to show less than 1 %: " in first
+    assert command.startswith("Run: python -m bi_experiments experiment=cpu_demo protocol.pairs=")
+    assert "estimated from 4 pairs" in basis
+
+
+def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path, [5.0, 8.0, 7.0, 9.5])
+    pairs = []
+    for target in ("4", "2", "1"):
+        assert plan.main([folder, "--tell", target]) is ExitCode.DONE
+        shown = capsys.readouterr().out
+        assert f"to tell {target} % from none here" in shown
+        assert "to show" not in shown
+        pairs.append(int(shown.partition("here: ")[2].split()[0]))
+    assert pairs == sorted(set(pairs))
+
+
+def test_a_target_out_of_reach_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main([written(tmp_path, [5.0, 30.0]), "--show", "0.01"]) is ExitCode.DONE
+    assert "more than 1000 pairs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("costs_pct", [[5.0], []])
+def test_one_pair_has_no_spread(costs_pct: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path, costs_pct) if costs_pct else str(tmp_path)
+    assert plan.main([folder]) is ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["0", "-1", "nan", "inf", "x"])
+def test_a_target_that_is_none_is_refused(target: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        plan.main(["folder", "--tell", target])
+    assert ended.value.code == ExitCode.CANNOT_RUN
