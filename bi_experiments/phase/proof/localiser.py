@@ -76,10 +76,16 @@ class _Search:
             block_size=cache.block_size,
         )
         tokenizer = self._llm.get_tokenizer()
-        special = set(tokenizer.all_special_ids)
         vocabulary_size = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
-        token_ids = tuple(token for token in range(vocabulary_size) if token not in special)
-        material = Material(self._probes, workload, limits, token_ids, lambda request: self.generate([request])[0])
+
+        def alone(request: Request) -> Output:
+            return self.generate([request])[0]
+
+        def text_tokens(text: str) -> int:
+            return len(tokenizer.encode(text))
+
+        token_ids = prompt_token_ids(tokenizer, vocabulary_size)
+        material = Material(self._probes, workload, limits, token_ids, alone, text_tokens)
         plan = self._plan
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
         probed = () if batch is None else batch.probed
@@ -93,11 +99,14 @@ class _Search:
 
         return replace(batch, requests=tuple(map(tokens, batch.requests))), tokens(reference)
 
-    def generate(self, requests: Sequence[Request], empty_cache: bool = True) -> list[Output]:
-        """The outputs of a batch."""
+    def generate(
+        self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
+    ) -> list[Output]:
+        """The outputs of a batch; `kv_blocks` as in `Batch`."""
         if self._prefix_caching and empty_cache and not self._llm.reset_prefix_cache():
             raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
-        return engine.generate_together(self._llm, requests, self._probes.logprobs)
+        with engine.small_kv_cache(self._llm, kv_blocks):
+            return engine.generate_together(self._llm, requests, self._probes.logprobs)
 
     def run(self, batch: Batch, reference: Request) -> dict[str, object]:
         """All but what names the probe of a `Location`."""
@@ -125,7 +134,7 @@ class _Search:
             found |= {"layers": tuple(layers), "first": first_module}
             if first_module is None:
                 found["stopped"] = "every module gave the same bits: what differs is sampling, or how logprobs are made"
-        if batch.requests[position].scored_from is None and not batch.primed:
+        if batch.requests[position].scored_from is None and not batch.primed and batch.kv_blocks is None:
             found["smallest"] = self._shrink(batch, reference)
         return found
 
@@ -135,8 +144,8 @@ class _Search:
         return first_difference(alone.samples[sample], output.samples[sample])
 
     def _run_batch(self, batch: Batch) -> list[Output]:
-        outputs = self.generate(batch.requests)
-        return self.generate(batch.requests, empty_cache=False) if batch.primed else outputs
+        outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
+        return self.generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
 
     def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | None:
         """What every module computes, in the first step that differs; None where the hooks change the output."""
@@ -155,7 +164,7 @@ class _Search:
             if batch.primed:
                 self.generate(batch.requests)
             start(position, compare=True)
-            in_batch = self.generate(batch.requests, empty_cache=not batch.primed)[position]
+            in_batch = self.generate(batch.requests, not batch.primed, batch.kv_blocks)[position]
         finally:
             compared = engine.end_observation(self._llm)
         for before, after in zip(unobserved, (alone, in_batch), strict=True):

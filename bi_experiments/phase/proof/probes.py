@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
@@ -83,8 +83,7 @@ def run_probes(
     """
     limits = engine.limits(llm, max_num_batched_tokens, max_num_seqs, max_model_len)
     tokenizer = llm.get_tokenizer()
-    left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    token_ids = tuple(token for token in range(vocabulary_size) if token not in left_out)
+    token_ids = prompt_token_ids(tokenizer, vocabulary_size)
 
     def generate(requests: Sequence[Request], empty_cache: bool, kv_blocks: int | None) -> list[Output]:
         if limits.prefix_caching and empty_cache and not llm.reset_prefix_cache():
@@ -96,6 +95,12 @@ def run_probes(
         return len(tokenizer.encode(text))
 
     run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens)
+
+
+def prompt_token_ids(tokenizer: Any, vocabulary_size: int) -> tuple[int, ...]:  # noqa: ANN401  transformers' class
+    """The token ids that prompts are drawn from: the vocabulary without special and added tokens."""
+    left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return tuple(token for token in range(vocabulary_size) if token not in left_out)
 
 
 def run_compositions(
