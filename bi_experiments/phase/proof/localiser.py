@@ -9,8 +9,8 @@ import msgspec
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import Material, compose
-from bi_experiments.phase.proof.probes import first_difference
-from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Request
+from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids
+from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (
     BatchRequest,
@@ -33,7 +33,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
 
     Args:
         llm: The engine.
-        spec: What the phase was passed: the plan, and the probes that the batch was made for.
+        spec: What the phase was told: the plan, and the probes that the batch was made for.
         workload: The trials' prompts.
         observed: What the engine runs with.
 
@@ -67,14 +67,7 @@ class _Search:
 
     def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
-        cache = self._llm.llm_engine.vllm_config.cache_config
-        limits = EngineLimits(
-            max_num_batched_tokens=observed.max_num_batched_tokens,
-            max_num_seqs=observed.max_num_seqs,
-            max_model_len=max_model_len,
-            prefix_caching=self._prefix_caching,
-            block_size=cache.block_size,
-        )
+        limits = engine.limits(self._llm, observed.max_num_batched_tokens, observed.max_num_seqs, max_model_len)
         tokenizer = self._llm.get_tokenizer()
         vocabulary_size = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
 
