@@ -159,7 +159,11 @@ def shared(checkpoints: Path) -> Callable[[str], Outcome]:
             threads = ALL_HOLDS[name].threads
             names = [other for other, case in ALL_HOLDS.items() if case.threads == threads]
             names = [other for other in names if HAS_BFLOAT16_MATMUL or other in HOLDS]
-            known.update(zip(names, outcomes([ALL_HOLDS[other] for other in names], checkpoints), strict=True))
+            try:
+                ended = outcomes([ALL_HOLDS[other] for other in names], checkpoints)
+            except subprocess.TimeoutExpired as expired:
+                ended = [str(expired)] * len(names)
+            known.update(zip(names, ended, strict=True))
         found = known[name]
         assert isinstance(found, Outcome), found
         return found
