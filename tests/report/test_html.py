@@ -95,9 +95,9 @@ def test_the_answer_is_first_and_the_command_last(whole: str) -> None:
         "Environment",
         "Configuration",
         "How to run it again",
-        result.command,
     ]
-    places = [text.index(part) for part in parts]
+    # The planner's commands begin like the experiment's own, which is the last.
+    places = [*(text.index(part) for part in parts), text.rindex(result.command)]
     assert places == sorted(places)
 
 
@@ -217,6 +217,6 @@ def test_the_devices_clocks_are_a_table_where_they_were_read(whole: str) -> None
 
 def test_the_ledger_stands_under_the_verdicts_by_composition() -> None:
     page = page_of(factories.whole_result(invariance=factories.proof_report()))
-    assert "1025 to 2048 tokens of context, 33 to 64 sequences, beside a prefill" in page.text
+    assert "1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill" in page.text
     assert "Not run: long_prompt, borders" in page.text
     assert "from launch to launch reproducible" in " ".join(page.text.split())

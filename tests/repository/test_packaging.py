@@ -68,7 +68,7 @@ def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugi
     expected = {f"bi_experiments/{file.relative_to(ROOT)}" for file in (ROOT / "conf").rglob("*.yaml")}
     assert expected
     templates = {str(file.relative_to(ROOT)) for file in (ROOT / "bi_experiments/report/templates").iterdir()}
-    assert len(templates) == 5
+    assert len(templates) == 6
     assert templates <= names
     assert expected <= names
     assert not [name for name in names if name.startswith(("conf/", "tests/"))]
