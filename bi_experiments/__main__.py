@@ -134,7 +134,9 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
 
 
 def _command() -> str:
-    overrides = HydraConfig.get().overrides.task
+    from bi_experiments.config.plain import as_set
+
+    overrides = as_set(HydraConfig.get().overrides.task)
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
 
 

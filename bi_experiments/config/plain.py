@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from omegaconf import ListConfig, OmegaConf
 
 from bi_experiments.config.credentials import masked, without_credentials
 from bi_experiments.config.schema import ExperimentConfig
@@ -55,3 +56,12 @@ def recorded_configuration(config: ExperimentConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     plain["tracking"]["uri"] = without_credentials(config.tracking.uri)
     return plain
+
+
+def as_set(overrides: "ListConfig | list[str]") -> tuple[str, ...]:
+    """Overrides of Hydra's configuration as they were set: `${oc.env:TOKEN}` is not resolved, since they are kept."""
+    if not isinstance(overrides, ListConfig):
+        return tuple(overrides)
+    texts = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(texts, list)
+    return tuple(map(str, texts))

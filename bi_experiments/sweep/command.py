@@ -6,6 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from bi_experiments.config.plain import as_set
 from bi_experiments.records import RecordError, from_json
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.hydra_internals import BasicSweeper
@@ -31,7 +32,7 @@ def lasting(overrides: Iterable[str]) -> tuple[str, ...]:
 def command_of(config: DictConfig) -> tuple[str, ...]:
     """The command of the sweep of a composed configuration, as it is compared and shown."""
     overrides = config.hydra.overrides
-    return lasting([*overrides.task, *overrides.hydra])
+    return lasting([*as_set(overrides.task), *as_set(overrides.hydra)])
 
 
 def planned_experiments(config: DictConfig) -> int | None:
@@ -42,7 +43,7 @@ def planned_experiments(config: DictConfig) -> int | None:
         return None
     params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
-    texts = [*(f"{key!s}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    texts = [*(f"{key!s}={value}" for key, value in params.items()), *as_set(config.hydra.overrides.task)]
     overrides = OverridesParser.create().parse_overrides(texts)
     return sum(len(batch) for batch in BasicSweeper.split_arguments(overrides, None))
 

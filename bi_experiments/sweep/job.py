@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import from_hydra
+from bi_experiments.config.plain import as_set
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
@@ -74,7 +75,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
         sweep=SweepFolder(Path(hydra.runtime.cwd) / hydra.sweep.dir),
         folder=OutputFolder(Path(hydra.runtime.output_dir)),
         number=int(hydra.job.num),
-        overrides=tuple(hydra.overrides.task),
+        overrides=as_set(hydra.overrides.task),
     )
     try:
         config = from_hydra(composed)

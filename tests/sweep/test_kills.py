@@ -14,7 +14,7 @@ from bi_experiments.records import ExperimentResult, from_json
 from tests.processes import wait_for
 from tests.sweep.conftest import Sweep
 
-ARGUMENTS = ("workload.max_batch_size=2,3", "protocol.pairs=4")
+ARGUMENTS = ("workload.max_batch_size=2,3", "protocol.pairs=4", "protocol.seed=0")
 KILLS = 4
 
 

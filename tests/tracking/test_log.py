@@ -97,7 +97,7 @@ def test_an_experiment_is_a_run_with_one_child_a_phase(store: Store, result: Exp
     assert parent.info.start_time == round(1000 * result.started_at)
     assert parent.info.end_time == round(1000 * (result.started_at + result.wall_time_s))
     assert parent.data.metrics["overhead/total_time_pct"] == 7.4
-    assert parent.data.params["model.dtype"] == "bfloat16"
+    assert parent.data.params["model.dtype"] == "float32"
     assert "7.4 %" in parent.data.tags["mlflow.note.content"]
     children = store.children(run_id)
     assert [child.data.tags["arm"] for child in children] == [phase.arm for phase in result.phases]
@@ -282,7 +282,7 @@ def test_a_server_that_is_down_costs_one_line(
     assert captured.out == ""
     assert captured.err == (
         f"warning: not logged to MLflow at http://127.0.0.1:{closed_port}: [Errno 111] Connection refused; "
-        f"the results are in {folder}, log them later: python -m bi_experiments.track {folder}\n"
+        f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}\n"
     )
 
 

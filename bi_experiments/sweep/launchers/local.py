@@ -14,6 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from bi_experiments.config.plain import as_set
 from bi_experiments.sweep.copies import Original
 from bi_experiments.sweep.hydra_internals import OmegaConfDumper
 
@@ -61,7 +62,7 @@ def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: Dic
     if hydra.output_subdir is not None:
         _write_down(composed, folder / hydra.output_subdir)
     configure_log(hydra.job_logging, hydra.verbose)
-    returned = JobReturn(overrides=list(hydra.overrides.task), cfg=settings, working_dir=str(Path.cwd()))
+    returned = JobReturn(overrides=list(as_set(hydra.overrides.task)), cfg=settings, working_dir=str(Path.cwd()))
     with env_override(hydra.job.env_set):
         hydra_context.callbacks.on_job_start(config=composed, task_function=task_function)
         returned.return_value = task_function(settings)

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bi_experiments.config.backends import Platform
+from bi_experiments.config.plain import as_set
 from bi_experiments.errors import ExitCode
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import experiments
@@ -96,7 +97,7 @@ def without_result(job: RemoteJob, why: str, code: ExitCode = ExitCode.PHASE_FAI
         code: Its exit code.
     """
     sweep, number = SweepFolder(Path(job.config.hydra.sweep.dir)), int(job.config.hydra.job.num)
-    overrides = tuple(job.config.hydra.overrides.task)
+    overrides = as_set(job.config.hydra.overrides.task)
     written = {record.number: record for record in sweep.read()}.get(number)
     if written is None or written.status is Status.RUNNING:
         record = ExperimentRecord(

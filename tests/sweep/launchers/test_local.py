@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import yaml
+
 from tests.sweep.conftest import Sweep
 
 WHAT = ("workload.max_batch_size=2,3", "workload.needle='1e3'", "+hydra.job.env_set.MARK=set")
@@ -30,11 +32,11 @@ def test_each_experiment_has_a_log_of_its_own(sweep: Sweep) -> None:
     assert [len(list((sweep.folder.root / str(number)).glob("*.log"))) for number in range(2)] == [1, 1]
 
 
-def files_of_hydra(folder: Path, launcher: str) -> dict[str, str]:
+def files_of_hydra(folder: Path, launcher: str) -> dict[str, object]:
     """What is written in `.hydra`, without the launcher that it names."""
     targets = "hydra._internal.core_plugins.basic_launcher.BasicLauncher|hydra_plugins.bi_experiments.LocalLauncher"
     own = re.compile(rf"{targets}|(?<=launcher[=:]){launcher}|(?<=launcher: ){launcher}|{folder.name}")
     return {
-        str(path.relative_to(folder)): own.sub("...", path.read_text())
+        str(path.relative_to(folder)): yaml.safe_load(own.sub("...", path.read_text()))
         for path in sorted(folder.glob("*/.hydra/*.yaml"))
     }
