@@ -19,7 +19,7 @@ SYSTEM_PACKAGES := chromium postgresql munge slurmctld slurmd slurm-client
 RAY := ray==2.60.0 msgpack==1.2.4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all system-packages check ui lock clean
+.PHONY: help install demo test test-thorough test-all system-packages check ui lock clean
 
 help:  ## Explain the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -31,7 +31,10 @@ demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with r
 	@$(RUN) -m bi_experiments experiment=cpu_demo
 
 test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, including real vLLM on the CPU
-	@$(RUN) -m pytest -m "not system"
+	@$(RUN) -m pytest -m "not system and not thorough"
+
+test-thorough: $(VENV)/installed  ## What the tests show on one model, on more of them (20 minutes)
+	@$(RUN) -m pytest -m thorough
 
 test-all: test system-packages $(VENV)/ray  ## The same and the tests that need system packages (installed when root and apt-get allow)
 	@if grep --recursive --quiet --include='*.py' 'mark\.system' tests; then $(RUN) -m pytest -m system; \

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -104,6 +105,10 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     except OmegaConfBaseException as error:
         raise ConfigurationError(one_line(error)) from error
     assert isinstance(config, ExperimentConfig)
+    for group in fields(ExperimentConfig):
+        value = getattr(config, group.name, None)
+        if isinstance(group.type, type) and is_dataclass(group.type) and not is_dataclass(value):
+            raise ConfigurationError(f"{group.name}={value} is not a group of settings: use {group.name}=OPTION")
     if config.protocol.interleave is Interleave.auto:
         by_turns = config.backend.platform is Platform.cuda and two_engines_fit(config)
         config.protocol.interleave = Interleave.trial if by_turns else Interleave.launch

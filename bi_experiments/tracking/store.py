@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -132,6 +133,8 @@ def _sqlite_problem(uri: str) -> str | None:
             problem = "it is no file"
         else:
             problem = None if there.is_dir() else f"{there} is not a folder"
+        if problem is None and there.is_dir():
+            tempfile.TemporaryFile(dir=there).close()  # access(2) tells root nothing
         return problem or (None if os.access(there, os.W_OK) else f"{there} cannot be written into")
     except OSError as error:
         return error.strerror or str(error)
