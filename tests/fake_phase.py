@@ -96,20 +96,21 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
         return
     pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3)))
     workload = from_json(Path(spec.workload_path).read_bytes(), Workload, spec.workload_path)
-    for index, batch in enumerate(workload.trials):
+    for number, index in enumerate(spec.trial_order or range(len(workload.trials))):
+        batch = workload.trials[index]
         if spec.wait_for_turn:
             pipes.wait_for_turn()
-        if behaviour == "fails" and index == 1:
+        if behaviour == "fails" and number == 1:
             print("line that explains the failure")
             pipes.emit(Failed(error="RuntimeError: it broke"))
             sys.exit(1)
-        if behaviour == "dies" and index == 1:
+        if behaviour == "dies" and number == 1:
             os._exit(7)
-        if behaviour == "one_trial_less" and index == 1:
+        if behaviour == "one_trial_less" and number == 1:
             break
-        if behaviour == "done_first" and index == 0:
+        if behaviour == "done_first" and number == 0:
             pipes.emit(Done(peak_memory_bytes=1, probe_time_s=0.0))
-        if behaviour in {"hangs", "child", "setsid"} and index == 1:
+        if behaviour in {"hangs", "child", "setsid"} and number == 1:
             time.sleep(600)
         # The mode costs 10 %, a little more with every launch, so that intervals are narrow but not empty.
         time_s = 0.01 * (index + 1) * (1.1 + 0.001 * spec.launch if mode else 1.0)

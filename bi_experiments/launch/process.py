@@ -262,11 +262,13 @@ class PhaseProcess:
         return None
 
     def _trial_out_of_plan(self, event: TrialDone) -> str | None:
-        trial, expected, planned = event.trial, len(self.result.trials), self._settings.num_trials
+        trial, done, planned = event.trial, len(self.result.trials), self._settings.num_trials
+        order = self.spec.trial_order or range(done + 1)
+        expected = order[done] if done < len(order) and (planned is None or done < planned) else "no"
         if self.result.warmup_time_s is None:
             return f"it reported trial {trial.index} before it was warm"
-        if trial.index != expected or (planned is not None and expected >= planned):
-            return f"it reported trial {trial.index} where {expected if expected != planned else 'no'} was expected"
+        if trial.index != expected:
+            return f"it reported trial {trial.index} where {expected} was expected"
         if not 0 < trial.time_s < float("inf"):
             return f"trial {trial.index} took {trial.time_s:g} s"
         return None
