@@ -1,6 +1,7 @@
 """The experiments of a sweep as Slurm jobs, submitted and requeued by submitit."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -139,7 +140,9 @@ def _submit(
             additional_parameters={"requeue": True, **settings.additional_parameters},
             **{name: value for name, value in optional.items() if value is not None},
         )
+        where = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
         with clean_env():  # a sweep that is started inside a job does not hand that job's limits on
+            os.environ.update(where)  # where Slurm is, which is nothing of the job's
             return executor.submit_array([SlurmJob(**vars(job)) for job in jobs])
     except (RuntimeError, FailedJobError) as error:
         raise HydraException(f"Slurm accepts no jobs from here: {str(error).strip().splitlines()[-1]}") from error
