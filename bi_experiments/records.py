@@ -606,6 +606,7 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     kv_cache_needed_tokens: int | None = None
     """Tokens that the largest trial keeps in the KV cache at its end."""
     trials: tuple[Trial, ...] = ()
+    """In the order in which they ran (`PhaseSpec.trial_order`); `Trial.index` says which each is."""
     """In the order in which they ran."""
     clocks: tuple[ClockReading, ...] = ()
     """One for each trial and device; none without NVML, or in a record from before they were read."""
