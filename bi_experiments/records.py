@@ -607,7 +607,6 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     """Tokens that the largest trial keeps in the KV cache at its end."""
     trials: tuple[Trial, ...] = ()
     """In the order in which they ran (`PhaseSpec.trial_order`); `Trial.index` says which each is."""
-    """In the order in which they ran."""
     clocks: tuple[ClockReading, ...] = ()
     """One for each trial and device; none without NVML, or in a record from before they were read."""
     probes: tuple[ProbeResult, ...] = ()
