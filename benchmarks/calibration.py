@@ -5,8 +5,8 @@
 Runs quick control experiments (both arms are baselines) in which the second arm waits so many per cent of every trial,
 and prints for each slow-down how often the interval of the total time holds it, how wide it is, and the verdicts. The
 settings are those of `python -m bi_experiments`; without any, `experiment=cpu_demo verify=off`. With `--record` every
-experiment becomes a line of that file, and the curve is over all of its lines: the experiments may be run in pieces, with
-the same settings. The same by simulation, for every estimator and with noise that is not normal:
+experiment becomes a line of that file, and the curve is over all of its lines: so the experiments can be run in pieces,
+with the same settings. The same by simulation, for every estimator and with noise that is not normal:
 tests/analysis/test_calibration.py.
 """
 
@@ -80,15 +80,15 @@ def show(found: Sequence[Found]) -> None:
     print(f"{'inject %':>8} {'found %':>9} {'± points':>9} {'held':>11} verdicts")
     for inject_pct in sorted({one.inject_pct for one in found}):
         print(line(inject_pct, [one.total_time for one in found if one.inject_pct == inject_pct]))
-    loads = [one.load_average for one in found]
-    print(f"load average before: {min(loads):.1f} to {max(loads):.1f}; {fmean(one.wall_time_s for one in found):.0f} s each")
+    loads, lengths_s = [one.load_average for one in found], [one.wall_time_s for one in found]
+    print(f"load average before: {min(loads):.1f} to {max(loads):.1f}; {fmean(lengths_s):.0f} s each")
 
 
 def main() -> None:
     """Run all experiments, each slow-down once a round, and print the curve."""
     parser = argparse.ArgumentParser(description="How often the interval holds a slow-down injected on purpose.")
     parser.add_argument("settings", nargs="*", help="of python -m bi_experiments")
-    parser.add_argument("--experiments", type=int, default=6, help="for each slow-down (6); 0: print the record's curve")
+    parser.add_argument("--experiments", type=int, default=6, help="for each slow-down (6); 0: none")
     parser.add_argument("--inject", type=float, nargs="+", default=[0.0, 1.0, 2.0, 5.0, 20.0], help="per cent")
     parser.add_argument("--record", type=Path, help="file that the experiments are added to")
     options = parser.parse_args()

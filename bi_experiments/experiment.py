@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from bi_experiments.analysis.comparison import compare_experiment
+from bi_experiments.analysis.design import pairs_to_run
 from bi_experiments.analysis.invariance import judge
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
@@ -170,7 +171,7 @@ def record(
     """
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
     taken_over = launches.taken_over
-    planned = max(2 * config.protocol.pairs, len(phases))
+    planned = max(2 * pairs_to_run(phases, config.protocol), len(phases))
     return ExperimentResult(
         name=experiment_name(config),
         command=command,

@@ -723,6 +723,24 @@ class RobustChange(Record, frozen=True, kw_only=True):
     high_pct: float
 
 
+class TwoStages(Record, frozen=True, kw_only=True):
+    """What the first of two stages said about the number of pairs; known before the second begins."""
+
+    first_pairs: int
+    """Pairs of the first stage."""
+    deviation_pct: float
+    """Standard deviation of their log ratios of total time, in per cent."""
+    target_half_width_pct: float
+    wanted_pairs: int
+    """Pairs that the target takes, those of the first stage included."""
+    pairs: int
+    """Pairs that are run: `protocol.max_pairs` at most."""
+    half_width_pct: float
+    """Half-width of the interval to be expected of them, in percentage points."""
+    pair_s: float
+    """Time of a pair in the first stage, in seconds."""
+
+
 class Finding(Record, frozen=True, kw_only=True):
     """Something the reader should know before believing the number, with what to do about it."""
 
@@ -741,6 +759,8 @@ class Comparison(Record, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     sequential: bool = False
     """Whether the number of pairs followed from the spread of the first ones (in version 1: was decided on the way)."""
+    stages: TwoStages | None = None
+    """What the first stage said; None before its end, without a target, and in records from before it was kept."""
     noise_floor_pct: float | None = None
     """In records of version 1: by how much the trial time of two identical arms may differ here, in per cent."""
     trials: tuple[TrialCost, ...] = ()

@@ -27,6 +27,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def duration(seconds: float) -> str:
+    """A time to be expected: `51 s`, `17 min`."""
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
 def _rounded(per_cent: float) -> float:
     return round(per_cent, 1) + 0.0  # plus zero: a rounded -0.04 is 0.0, not -0.0
 

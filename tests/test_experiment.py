@@ -11,7 +11,7 @@ from bi_experiments.errors import PhaseError
 from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Event, ExperimentResult, PhaseSpec, PhaseStatus, TrialDone, from_json
+from bi_experiments.records import Arm, Event, ExperimentResult, PhaseSpec, PhaseStatus, TrialDone, TwoStages, from_json
 
 
 @pytest.fixture
@@ -147,10 +147,50 @@ def test_pairs_are_added_until_the_interval_is_narrow_enough(run: Run) -> None:
     assert result.comparison.pairs == 2
 
 
-def test_pairs_are_added_up_to_the_cap_and_no_further(run: Run) -> None:
-    result = run("protocol.pairs=2", "protocol.target_half_width_pct=1e-12", "protocol.max_pairs=4")
+class SecondStage(NoProgress):
+    """Keeps what is said at the end of the first stage, and how many phases had ended by then."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._folder = folder
+        self._ended = 0
+        self.said: list[tuple[int, TwoStages]] = []
+        self.recorded: list[int] = []
+
+    def phase_started(self, spec: PhaseSpec) -> None:
+        if self.said:
+            record = from_json(self._folder.result.read_bytes(), ExperimentResult, self._folder.result)
+            self.recorded.append(record.planned_phases)
+
+    def phase_ended(self, *_: object) -> None:
+        self._ended += 1
+
+    def first_stage_ended(self, stages: TwoStages) -> None:
+        self.said.append((self._ended, stages))
+
+
+def test_pairs_are_added_up_to_the_cap_and_how_many_is_said_once_the_first_stage_is_over(run: Run) -> None:
+    progress = SecondStage(run.folder)
+    result = run("protocol.pairs=2", "protocol.target_half_width_pct=1e-12", "protocol.max_pairs=4", progress=progress)
     assert result.comparison is not None
     assert result.comparison.pairs == 4
+    ((ended, stages),) = progress.said
+    assert ended == 4
+    assert (stages.first_pairs, stages.pairs) == (2, 4)
+    assert stages.wanted_pairs > 1000
+    assert stages == result.comparison.stages
+    assert set(progress.recorded) == {8} == {result.planned_phases}
+    report = " ".join(run.folder.report_text.read_text().split())
+    assert "First stage over" in report.partition("PHASE 5")[0]
+    assert "protocol.max_pairs ends it at 4" in report
+    assert "PHASE 4: " in report.partition("First stage over")[0]
+
+
+def test_a_first_stage_that_is_enough_says_so(run: Run) -> None:
+    progress = SecondStage(run.folder)
+    run("protocol.pairs=2", "protocol.target_half_width_pct=50", "protocol.max_pairs=2", progress=progress)
+    ((_, stages),) = progress.said
+    assert stages.wanted_pairs == stages.pairs == 2
+    assert "nothing more is run" in " ".join(run.folder.report_text.read_text().split())
 
 
 def test_taking_turns_gives_the_same_record_and_never_times_two_at_once(run: Run) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bi_experiments.analysis.agreement import compare_arms
-from bi_experiments.analysis.design import Design, prompts_differ
+from bi_experiments.analysis.design import Design, prompts_differ, two_stages
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.metrics import PRIMARY, compare_phases
 from bi_experiments.analysis.pairs import Pair, complete_pairs, total_time_logs
@@ -36,14 +36,14 @@ def compare_experiment(
     design = Design.of(protocol, pairs)
     metrics = compare_phases(phases, design)
     total_time = next(metric for metric in metrics if metric.name == PRIMARY)
-    two_stages = design.first_stage is not None
     fresh_prompts = prompts_differ(pairs)
     agreement = compare_arms(phases)
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
         findings=all_findings(phases, protocol, planned_pairs, cpu_count, beside),
-        sequential=two_stages,
+        sequential=design.first_stage is not None,
+        stages=two_stages(pairs, protocol),
         trials=trial_costs(pairs, design),
         robust=_robust(pairs, design) if total_time.withheld is None else None,
         fresh_prompts=fresh_prompts,
@@ -51,7 +51,7 @@ def compare_experiment(
             total_time,
             protocol.equivalence_pct,
             control=pairs[0].second.arm is Arm.CONTROL,
-            two_stages=two_stages,
+            in_two_stages=design.first_stage is not None,
             fresh_prompts=fresh_prompts,
             alike=agreement is None or agreement.explained,
         ),
@@ -72,7 +72,7 @@ def sentence(
     equivalence_pct: float,
     *,
     control: bool = False,
-    two_stages: bool = False,
+    in_two_stages: bool = False,
     fresh_prompts: bool = False,
     alike: bool = True,
 ) -> str:
@@ -82,14 +82,14 @@ def sentence(
         total_time: The metric of that name.
         equivalence_pct: Changes within plus or minus this many per cent count as none.
         control: Whether both arms were baselines.
-        two_stages: Whether the number of pairs followed from the spread of the first ones.
+        in_two_stages: Whether the number of pairs followed from the spread of the first ones.
         fresh_prompts: Whether every pair had prompts of its own.
         alike: Whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = total_time.change_pct, total_time.low_pct, total_time.high_pct
     if change is None:
         return f"The change in total time is withheld: {total_time.withheld}."
-    pairs = count(total_time.pairs, "pair") + (" in two stages" if two_stages else "")
+    pairs = count(total_time.pairs, "pair") + (" in two stages" if in_two_stages else "")
     pairs += ", each with prompts of its own" if fresh_prompts else ""
     if low is None or high is None:
         what = "Two baselines differ by" if control else "Batch invariance changed total time by"

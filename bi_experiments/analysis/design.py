@@ -1,19 +1,21 @@
 """By what rules an experiment was measured, as far as its estimates depend on them."""
 
 from collections.abc import Iterable, Sequence
+from statistics import stdev
 from typing import NamedTuple, Self
 
 from bi_experiments.analysis.estimates import (
     Estimate,
     paired_estimate,
     two_stage_estimate,
+    two_stage_half_width_pct,
     two_stage_pairs,
     welch_estimate,
 )
-from bi_experiments.analysis.pairs import Pair, complete_pairs, total_time_logs
+from bi_experiments.analysis.pairs import Pair, complete_pairs, pair_time_s, total_time_logs
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import Caches, Interleave, ProtocolConfig
-from bi_experiments.records import ExperimentResult, PhaseResult
+from bi_experiments.records import ExperimentResult, PhaseResult, TwoStages
 
 
 class Design(NamedTuple):
@@ -82,11 +84,31 @@ def pairs_to_run(phases: Iterable[PhaseResult], protocol: ProtocolConfig) -> int
         phases: The phases so far.
         protocol: The rules.
     """
-    if protocol.target_half_width_pct is None:
-        return protocol.pairs
-    pairs = complete_pairs(phases)[: protocol.pairs]
-    if len(pairs) < max(2, protocol.pairs):
-        return protocol.pairs
-    baseline, second = total_time_logs(pairs)
+    stages = two_stages(complete_pairs(phases), protocol)
+    return protocol.pairs if stages is None else stages.pairs
+
+
+def two_stages(pairs: Sequence[Pair], protocol: ProtocolConfig) -> TwoStages | None:
+    """What the first of two stages says about the number of pairs; None before its end, or without a target.
+
+    Args:
+        pairs: The complete pairs so far.
+        protocol: The rules.
+    """
+    target_pct = protocol.target_half_width_pct
+    first = pairs[: protocol.pairs]
+    if target_pct is None or len(first) < max(2, protocol.pairs):
+        return None
+    baseline, second = total_time_logs(first)
     differences = [one - other for one, other in zip(second, baseline, strict=True)]
-    return two_stage_pairs(differences, protocol.target_half_width_pct, protocol.max_pairs or protocol.pairs)
+    wanted = two_stage_pairs(differences, target_pct)
+    run = min(wanted, protocol.max_pairs or protocol.pairs)
+    return TwoStages(
+        first_pairs=len(first),
+        deviation_pct=100 * stdev(differences),
+        target_half_width_pct=target_pct,
+        wanted_pairs=wanted,
+        pairs=run,
+        half_width_pct=two_stage_half_width_pct(differences, run),
+        pair_s=pair_time_s(first),
+    )

@@ -85,26 +85,41 @@ def two_stage_estimate(differences: Sequence[float], first_stage: int) -> Estima
     return _with_interval(fmean(differences), stdev(first) / math.sqrt(len(differences)), len(first) - 1)
 
 
-def two_stage_pairs(first: Sequence[float], half_width_pct: float, most: int) -> int:
+def two_stage_pairs(first: Sequence[float], half_width_pct: float) -> int:
     """Pairs, those of the first stage included, that bring the half-width of `two_stage_estimate` down to a target.
+
+    With fewer the interval is wider, and as often right.
 
     Args:
         first: D_b of the first stage, two or more.
         half_width_pct: The target, in percentage points.
-        most: No more than this many, whatever the target; the interval is then wider, and as often right.
     """
-    from scipy.stats import t
-
     # The ends are exp(mean ± m) - 1, half of whose distance is exp(mean) sinh(m).
     margin = math.asinh(half_width_pct / 100 / math.exp(fmean(first)))
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(first) - 1))
-    return min(most, max(len(first), math.ceil((quantile * stdev(first) / margin) ** 2)))
+    return max(len(first), math.ceil((_quantile(len(first) - 1) * stdev(first) / margin) ** 2))
+
+
+def two_stage_half_width_pct(first: Sequence[float], pairs: int) -> float:
+    """Half-width of `two_stage_estimate` over so many pairs, if their mean is that of the first stage.
+
+    Args:
+        first: D_b of the first stage, two or more.
+        pairs: All pairs, those of the first stage included.
+    """
+    margin = _quantile(len(first) - 1) * stdev(first) / math.sqrt(pairs)
+    return 100 * math.exp(fmean(first)) * math.sinh(margin)
+
+
+def _quantile(degrees_of_freedom: float) -> float:
+    from scipy.stats import t  # slow to import: only when something is estimated
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom))
 
 
 def _with_interval(mean: float, standard_error: float, degrees_of_freedom: float) -> Estimate:
-    from scipy.stats import t  # slow to import: only when something is estimated
+    from scipy.stats import t
 
-    margin = float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * standard_error
+    margin = _quantile(degrees_of_freedom) * standard_error
     p_value = 2 * float(t.sf(abs(mean) / standard_error, degrees_of_freedom)) if standard_error else float(mean == 0)
     return Estimate(per_cent(mean), per_cent(mean - margin), per_cent(mean + margin), p_value)
 

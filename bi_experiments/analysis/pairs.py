@@ -57,6 +57,16 @@ def total_time_logs(pairs: Iterable[Pair]) -> tuple[tuple[float, ...], tuple[flo
     return tuple(baseline for baseline, _ in both), tuple(second for _, second in both)
 
 
+def pair_time_s(pairs: Sequence[Pair]) -> float:
+    """Mean time of a pair, from the start of its first process to the end of its last, in seconds."""
+    lengths = [
+        max(phase.started_at + phase.wall_time_s for phase in pair) - min(phase.started_at for phase in pair)
+        for pair in pairs
+    ]
+    # A pair that an interruption lies within says nothing of how long one takes.
+    return min(fmean(lengths), *(sum(phase.wall_time_s for phase in pair) for pair in pairs))
+
+
 def equal_tokens(pairs: Iterable[Pair]) -> bool:
     """Whether both arms generated as many tokens in every trial of every pair."""
     return all(output_tokens(pair.baseline) == output_tokens(pair.second) for pair in pairs)

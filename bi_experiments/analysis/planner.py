@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from statistics import fmean, stdev
+from statistics import stdev
 from typing import NamedTuple
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import CONFIDENCE
-from bi_experiments.analysis.pairs import complete_pairs, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, pair_time_s, total_time_logs
 from bi_experiments.records import ExperimentResult
 
 POWER = 0.8
@@ -49,13 +49,7 @@ def spread(result: ExperimentResult) -> Spread | None:
         deviation = stdev(one - other for one, other in zip(second, baseline, strict=True))
     else:
         deviation = math.hypot(stdev(baseline), stdev(second))
-    lengths = [
-        max(phase.started_at + phase.wall_time_s for phase in pair) - min(phase.started_at for phase in pair)
-        for pair in pairs
-    ]
-    # A pair that an interruption lies within says nothing of how long one takes.
-    usual_s = min(fmean(lengths), *(sum(phase.wall_time_s for phase in pair) for pair in pairs))
-    return Spread(deviation, len(pairs), design.paired, usual_s) if deviation > 0 else None
+    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs)) if deviation > 0 else None
 
 
 Power = Callable[..., float]

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from bi_experiments import __version__
-from bi_experiments.analysis.design import pairs_to_run
+from bi_experiments.analysis.design import pairs_to_run, two_stages
+from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, ProtocolConfig
 from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
 from bi_experiments.launch.progress import Progress
@@ -151,6 +152,12 @@ class Launches:
                     break
             self._look_around()
 
+    def say_second_stage(self) -> None:
+        """Say how many pairs there will be, once the first of two stages is over."""
+        stages = two_stages(complete_pairs(self.results), self._config.protocol)
+        if stages is not None:
+            self._progress.first_stage_ended(stages)
+
     def _look_around(self) -> None:
         if self._place is not None:
             self._beside |= set(self._place.beside())
@@ -270,7 +277,7 @@ def _run_counted(
 ) -> str | None:
     protocol = config.protocol
     for first, second in pairs:
-        if first.pair >= protocol.pairs and first.pair >= pairs_to_run(launches.results, protocol):
+        if first.pair >= pairs_to_run(launches.results, protocol):
             return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
@@ -279,4 +286,6 @@ def _run_counted(
         launches.run_pair(first, second)
         if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:
             return f"the {failed[0].arm} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"
+        if first.pair == protocol.pairs - 1:
+            launches.say_second_stage()
     return None

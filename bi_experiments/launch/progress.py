@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from bi_experiments.records import Event, ExperimentResult, PhaseResult, PhaseSpec
+from bi_experiments.records import Event, ExperimentResult, PhaseResult, PhaseSpec, TwoStages
 
 
 class Progress(Protocol):
@@ -19,6 +19,9 @@ class Progress(Protocol):
 
     def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
         """A phase's process is gone."""
+
+    def first_stage_ended(self, stages: TwoStages) -> None:
+        """The first of two stages is over, and how many pairs there will be is known."""
 
     def experiment_ended(self, result: ExperimentResult) -> None:
         """All phases are over and analysed."""
@@ -37,6 +40,9 @@ class NoProgress:
         """Do nothing."""
 
     def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        """Do nothing."""
+
+    def first_stage_ended(self, stages: TwoStages) -> None:
         """Do nothing."""
 
     def experiment_ended(self, result: ExperimentResult) -> None:

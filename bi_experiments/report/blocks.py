@@ -10,9 +10,9 @@ from typing import Any
 from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
-from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial
+from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial, TwoStages
 from bi_experiments.report.layout import heading, paragraph
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import LABELS, count, duration
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -117,6 +117,30 @@ def phase_end(phase: PhaseResult) -> list[str]:
         word = "INTERRUPTED" if phase.status is PhaseStatus.INTERRUPTED else "FAILED"
         lines += paragraph(f"{word} after {phase.wall_time_s:.1f}s: {phase.error or phase.status}", "  ", "")
     return lines
+
+
+def stages_lines(stages: TwoStages) -> list[str]:
+    """What is said when the first of two stages is over: how many pairs there will be, and what they will give.
+
+    Args:
+        stages: What the first stage said.
+    """
+    rest = stages.pairs - stages.first_pairs
+    said = (
+        f"First stage over: the log ratios of {count(stages.first_pairs, 'pair')} have a standard deviation of "
+        f"{stages.deviation_pct:.2f} %, so that an interval within ±{stages.target_half_width_pct:g} points takes "
+        f"{count(stages.wanted_pairs, 'pair')} in all"
+    )
+    if stages.pairs < stages.wanted_pairs:
+        said += (
+            f". protocol.max_pairs ends it at {stages.pairs}, with about ±{stages.half_width_pct:.1f} points to be "
+            "expected"
+        )
+    if rest:
+        said += f". The second stage is {count(rest, 'pair')}, {duration(rest * stages.pair_s)}"
+    elif stages.pairs == stages.wanted_pairs:
+        said += ": nothing more is run"
+    return ["", *paragraph(f"{said}.")]
 
 
 def phase_block(phase: PhaseResult, launches: int, trials: int) -> list[str]:

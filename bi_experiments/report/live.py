@@ -27,6 +27,7 @@ from bi_experiments.records import (
     ProbeDone,
     Started,
     TrialDone,
+    TwoStages,
     WarmedUp,
 )
 from bi_experiments.report import blocks
@@ -101,6 +102,11 @@ class PlainProgress:
         self._held[spec.index] += blocks.phase_end(result)
         self._ended.add(spec.index)
         self._write_first()
+
+    def first_stage_ended(self, stages: TwoStages) -> None:
+        """Write how many pairs there will be."""
+        self._launches = stages.pairs
+        self._write(blocks.stages_lines(stages))
 
     def experiment_ended(self, result: ExperimentResult) -> None:
         """Nothing: the comparison follows, from the record."""
@@ -212,6 +218,11 @@ class LiveProgress:
         self._clock.phases.append(self._clock.now() - self._running[spec.index].started)
         self._running = {index: phase for index, phase in self._running.items() if index != spec.index}
         self._lines.phase_ended(spec, result)
+
+    def first_stage_ended(self, stages: TwoStages) -> None:
+        """Expect the pairs of the second stage too."""
+        self._planned = max(self._planned, 2 * stages.pairs)
+        self._lines.first_stage_ended(stages)
 
     def experiment_ended(self, result: ExperimentResult) -> None:
         """Take the display away."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bi_experiments.analysis.planner import MOST_PAIRS, POWER, Plan, Spread, spread, to_show_less_than, to_tell
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult
-from bi_experiments.wording import count
+from bi_experiments.wording import count, duration
 
 
 def planning(
@@ -39,11 +39,7 @@ def planning(
 def _size(plan: Plan) -> str:
     if plan.pairs is None:
         return f"more than {MOST_PAIRS} pairs (make the machine quieter)"
-    return f"{count(plan.pairs, 'pair')}, {_duration(plan.time_s)}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    return f"{count(plan.pairs, 'pair')}, {duration(plan.time_s)}"
 
 
 def _basis(found: Spread) -> str:

@@ -22,7 +22,7 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.report import tables
-from bi_experiments.report.blocks import head, phase_block
+from bi_experiments.report.blocks import head, phase_block, stages_lines
 from bi_experiments.report.layout import RULE, heading, paragraph, table
 from bi_experiments.report.planning import planning
 from bi_experiments.wording import LABELS, change_text, device, finding_name, version
@@ -39,10 +39,14 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
         Lines of at most 100 characters, without control sequences, ending with a line break.
     """
     launches = result.planned_phases // 2
+    stages = result.comparison.stages if result.comparison else None
     trials = int(result.configuration["workload"]["num_trials"])
     lines = head(result.name, result.configuration)
     for phase in (*([result.discarded] if result.discarded else []), *result.phases):
-        lines += phase_block(phase, launches, trials)
+        first = stages is not None and phase.pair < stages.first_pairs
+        lines += phase_block(phase, stages.first_pairs if stages and first else launches, trials)
+        if stages is not None and phase.index == 2 * stages.first_pairs - 1:
+            lines += stages_lines(stages)
     return "\n".join(lines) + "\n" + render_comparison(result, folder)
 
 

@@ -117,7 +117,7 @@ def test_two_stages_cover_and_are_as_narrow_as_asked() -> None:
     covered, widths = [], []
     for baseline, second in zip(*(arm[:2500].tolist() for arm in launches("normal")), strict=True):
         each = differences(baseline, second)
-        total = two_stage_pairs(each[:first_stage], target_pct, MOST_PAIRS)
+        total = min(MOST_PAIRS, two_stage_pairs(each[:first_stage], target_pct))
         estimate = two_stage_estimate(each[:total], first_stage)
         assert estimate.low_pct is not None
         assert estimate.high_pct is not None

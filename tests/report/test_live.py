@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from bi_experiments.config.compose import compose
@@ -19,6 +20,7 @@ from bi_experiments.records import (
     PhaseStatus,
     Started,
     TrialDone,
+    TwoStages,
     WarmedUp,
 )
 from bi_experiments.report.live import LiveProgress, PlainProgress, progress_for
@@ -62,13 +64,16 @@ def events_of(phase: PhaseResult) -> Iterator[Event]:
 
 
 def one_after_the_other(progress: Progress, result: ExperimentResult) -> None:
-    progress.experiment_started(result.name, result.planned_phases, 4)
+    stages = result.comparison.stages if result.comparison else None
+    progress.experiment_started(result.name, 2 * stages.first_pairs if stages else result.planned_phases, 4)
     for phase in result.phases:
         spec = spec_of(phase)
         progress.phase_started(spec)
         for event in events_of(phase):
             progress.event(spec, event)
         progress.phase_ended(spec, phase)
+        if stages is not None and phase.index == 2 * stages.first_pairs - 1:
+            progress.first_stage_ended(stages)
     progress.experiment_ended(result)
 
 
@@ -106,6 +111,26 @@ def test_plain_lines_and_the_comparison_are_the_report(
     output = io.StringIO()
     play(PlainProgress(Console(file=output), CONFIGURATION), result)
     assert output.getvalue() + render_comparison(result) == render(result)
+
+
+def test_the_number_of_pairs_is_said_between_the_two_stages() -> None:
+    stages = TwoStages(
+        first_pairs=2,
+        deviation_pct=1.5,
+        target_half_width_pct=1.0,
+        wanted_pairs=5,
+        pairs=3,
+        half_width_pct=1.3,
+        pair_s=120.0,
+    )
+    result = result_of(factories.phases([7.0, 8.0, 9.0]))
+    result = replace(result, comparison=factories.comparison(stages=stages))
+    output = io.StringIO()
+    one_after_the_other(PlainProgress(Console(file=output), CONFIGURATION), result)
+    assert output.getvalue() + render_comparison(result) == render(result)
+    said = " ".join(output.getvalue().partition("PHASE 5")[0].split())
+    assert "takes 5 pairs in all. protocol.max_pairs ends it at 3, with about ±1.3 points to be expected" in said
+    assert "The second stage is 1 pair, 2 min." in said
 
 
 def test_plain_lines_come_as_they_happen() -> None:
