@@ -51,7 +51,35 @@ From each backend's `supports_compute_capability` in vLLM 0.32.
 """
 
 
+LOWEST_CAPABILITIES = {(0, 23): (8, 0), (0, 0): (9, 0)}
+"""Lowest compute capability that the mode is documented for, from each release on, the newest first.
+
+From vLLM's `docs/features/batch_invariance.md` of these releases.
+"""
+
+
+def lowest_capability(version: str) -> tuple[int, int]:
+    """Lowest compute capability for the mode in a release of vLLM; an unknown one counts as the newest."""
+    release = re.match(r"(\d+)\.(\d+)", version)
+    # A build from a clone without tags calls itself 0.1.dev.
+    if release is None or version.startswith("0.1.dev"):
+        return next(iter(LOWEST_CAPABILITIES.values()))
+    found = int(release[1]), int(release[2])
+    return next(lowest for first, lowest in LOWEST_CAPABILITIES.items() if found >= first)
+
+
+HALF_TYPES = ("bfloat16", "float16", "half")
+HALF_TYPE_FLAGS = {"avx512bw", "avx_ne_convert"}
+"""Flags of x86-64 CPUs, as Linux names them, one of which oneDNN needs to multiply matrices of these types.
+
+oneDNN's documentation, "Data types", and seen here: without them the plugin finds no kernel.
+"""
+
 MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
+"""Names of models with multi-head latent attention; from their model cards' configurations."""
+
+RELEASE = "0.32"
+"""The release of vLLM that the names in this file are of."""
 
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "half", "float")

@@ -194,7 +194,7 @@ def _check_names(config: ExperimentConfig) -> None:
         value = value_of(config, key)
         if value is not None and value not in names:
             meant = did_you_mean(str(value), names) or f": use one of {', '.join(names)}"
-            raise ConfigurationError(f"{key}={value} is not known to vLLM 0.32{meant}")
+            raise ConfigurationError(f"{key}={value} is not known to vLLM {backends.RELEASE}{meant}")
 
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?")
@@ -304,7 +304,9 @@ def _check_backend(config: ExperimentConfig) -> None:
             f"backend.attention={name} does not exist: {backends.REMOVED[name]}; use one of {existing}"
         )
     if name not in backends.STANDARD + backends.MLA:
-        raise ConfigurationError(f"backend.attention={name} is not known to vLLM 0.32; use one of {existing}")
+        raise ConfigurationError(
+            f"backend.attention={name} is not known to vLLM {backends.RELEASE}; use one of {existing}"
+        )
     if name not in fitting:
         kind = "multi-head latent attention" if mla else "standard attention"
         raise ConfigurationError(

@@ -7,7 +7,6 @@ for it but NVML; versions come from the metadata of the installed packages.
 import functools
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from bi_experiments.config.backends import CAPABILITY_MAJORS, Platform
+from bi_experiments.config.backends import CAPABILITY_MAJORS, HALF_TYPE_FLAGS, HALF_TYPES, Platform, lowest_capability
 from bi_experiments.config.schema import ExperimentConfig, Interleave
 from bi_experiments.errors import MachineError
 from bi_experiments.machine.cgroups import memory_limit_bytes
@@ -28,11 +27,6 @@ _GB = 1e9
 
 INTERPRETER_S = 60.0
 """Time that an interpreter has to tell its versions, in seconds."""
-
-
-_HALF_TYPES = ("bfloat16", "float16", "half")
-_HALF_TYPE_FLAGS = {"avx512bw", "avx_ne_convert"}
-"""Flags of x86-64 CPUs, as Linux names them, one of which oneDNN needs for matrices of these types."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +163,7 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
 def _cpu_dtype_problem(config: ExperimentConfig, machine: Machine) -> str | None:
     """Why the mode has no matrix multiplication for the model's type on this CPU."""
     dtype, flags = config.model.dtype, machine.cpu_flags
-    if config.protocol.control or dtype not in _HALF_TYPES or not flags or flags & _HALF_TYPE_FLAGS:
+    if config.protocol.control or dtype not in HALF_TYPES or not flags or flags & HALF_TYPE_FLAGS:
         return None
     return (
         f"batch-invariant mode in {dtype} needs a CPU with AVX-512, without which oneDNN does not multiply such "
@@ -241,18 +235,10 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
 
 
 def _lowest_capability(config: ExperimentConfig, machine: Machine) -> tuple[int, int] | None:
-    """Lowest compute capability on which vLLM documents the mode: 8.0 since 0.23, 9.0 before.
-
-    Unknown releases count as new ones. None for an A/A experiment, which does not use the mode.
-    """
+    """Lowest compute capability for the mode; None for an A/A experiment, which does not use it."""
     if config.protocol.control:
         return None
-    version = "" if config.runtime.python is not None else machine.versions.get("vllm", "")
-    release = re.match(r"(\d+)\.(\d+)", version)
-    # A build from a clone without tags calls itself 0.1.dev.
-    if release is None or version.startswith("0.1.dev"):
-        return (8, 0)
-    return (8, 0) if (int(release[1]), int(release[2])) >= (0, 23) else (9, 0)
+    return lowest_capability("" if config.runtime.python is not None else machine.versions.get("vllm", ""))
 
 
 def _capability_problem(

@@ -93,7 +93,6 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
                 max_num_batched_tokens=observed.max_num_batched_tokens,
                 max_num_seqs=observed.max_num_seqs,
                 max_model_len=spec.engine.max_model_len,
-                vocabulary_size=llm.llm_engine.vllm_config.model_config.get_vocab_size(),
                 emit=pipes.emit,
                 keep_folder=folder if spec.probes.keep else None,
             )

@@ -4,9 +4,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import psutil
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.v1.metrics.stats import IterationStats
+
+
+class Tokenizer(Protocol):
+    """What a phase asks of a tokenizer (transformers' `PreTrainedTokenizerBase`)."""
+
+    all_special_ids: Sequence[int]
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Ids of the tokens that were added to the model's own."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ...
 
 
 def build_engine(spec: EngineSpec) -> "LLM":
@@ -99,13 +114,95 @@ def step_log(llm: "LLM") -> StepLog:
 
 def token_prompts(llm: "LLM", texts: Iterable[str]) -> list["TokensPrompt"]:
     """The prompts as vLLM itself would tokenize them, so that this is no part of what is timed."""
-    tokenizer = llm.get_tokenizer()
-    return [{"prompt_token_ids": tokenizer.encode(text)} for text in texts]
+    encode = tokenizer(llm).encode
+    return [{"prompt_token_ids": encode(text)} for text in texts]
 
 
-def empty_prefix_cache(llm: "LLM") -> None:
-    """Forget all prompts that were read. What is kept all the same is counted as cached tokens of the trial."""
-    llm.reset_prefix_cache()
+def prompt_tokens(prompt: "TokensPrompt") -> int:
+    """Number of tokens in a prompt that `token_prompts` made."""
+    return len(prompt["prompt_token_ids"])
+
+
+def generate(llm: "LLM", prompts: "Sequence[TokensPrompt]", params: "SamplingParams") -> "list[RequestOutput]":
+    """Continue all prompts in one call; `finished` reads what it returns, which is no part of what is timed."""
+    outputs: list[RequestOutput] = llm.generate(list(prompts), params, use_tqdm=False)
+    return outputs
+
+
+@dataclass(frozen=True)
+class RequestTimes:
+    """When things happened to a request; from vLLM's `RequestStateStats`.
+
+    Attributes:
+        time_to_first_token_s: As the front end saw it.
+        scheduled_s: When it was first scheduled, by the engine's own clock.
+        first_token_s: When its first token was there, by the same clock.
+        last_token_s: When its last token was there, by the same clock.
+        preemptions: How often it lost its KV cache.
+    """
+
+    time_to_first_token_s: float
+    scheduled_s: float
+    first_token_s: float
+    last_token_s: float
+    preemptions: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A request of a trial that has ended.
+
+    Attributes:
+        prompt_tokens: Tokens of its prompt.
+        token_ids: Its output.
+        cached_tokens: Tokens of its prompt that were in the prefix cache.
+        times: None where the engine keeps no statistics.
+    """
+
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+    cached_tokens: int
+    times: RequestTimes | None
+
+
+def finished(output: "RequestOutput") -> Finished:
+    """What vLLM returns for a request of `generate`."""
+    stats = output.metrics
+    return Finished(
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        token_ids=tuple(output.outputs[0].token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        times=None
+        if stats is None
+        else RequestTimes(
+            time_to_first_token_s=stats.first_token_latency,
+            scheduled_s=stats.scheduled_ts,
+            first_token_s=stats.first_token_ts,
+            last_token_s=stats.last_token_ts,
+            preemptions=stats.num_preemptions,
+        ),
+    )
+
+
+def empty_prefix_cache(llm: "LLM") -> bool:
+    """Forget all prompts that were read; whether the engine did."""
+    return bool(llm.reset_prefix_cache())
+
+
+def tokenizer(llm: "LLM") -> Tokenizer:
+    """The model's own."""
+    found: Tokenizer = llm.get_tokenizer()
+    return found
+
+
+def vocabulary_size(llm: "LLM") -> int:
+    """Token ids that the model knows."""
+    return int(llm.llm_engine.vllm_config.model_config.get_vocab_size())
+
+
+def keeps_prompts(llm: "LLM") -> bool:
+    """Whether prefix caching is on."""
+    return bool(llm.llm_engine.vllm_config.cache_config.enable_prefix_caching)
 
 
 def step_tokens(llm: "LLM") -> int:
@@ -193,7 +290,7 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
-        prefix_caching=bool(config.cache_config.enable_prefix_caching),
+        prefix_caching=keeps_prompts(llm),
         block_size=config.cache_config.block_size,
         graph_sizes=frozenset(graphs),
         borders=tuple(sorted({*graphs, *compiled})),

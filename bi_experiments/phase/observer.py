@@ -5,9 +5,25 @@ with `LLM.collective_rpc` in every executor without pickling a function.
 """
 
 import os
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from bi_experiments.phase.proof.recorder import ModuleRecorder
+from bi_experiments.phase.proof.recorder import ModuleRecorder, Step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KINDS = (
+    ("LogitsProcessor", "LM head"),
+    ("LinearBase", "matrix multiplication"),
+    ("AttentionLayerBase", "attention"),
+    ("MoERunner", "mixture of experts"),
+    ("FusedMoE", "mixture of experts"),
+    ("VocabParallelEmbedding", "embedding"),
+    ("RotaryEmbeddingBase", "rotary embedding"),
+)
+"""vLLM's base classes and the kind of operator that their subclasses are; norms and activations go by their names."""
 
 _ALL_REDUCE_PINS = ("VLLM_CUSTOM_ALLREDUCE_ALGO", "NCCL_ALGO", "NCCL_PROTO", "NCCL_MAX_NCHANNELS")
 """Variables that decide how the devices of a group add up; the mode sets them inside the worker."""
@@ -70,12 +86,91 @@ class WorkerObserver:
     ) -> None:
         """Hook every module of this worker's model: keep one request's rows, or compare them with those kept."""
         if self.bi_experiments_recorder is None:
-            self.bi_experiments_recorder = ModuleRecorder(self.model_runner)
+            self.bi_experiments_recorder = ModuleRecorder(RunnerModel(self.model_runner))
         self.bi_experiments_recorder.start(request_number, sample, last_position, compare)
 
     def bi_experiments_end_observation(self) -> list[dict[str, Any]]:
         """Remove the hooks; what was compared, in the order of execution, as plain values."""
         return [] if self.bi_experiments_recorder is None else self.bi_experiments_recorder.stop()
+
+
+class RunnerModel:
+    """The model of a worker's model runner, and the rows of its steps.
+
+    Which rows of a step are a request's follows from the runner's own order of requests, its offsets and its positions,
+    as vLLM 0.32 prepares them for the step: model runner V1 (CPUs) keeps them in itself, V2
+    (`vllm/v1/worker/gpu/model_runner.py`) in the batch that its `prepare_inputs` returns.
+
+    Args:
+        runner: vLLM's model runner.
+    """
+
+    def __init__(self, runner: Any) -> None:  # noqa: ANN401  vLLM's, which this module does not import
+        self._runner = runner
+        self._prepared: Any = None
+
+    def module(self) -> "nn.Module":
+        """The model itself, out of vLLM's wrapper for graphs."""
+        model = self._runner.model
+        found: nn.Module = getattr(model, "unwrap", lambda: model)()
+        return found
+
+    def watch_steps(self) -> None:
+        """Have model runner V2 leave here what it prepares for every step."""
+        if hasattr(self._runner, "prepare_inputs"):
+            self._runner.prepare_inputs = self._keeping(self._runner.prepare_inputs)
+
+    def unwatch_steps(self) -> None:
+        """Leave the runner as it was."""
+        vars(self._runner).pop("prepare_inputs", None)
+
+    def _keeping(self, prepare: Callable[..., Any]) -> Callable[..., Any]:
+        def keeping(*args: object, **kwargs: object) -> Any:  # noqa: ANN401  vLLM's InputBatch
+            self._prepared = prepare(*args, **kwargs)
+            return self._prepared
+
+        return keeping
+
+    def rows(self, request: re.Pattern[str], number: int) -> Step | None:
+        """The part of the request of that name in the step that has begun; None: it takes no part."""
+        batch = self._runner.input_batch if self._prepared is None else self._prepared
+        starts = self._runner.query_start_loc.np if self._prepared is None else batch.query_start_loc_np
+        source = self._runner if self._prepared is None else batch
+        requests = len(batch.req_ids)
+        index = next((index for index, name in enumerate(batch.req_ids) if request.fullmatch(name)), None)
+        if index is None:
+            return None
+        rows = slice(int(starts[index]), int(starts[index + 1]))
+        return Step(number, index, requests, int(starts[requests]), rows, tuple(source.positions[rows].tolist()))
+
+    def kind(self, module: "nn.Module") -> str:
+        """What kind of operator a module is, and the collective that ends it where it is split over devices."""
+        return kind_of(module)
+
+
+def known_kind(module: "nn.Module") -> str | None:
+    """The kind of operator by vLLM's base classes; None where none of them fits."""
+    bases = {base.__name__ for base in type(module).__mro__}
+    return next((kind for base, kind in KINDS if base in bases), None)
+
+
+def kind_of(module: "nn.Module") -> str:
+    """What kind of operator a module is, and the collective that ends it where it is split over devices."""
+    kind = known_kind(module)
+    name = type(module).__name__
+    if kind is None:
+        if name.endswith("Norm"):
+            kind = "norm"
+        elif any(True for _ in module.children()):  # it only calls others
+            kind = "code between modules"
+        else:
+            kind = "activation" if re.search("Silu|Gelu|Relu|Act|Mul", name, re.IGNORECASE) else "other"
+    if getattr(module, "tp_size", 1) > 1:
+        if getattr(module, "reduce_results", False) or kind == "embedding":
+            return f"{kind} and all-reduce"
+        if getattr(module, "gather_output", False):
+            return f"{kind} and all-gather"
+    return kind
 
 
 def _all_reduce() -> str | None:

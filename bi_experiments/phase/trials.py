@@ -23,7 +23,7 @@ from bi_experiments.records import (
 )
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
 FEWEST_STEPS = 8
@@ -67,18 +67,18 @@ def run_workload(
     batches = [engine.token_prompts(llm, trial.prompts) for trial in workload.trials]
     started = time.perf_counter()
     (needle,) = engine.token_prompts(llm, [workload.needle])
-    alone = llm.generate([needle], params, use_tqdm=False)[0].outputs[0].token_ids
+    alone = engine.finished(engine.generate(llm, [needle], params)[0]).token_ids
     engine.watch_compiles(llm)
-    lengths = [[len(prompt["prompt_token_ids"]) for prompt in batch] for batch in batches]
+    lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
     warm = one_of_each_shape(lengths, engine.step_tokens(llm))
     for _ in range(spec.warmup_batches):
         for index in warm:
-            llm.generate(batches[index], params, use_tqdm=False)
+            engine.generate(llm, batches[index], params)
     needed = max(sum(batch) + len(batch) * workload.sampling.max_tokens for batch in lengths)
     emit(
         WarmedUp(
             time_s=time.perf_counter() - started,
-            needle_token_ids=tuple(alone),
+            needle_token_ids=alone,
             kv_cache_needed_tokens=needed,
         )
     )
@@ -138,31 +138,31 @@ def run_trial(
         started_at = time.time()
         cpu_before = engine.cpu_time_s(processes)
         before = time.perf_counter()
-        outputs = llm.generate(list(prompts), params, use_tqdm=False)
+        outputs = engine.generate(llm, prompts, params)
         if inject_pct:
             time.sleep((time.perf_counter() - before) * inject_pct / 100)
         time_s = time.perf_counter() - before
         cpu_time = engine.cpu_time_s(processes) - cpu_before
     finally:
         gc.enable()
-    needle = outputs[needle_position].outputs[0].token_ids
-    first_difference = first_differing_index(needle, needle_alone)
+    requests = [engine.finished(output) for output in outputs]
+    first_difference = first_differing_index(requests[needle_position].token_ids, needle_alone)
     decode_steps_s = steps.decode_steps_s()
     enough = len(decode_steps_s) >= FEWEST_STEPS
     return Trial(
         index=index,
-        batch_size=len(outputs),
+        batch_size=len(requests),
         started_at=started_at,
         time_s=time_s,
         cpu_time_s=cpu_time,
-        prompt_tokens=sum(len(output.prompt_token_ids or ()) for output in outputs),
-        output_tokens=sum(len(output.outputs[0].token_ids) for output in outputs),
+        prompt_tokens=sum(request.prompt_tokens for request in requests),
+        output_tokens=sum(len(request.token_ids) for request in requests),
         needle=NeedleCheck(equal=first_difference is None, first_difference=first_difference),
-        latencies=_latencies(outputs),
+        latencies=_latencies(requests),
         compiled=engine.compiled(llm),
-        preemptions=_preemptions(outputs),
-        queued=_queued(outputs),
-        cached_tokens=sum(output.num_cached_tokens or 0 for output in outputs),
+        preemptions=_preemptions(requests),
+        queued=_queued(requests),
+        cached_tokens=sum(request.cached_tokens for request in requests),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
     )
@@ -176,20 +176,17 @@ def first_differing_index(one: Sequence[int], other: Sequence[int]) -> int | Non
     return None if len(one) == len(other) else min(len(one), len(other))
 
 
-def _latencies(outputs: "Sequence[RequestOutput]") -> Latencies | None:
-    """Request timing from vLLM's `RequestStateStats`.
-
-    The first token's latency is the front end's; the rest of the time is between two time stamps of the engine.
-    """
+def _latencies(requests: Sequence[engine.Finished]) -> Latencies | None:
+    """Latencies of all requests: to the first token as the front end saw it, behind it by the engine's clock."""
     first_s, per_token_s, end_to_end_s = [], [], []
-    for output in outputs:
-        stats = output.metrics
-        if stats is None:
+    for request in requests:
+        times = request.times
+        if times is None:
             return None
-        decode_s = stats.last_token_ts - stats.first_token_ts
-        first_s.append(stats.first_token_latency)
-        per_token_s.append(decode_s / max(1, stats.num_generation_tokens - 1))
-        end_to_end_s.append(stats.first_token_latency + decode_s)
+        decode_s = times.last_token_s - times.first_token_s
+        first_s.append(times.time_to_first_token_s)
+        per_token_s.append(decode_s / max(1, len(request.token_ids) - 1))
+        end_to_end_s.append(times.time_to_first_token_s + decode_s)
     return Latencies(
         time_to_first_token_s=tuple(first_s),
         time_per_output_token_s=tuple(per_token_s),
@@ -197,15 +194,15 @@ def _latencies(outputs: "Sequence[RequestOutput]") -> Latencies | None:
     )
 
 
-def _preemptions(outputs: "Sequence[RequestOutput]") -> int | None:
-    counts: list[int] = [output.metrics.num_preemptions for output in outputs if output.metrics is not None]
-    return sum(counts) if len(counts) == len(outputs) else None
+def _preemptions(requests: Sequence[engine.Finished]) -> int | None:
+    times = [request.times for request in requests if request.times is not None]
+    return sum(each.preemptions for each in times) if len(times) == len(requests) else None
 
 
-def _queued(outputs: "Sequence[RequestOutput]") -> int | None:
-    """Requests that were scheduled after the first request to end had ended, by the engine's own clock."""
-    stats = [output.metrics for output in outputs if output.metrics is not None]
-    if len(stats) < len(outputs):
+def _queued(requests: Sequence[engine.Finished]) -> int | None:
+    """Requests that were scheduled after the first request to end had ended."""
+    times = [request.times for request in requests if request.times is not None]
+    if len(times) < len(requests):
         return None
-    first_end = min(one.last_token_ts for one in stats)
-    return sum(1 for one in stats if one.scheduled_ts > first_end)
+    first_end_s = min(each.last_token_s for each in times)
+    return sum(1 for each in times if each.scheduled_s > first_end_s)

@@ -94,8 +94,7 @@ def probe(llm: "LLM") -> list[ProbeResult]:
     def emit(done: ProbeDone) -> None:
         found.extend(done.results)
 
-    vocabulary_size = llm.llm_engine.vllm_config.model_config.get_vocab_size()
-    probes.run_probes(llm, PLAN, WORKLOAD, 512, 8, 512, vocabulary_size, emit, None)
+    probes.run_probes(llm, PLAN, WORKLOAD, 512, 8, 512, emit, None)
     return found
 
 

@@ -83,6 +83,50 @@ def test_a_folder_says_what_it_is_for() -> None:
         assert len(list(folder.glob("*.py"))) >= 3, folder
 
 
+def vllm_seen(path: Path) -> list[str]:
+    """What a module of the phase knows of vLLM: names that it imports, and what it reads or calls of an engine."""
+    tree = ast.parse(path.read_text())
+    seen = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
+            seen += [f"import {alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            seen += [f"import {alias.name}" for alias in node.names if alias.name.partition(".")[0] == "vllm"]
+        elif isinstance(node, ast.Attribute):
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if owner.lstrip("_") in {"llm", "llm_engine", "runner", "model_runner", "vllm_config"}:
+                seen.append(f"{owner}.{node.attr}")
+    return sorted(set(seen))
+
+
+def test_vllm_is_read_in_the_engine_and_the_observer_alone() -> None:
+    """The rest of a phase passes its objects on, by the names of their classes at the most."""
+    passed_on = {"import LLM", "import SamplingParams", "import TokensPrompt"}
+    found = {
+        str(path.relative_to(PACKAGE)): sorted(set(vllm_seen(path)) - passed_on)
+        for path in (PACKAGE / "phase").rglob("*.py")
+        if path.name not in {"engine.py", "observer.py"}
+    }
+    assert {name: seen for name, seen in found.items() if seen} == {}
+
+
+def test_an_attribute_of_vllm_that_is_read_elsewhere_is_seen(tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text("import vllm.envs\n\ndef peek(llm):\n    return llm.llm_engine.vllm_config\n")
+    assert vllm_seen(planted) == ["import vllm.envs", "llm.llm_engine", "llm_engine.vllm_config"]
+
+
+def test_facts_of_releases_stand_in_one_table() -> None:
+    """Outside the phase, a release or a source file of vLLM is named where what is known of it stands, once."""
+    release = re.compile(r"\bv?LLM 0\.\d+|\bvllm/[a-z_/0-9]+\.py")
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if path.parts[len(PACKAGE.parts)] not in {"phase", "vllm_cpu"} and release.search(path.read_text())
+    }
+    assert users == {"config/backends.py", "launch/causes.py"}  # causes: the words of vLLM's own errors
+
+
 def test_private_modules_of_hydra_are_imported_in_one_place() -> None:
     private = re.compile(r"^\s*(?:from|import) (?:hydra\._|omegaconf\._)", re.MULTILINE)
     users = {path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text())}

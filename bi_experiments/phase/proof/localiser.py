@@ -63,13 +63,12 @@ class _Search:
         self._llm = llm
         self._plan = plan
         self._probes = probes
-        self._prefix_caching = bool(llm.llm_engine.vllm_config.cache_config.enable_prefix_caching)
+        self._prefix_caching = engine.keeps_prompts(llm)
 
     def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
         limits = engine.limits(self._llm, observed.max_num_batched_tokens, observed.max_num_seqs, max_model_len)
-        tokenizer = self._llm.get_tokenizer()
-        vocabulary_size = self._llm.llm_engine.vllm_config.model_config.get_vocab_size()
+        tokenizer = engine.tokenizer(self._llm)
 
         def alone(request: Request) -> Output:
             return self.generate([request])[0]
@@ -77,7 +76,7 @@ class _Search:
         def text_tokens(text: str) -> int:
             return len(tokenizer.encode(text))
 
-        token_ids = prompt_token_ids(tokenizer, vocabulary_size)
+        token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(self._llm))
         material = Material(self._probes, workload, limits, token_ids, alone, text_tokens)
         plan = self._plan
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
@@ -87,8 +86,9 @@ class _Search:
             raise ValueError(f"{plan.composition} has no probe at position {plan.position} of batch {plan.batch}")
 
         def tokens(request: Request) -> Request:
-            text = isinstance(request.prompt, str)
-            return replace(request, prompt=tuple(tokenizer.encode(request.prompt))) if text else request
+            if not isinstance(request.prompt, str):
+                return request
+            return replace(request, prompt=tuple(tokenizer.encode(request.prompt)))
 
         return replace(batch, requests=tuple(map(tokens, batch.requests))), tokens(reference)
 
@@ -96,7 +96,7 @@ class _Search:
         self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
     ) -> list[Output]:
         """The outputs of a batch; `kv_blocks` as in `Batch`."""
-        if self._prefix_caching and empty_cache and not self._llm.reset_prefix_cache():
+        if self._prefix_caching and empty_cache and not engine.empty_prefix_cache(self._llm):
             raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
         with engine.small_kv_cache(self._llm, kv_blocks):
             return engine.generate_together(self._llm, requests, self._probes.logprobs)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -61,7 +61,6 @@ def run_probes(
     max_num_batched_tokens: int,
     max_num_seqs: int,
     max_model_len: int,
-    vocabulary_size: int,
     emit: Callable[[ProbeDone], None],
     keep_folder: Path | None,
 ) -> None:
@@ -74,7 +73,6 @@ def run_probes(
         max_num_batched_tokens: Largest step, in tokens.
         max_num_seqs: Most sequences in a step.
         max_model_len: Longest sequence, in tokens.
-        vocabulary_size: Token ids that the model knows.
         emit: Takes the results of one composition.
         keep_folder: Where the raw logprobs are written when the plan keeps them.
 
@@ -82,11 +80,11 @@ def run_probes(
         ValueError: A composition does not exist, or the plan does not fit the engine's limits.
     """
     limits = engine.limits(llm, max_num_batched_tokens, max_num_seqs, max_model_len)
-    tokenizer = llm.get_tokenizer()
-    token_ids = prompt_token_ids(tokenizer, vocabulary_size)
+    tokenizer = engine.tokenizer(llm)
+    token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(llm))
 
     def generate(requests: Sequence[Request], empty_cache: bool, kv_blocks: int | None) -> list[Output]:
-        if limits.prefix_caching and empty_cache and not llm.reset_prefix_cache():
+        if limits.prefix_caching and empty_cache and not engine.empty_prefix_cache(llm):
             raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
         with engine.small_kv_cache(llm, kv_blocks):
             return engine.generate_together(llm, requests, plan.logprobs)
@@ -97,7 +95,7 @@ def run_probes(
     run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens)
 
 
-def prompt_token_ids(tokenizer: Any, vocabulary_size: int) -> tuple[int, ...]:  # noqa: ANN401  transformers' class
+def prompt_token_ids(tokenizer: engine.Tokenizer, vocabulary_size: int) -> tuple[int, ...]:
     """The token ids that prompts are drawn from: the vocabulary without special and added tokens."""
     left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
     return tuple(token for token in range(vocabulary_size) if token not in left_out)

@@ -1,32 +1,20 @@
 """Keeps and compares what the modules of a model compute for the rows of one request, with forward hooks.
 
-In a worker's process. Which rows of a step are the request's follows from the model runner's own order of requests,
-its offsets and its positions, as vLLM 0.32 prepares them for the step: model runner V1 (CPUs) keeps them in itself,
-V2 (`vllm/v1/worker/gpu/model_runner.py`) in the batch that its `prepare_inputs` returns.
+In a worker's process. What it must know of vLLM (which rows of a step are the request's, what kind of operator a
+module is) it asks of a `WorkerModel`.
 """
 
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-KINDS = (
-    ("LogitsProcessor", "LM head"),
-    ("LinearBase", "matrix multiplication"),
-    ("AttentionLayerBase", "attention"),
-    ("MoERunner", "mixture of experts"),
-    ("FusedMoE", "mixture of experts"),
-    ("VocabParallelEmbedding", "embedding"),
-    ("RotaryEmbeddingBase", "rotary embedding"),
-)
-"""vLLM's base classes and the kind of operator that their subclasses are; norms and activations go by their names."""
 
 Key = tuple[str, int]
 """A module's path, and which of its calls within a step it is."""
@@ -53,6 +41,33 @@ class Step:
     positions: tuple[int, ...]
 
 
+class WorkerModel(Protocol):
+    """A worker's model, and what its steps consist of."""
+
+    def module(self) -> "nn.Module":
+        """The model itself."""
+        ...
+
+    def watch_steps(self) -> None:
+        """Find the rows of the steps that begin from now on."""
+        ...
+
+    def unwatch_steps(self) -> None:
+        """Leave the worker as it was."""
+        ...
+
+    def rows(self, request: re.Pattern[str], number: int) -> Step | None:
+        """The part of the request of that name in the step that has begun; `number` is `Step.number`.
+
+        None: it takes no part.
+        """
+        ...
+
+    def kind(self, module: "nn.Module") -> str:
+        """What kind of operator a module is, in words."""
+        ...
+
+
 @dataclass
 class Call:
     """One call of a module: the request's rows of its tensors, by position of the sequence."""
@@ -67,13 +82,12 @@ class ModuleRecorder:
     """Hooks on every module of a worker's model.
 
     Args:
-        runner: vLLM's model runner.
+        model: The worker's model.
     """
 
-    def __init__(self, runner: Any) -> None:  # noqa: ANN401  vLLM's, which this module does not import
-        self._runner = runner
+    def __init__(self, model: WorkerModel) -> None:
+        self._model = model
         self._handles: list[Any] = []
-        self._prepared: Any = None
         self._kept: dict[Key, dict[int, Call]] = {}
         self._found: list[dict[str, Any]] = []
 
@@ -97,16 +111,14 @@ class ModuleRecorder:
         if not compare:
             self._kept = {}
         self._found = []
-        model = self._runner.model
-        model = getattr(model, "unwrap", lambda: model)()  # vLLM's wrapper for graphs
+        model = self._model.module()
         self._handles = [model.register_forward_pre_hook(self._begin_step)]
-        if hasattr(self._runner, "prepare_inputs"):
-            self._keep_prepared(self._runner.prepare_inputs)
+        self._model.watch_steps()
         for name, module in model.named_modules():
             if not name:  # the model itself, whose output is that of its last module
                 continue
             before = partial(self._before, name)
-            after = partial(self._after, name, is_container(module))
+            after = partial(self._after, name)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(after))
 
@@ -115,7 +127,7 @@ class ModuleRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        vars(self._runner).pop("prepare_inputs", None)
+        self._model.unwatch_steps()
         differing = [found["step"] for found in self._found if found["differing"]]
         last = min(differing, default=-1)
         return [found for found in self._found if found["step"] == last]
@@ -123,29 +135,8 @@ class ModuleRecorder:
     def _begin_step(self, *_: object) -> None:
         self._calls = {}
         self._open = []
-        self._step = self._find_rows()
-
-    def _keep_prepared(self, prepare: Callable[..., Any]) -> None:
-        """Have model runner V2 leave here what it prepares for every step."""
-
-        def keeping(*args: object, **kwargs: object) -> Any:  # noqa: ANN401  vLLM's InputBatch
-            self._prepared = prepare(*args, **kwargs)
-            return self._prepared
-
-        self._runner.prepare_inputs = keeping
-
-    def _find_rows(self) -> Step | None:
-        batch = self._runner.input_batch if self._prepared is None else self._prepared
-        starts = self._runner.query_start_loc.np if self._prepared is None else batch.query_start_loc_np
-        requests = len(batch.req_ids)
-        for index, name in enumerate(batch.req_ids):
-            if self._request.fullmatch(name):
-                rows = slice(int(starts[index]), int(starts[index + 1]))
-                source = self._runner if self._prepared is None else batch
-                positions = tuple(source.positions[rows].tolist())
-                number, self._steps = self._steps, self._steps + 1
-                return Step(number, index, requests, int(starts[requests]), rows, positions)
-        return None
+        self._step = self._model.rows(self._request, self._steps)
+        self._steps += self._step is not None
 
     def _before(self, name: str, module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Copy the inputs before the call, since modules may write into them."""
@@ -155,7 +146,7 @@ class ModuleRecorder:
             call.inputs = list(self._rows_of((args, kwargs)))
         self._open.append(call)
 
-    def _after(self, name: str, container: bool, module: "nn.Module", args: object, output: object) -> None:
+    def _after(self, name: str, module: "nn.Module", args: object, output: object) -> None:
         call = self._open.pop()
         number = self._calls.get(name, 0)
         self._calls[name] = number + 1
@@ -167,7 +158,7 @@ class ModuleRecorder:
         if self._compare:
             found = compare_calls(call, kept)
             if found is not None:
-                described = {"module": name, "class_name": type(module).__name__, "kind": kind_of(module, container)}
+                described = {"module": name, "class_name": type(module).__name__, "kind": self._model.kind(module)}
                 self._found.append({**described, **found})
         else:
             positions = {position for tensor in (*call.inputs, *call.outputs) for position in tensor}
@@ -271,33 +262,3 @@ def differing_elements(left: "torch.Tensor", right: "torch.Tensor") -> tuple[int
         return 0, 0.0
     difference = float((left.double() - right.double()).abs().max())
     return unequal, difference if math.isfinite(difference) else sys.float_info.max
-
-
-def is_container(module: "nn.Module") -> bool:
-    """Whether a module only calls others: it has some, and is not an operator of vLLM's itself."""
-    return any(True for _ in module.children()) and known_kind(module) is None
-
-
-def known_kind(module: "nn.Module") -> str | None:
-    """The kind of operator by vLLM's base classes; None where none of them fits."""
-    bases = {base.__name__ for base in type(module).__mro__}
-    return next((kind for base, kind in KINDS if base in bases), None)
-
-
-def kind_of(module: "nn.Module", container: bool) -> str:
-    """What kind of operator a module is, and the collective that ends it where it is split over devices."""
-    kind = known_kind(module)
-    name = type(module).__name__
-    if kind is None:
-        if name.endswith("Norm"):
-            kind = "norm"
-        elif container:
-            kind = "code between modules"
-        else:
-            kind = "activation" if re.search("Silu|Gelu|Relu|Act|Mul", name, re.IGNORECASE) else "other"
-    if getattr(module, "tp_size", 1) > 1:
-        if getattr(module, "reduce_results", False) or kind == "embedding":
-            return f"{kind} and all-reduce"
-        if getattr(module, "gather_output", False):
-            return f"{kind} and all-gather"
-    return kind

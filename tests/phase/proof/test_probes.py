@@ -297,6 +297,7 @@ def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest
         return fake(requests, True)
 
     monkeypatch.setattr(engine, "limits", lambda *_: LIMITS)
+    monkeypatch.setattr(engine, "vocabulary_size", lambda _: 8)
     monkeypatch.setattr(engine, "generate_together", generate_together)
     run_probes(
         Engine(),
@@ -305,7 +306,6 @@ def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest
         max_num_batched_tokens=512,
         max_num_seqs=32,
         max_model_len=1024,
-        vocabulary_size=8,
         emit=lambda _: None,
         keep_folder=None,
     )

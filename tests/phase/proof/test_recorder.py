@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from bi_experiments.phase.observer import RunnerModel
 from bi_experiments.phase.proof.recorder import ModuleRecorder
 
 WIDTH = 4
@@ -59,7 +60,7 @@ class Model(nn.Module):  # type: ignore[misc]  # torch is not read by mypy
 
 @dataclass
 class Runner:
-    """Model runner V1, as far as the recorder reads it."""
+    """Model runner V1, as far as the observer reads it."""
 
     model: Model
     input_batch: Any = None
@@ -116,7 +117,7 @@ BATCH = [{"11-aaaaaaaa": (0, 3), "12-bbbbbbbb": (0, 4)}, {"12-bbbbbbbb": (4, 5),
 def compared(
     runner: Runner | RunnerV2, last_position: int = 4, batch: list[dict[str, tuple[int, int]]] = BATCH
 ) -> list[dict[str, Any]]:
-    recorder = ModuleRecorder(runner)
+    recorder = ModuleRecorder(RunnerModel(runner))
     recorder.start(1, 0, last_position, compare=False)
     for span in ((0, 4), (4, 5)):
         runner.step({"1-cccccccc": span})
@@ -197,10 +198,11 @@ def test_a_prompt_in_two_chunks_is_compared_with_one_in_one_piece(model: Model) 
 def test_a_sample_is_told_from_its_siblings_and_from_longer_numbers(model: Model) -> None:
     faulty = model.layers[0].get_submodule("linear")
     assert isinstance(faulty, LinearBase)
-    recorder = ModuleRecorder(Runner(model))
+    runner = Runner(model)
+    recorder = ModuleRecorder(RunnerModel(runner))
     for name, found in (("2_12-aaaaaaaa", True), ("1_12-aaaaaaaa", False), ("2_112-aaaaaaaa", False)):
         recorder.start(12, 2, 4, compare=False)
-        recorder._runner.step({name: (0, 3)})
+        runner.step({name: (0, 3)})
         recorder.stop()
         assert bool(recorder._kept) is found
 
