@@ -200,6 +200,9 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
     """Prompts sampled from every trial for the composition `trial`."""
+    trial_times: float | None = None
+    """Once the probes have taken this many times the time of the phase's trials, no more prompts of the workload are
+    compared than needed; None: however long it takes."""
 
 
 class LocatePlan(Record, frozen=True, kw_only=True):
@@ -393,7 +396,8 @@ class ProbeResult(Record, frozen=True, kw_only=True):
     fault: Fault | None = None
     """What is wrong with the output, alone or in the batch, whatever the other is; None: nothing."""
     repeatable: bool | None = None
-    """Whether the same batch gave the same bits when it ran again; None: it did not run again."""
+    """Whether the same bits came back when the batch and the first differing probe of it alone ran again; None: they
+    did not run again."""
 
 
 class StepCount(Record, frozen=True, kw_only=True):
@@ -463,6 +467,8 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     steps: tuple[StepCount, ...] = ()
     """The steps that these outputs come from; with the first composition, those of the workload too."""
     alone: tuple[AloneOutput, ...] = ()
+    left_out: int = 0
+    """Prompts that were drawn from the workload and not compared, because time was over."""
 
 
 class ModuleDifference(Record, frozen=True, kw_only=True):
@@ -614,6 +620,8 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     """Of the workload and of the probes, by vLLM's first-come-first-served rule; none in a record of version 1."""
     alone: tuple[AloneOutput, ...] = ()
     """Outputs of the plan's probes alone; none in a record of version 1."""
+    left_out: int = 0
+    """Prompts that were drawn from the workload and not compared, because time was over."""
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""
@@ -869,6 +877,8 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     sampled: int = 0
     """Outputs of prompts drawn at random from the workload that the batch-invariant arm compared, each once."""
     sampled_differing: int = 0
+    left_out: int = 0
+    """Prompts that were drawn too and not compared, because time was over (`verify.time_share`)."""
     bound_pct: float | None = None
     """At most this share of the workload's outputs changes with the batch, in per cent (one-sided 95 %)."""
     agreement: ArmAgreement | None = None

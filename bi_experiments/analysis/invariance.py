@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import comb
 
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger
+from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
     RECORD_VERSION,
@@ -33,8 +33,6 @@ from bi_experiments.records import (
 )
 from bi_experiments.wording import count
 
-NOISE_SIGNIFICANCE = 0.01
-"""Where the baseline's outputs alone differ too, a composition must differ more often than by chance at this level."""
 TOKENS_ALONE = "without_logprobs"
 """The composition whose digests are of tokens alone: few tokens may be equal for two prompts."""
 OF_THE_WORKLOAD = ("trial", "workload")
@@ -160,6 +158,7 @@ def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str]
         ledger=ledger,
         sampled=sampled,
         sampled_differing=sampled_differing,
+        left_out=max((phase.left_out for phase in ordered if phase.arm is Arm.BATCH_INVARIANT), default=0),
         bound_pct=upper_bound_pct(sampled_differing, sampled),
         agreement=compare_arms(ordered),
     )
@@ -242,20 +241,20 @@ def _decide(composition: str, evidence: _Evidence, baseline: _Evidence | None) -
 
 
 def _is_control(composition: str, baseline: _Evidence) -> bool:
-    """Whether the baseline differs in the composition because of the batch, and not by its noise alone."""
-    outputs = baseline.outputs.get(composition, [])
-    differing = sum(output.differs for output in outputs)
+    """Whether the baseline differs in the composition because of the batch.
+
+    Where the baseline differs from itself alone, only a difference counts that came back bit by bit when the batch and
+    the probe alone ran again, and of no probe that differs from itself.
+    """
+    differing = [one for one in baseline.results(composition) if not one.equal]
     if not differing or baseline.unrepeatable(composition) or baseline.fault(composition) is not None:
         return False
-    noise, alone = baseline.noise
-    return not noise or exceeds(differing, len(outputs), noise, alone) < NOISE_SIGNIFICANCE
-
-
-def exceeds(differing: int, total: int, noise: int, alone: int) -> float:
-    """Probability of so many differing outputs or more if they were as frequent as alone (Fisher's exact test)."""
-    both = differing + noise
-    ways = sum(comb(total, k) * comb(alone, both - k) for k in range(differing, min(total, both) + 1))
-    return ways / comb(total + alone, both)
+    if not baseline.noise[0]:
+        return True
+    noisy = (
+        () if composition in OWN_PROMPTS else {one.probe for one in baseline.results(NEGATIVE_CONTROL) if not one.equal}
+    )
+    return any(one.repeatable and one.probe not in noisy for one in differing)
 
 
 # --- Each arm -------------------------------------------------------------------------------------------------------
@@ -342,7 +341,10 @@ def _changed(evidence: dict[Arm, _Evidence]) -> str:
 def _bound(report: InvarianceReport) -> str:
     if report.bound_pct is None:
         return ""
-    return f" At most {report.bound_pct:.1f} % of this workload's outputs change ({report.sampled} sampled, 95 %)."
+    asked = f" of {report.sampled + report.left_out} for lack of time" if report.left_out else ""
+    return (
+        f" At most {report.bound_pct:.1f} % of this workload's outputs change ({report.sampled} sampled{asked}, 95 %)."
+    )
 
 
 def _violated(evidence: _Evidence, report: InvarianceReport) -> str:

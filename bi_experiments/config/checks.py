@@ -76,6 +76,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "verify.max_tokens": _TOKENS,
         "verify.logprobs": Range(1, 20),  # as many as vLLM returns
         "verify.trial_prompts": Range(1, 10_000),
+        "verify.time_share": Range(0, 1000),
         "verify.seed": _SEED,
         "runtime.phase_timeout_s": Range(0, 31_536_000, above=True),  # a year
         "gate.max_overhead_pct": Range(0, 100_000),

@@ -196,6 +196,9 @@ class VerifyConfig:
     """Logprobs compared for each generated token."""
     trial_prompts: int = MISSING
     """Prompts sampled from every trial for the composition `trial`."""
+    time_share: float | None = MISSING
+    """Once the probes of a launch have taken this share of the time of its arm's trials, in all its launches, `trial`
+    samples no more prompts than needed; null: however long it takes."""
     seed: int = MISSING
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""

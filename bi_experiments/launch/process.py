@@ -333,6 +333,7 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "probes": (*result.probes, *event.results),
                 "steps": (*result.steps, *event.steps),
                 "alone": (*result.alone, *event.alone),
+                "left_out": result.left_out + event.left_out,
             }
         case Located():
             changes = {"location": event.location}

@@ -64,6 +64,7 @@ def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
         seed=verify.seed,
         keep=verify.keep,
         trial_prompts=verify.trial_prompts,
+        trial_times=None if verify.time_share is None else verify.time_share * config.protocol.pairs,
     )
 
 

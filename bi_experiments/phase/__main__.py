@@ -82,7 +82,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
-        trials.run_workload(llm, timed, spec, pipes.emit, wait)
+        trial_time_s = trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:
@@ -95,6 +95,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
                 max_model_len=spec.engine.max_model_len,
                 emit=pipes.emit,
                 keep_folder=folder if spec.probes.keep else None,
+                time_s=None if spec.probes.trial_times is None else spec.probes.trial_times * trial_time_s,
             )
         probe_time_s = time.perf_counter() - probed
         pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=probe_time_s))

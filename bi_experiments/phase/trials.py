@@ -49,7 +49,7 @@ def read_workload(path: Path, digest: str) -> Workload:
 
 def run_workload(
     llm: "LLM", workload: Workload, spec: PhaseSpec, emit: Emit, wait_for_turn: Callable[[], None]
-) -> None:
+) -> float:
     """Warm up, then time every trial.
 
     Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches`
@@ -62,6 +62,9 @@ def run_workload(
         spec: What the phase was passed.
         emit: Receives `WarmedUp` and one `TrialDone` a trial.
         wait_for_turn: Called before each trial; returns when the trial may start.
+
+    Returns:
+        Time of all trials, in seconds.
     """
     params = engine.sampling_params(workload.sampling)
     batches = [engine.token_prompts(llm, trial.prompts) for trial in workload.trials]
@@ -82,10 +85,14 @@ def run_workload(
             kv_cache_needed_tokens=needed,
         )
     )
+    time_s = 0.0
     for index in spec.trial_order or range(len(batches)):
         wait_for_turn()
         position = workload.trials[index].needle_position
-        emit(TrialDone(trial=run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct)))
+        trial = run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct)
+        time_s += trial.time_s
+        emit(TrialDone(trial=trial))
+    return time_s
 
 
 def one_of_each_shape(lengths: Sequence[Sequence[int]], step_tokens: int) -> tuple[int, ...]:

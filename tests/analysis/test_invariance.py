@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.analysis.invariance import exceeds, judge, judged_anew, upper_bound_pct
+from bi_experiments.analysis.invariance import judge, judged_anew, upper_bound_pct
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
@@ -258,20 +258,28 @@ def test_noise_of_the_baseline_is_no_positive_control() -> None:
     assert "the baseline differs from itself alone too, in 1 of 4 probe outputs" in judged.sentence
 
 
-def test_a_baseline_that_differs_far_more_often_than_its_noise_is_a_control() -> None:
-    noisy = (*alone(0, *[None] * 19), *probes(*[3] * 20))
-    judged = report(both([noisy], [UNCHANGED[0]]))
-    assert verdicts(judged)["batch_8"] is Invariance.HOLDS
+@pytest.mark.parametrize(
+    ("baseline", "control"),
+    [
+        (probes(3, 3, 3, 3), False),  # however often it differs
+        (probes(None, 3, repeatable=True), True),
+        (probes(3, None, repeatable=True), False),  # the probe that differs from itself alone
+        (probes(3, None, composition="trial", repeatable=True), True),  # not that probe, but a prompt of the workload
+        (probes(None, 3, repeatable=False), False),
+    ],
+)
+def test_beside_noise_only_what_comes_back_bit_by_bit_of_a_probe_that_is_the_same_alone_is_a_control(
+    baseline: tuple[ProbeResult, ...], control: bool
+) -> None:
+    composition = baseline[0].composition
+    noisy = (*alone(0, None, None, None), *baseline)
+    judged = report(both([noisy], [probes(None, None, None, None, composition=composition)]))
+    assert verdicts(judged)[composition] is (Invariance.HOLDS if control else Invariance.NO_CONTROL)
 
 
 def test_a_batch_of_the_baseline_that_does_not_repeat_is_no_control() -> None:
     judged = report(both([probes(None, 0, None, 3, repeatable=False)], [UNCHANGED[0]]))
     assert verdicts(judged)["batch_8"] is Invariance.NO_CONTROL
-
-
-def test_the_exact_test_of_noise_is_fishers() -> None:
-    assert exceeds(2, 4, 0, 4) == pytest.approx(6 * 1 / 28)  # 2 of 8 that differ, both among the first four
-    assert exceeds(0, 4, 2, 4) == 1.0
 
 
 # --- The bound ------------------------------------------------------------------------------------------------------
@@ -287,6 +295,14 @@ def test_the_bound_is_clopper_pearsons(differing: int, sampled: int, bound: floa
 def test_without_a_sample_there_is_no_bound() -> None:
     assert upper_bound_pct(0, 0) is None
     assert report(both(CHANGED, UNCHANGED)).bound_pct is None
+
+
+def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
+    sampled = probes(*[None] * 20, composition="trial", sampled=True)
+    phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
+    judged = report([replace(phase, left_out=12) for phase in phases])
+    assert judged.left_out == 12
+    assert "(20 sampled of 32 for lack of time, 95 %)." in judged.sentence
 
 
 def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None:

@@ -94,7 +94,7 @@ def probe(llm: "LLM") -> list[ProbeResult]:
     def emit(done: ProbeDone) -> None:
         found.extend(done.results)
 
-    probes.run_probes(llm, PLAN, WORKLOAD, 512, 8, 512, emit, None)
+    probes.run_probes(llm, PLAN, WORKLOAD, 512, 8, 512, emit, None, None)
     return found
 
 

@@ -32,8 +32,12 @@ ARRIVING = (9, 10, 33, 300, 4096)
 """Prompt tokens that arrive while the probes of `arrivals` decode."""
 SHORT_OUTPUT = 16
 """Most output tokens of a probe where only its first steps are out of the ordinary."""
-STAIRCASE = 128
+STAIRCASE = 33
 """Most steps of a batch of `sizes`."""
+FEWEST_DRAWN = 2
+"""Prompts of every trial that `trial` compares however long that takes."""
+FULL = "full"
+"""The level whose probes all have their whole output."""
 NEEDED_SHARE = 0.01
 """A class of steps with this share of the workload's output tokens, or more, needs a probe."""
 
@@ -103,6 +107,11 @@ class Material:
         """A random prompt of that many tokens."""
         return tuple(self.random.choices(self._token_ids, k=length))
 
+    @property
+    def short(self) -> int:
+        """Output tokens of a probe where only its first steps are out of the ordinary; in level `full` as elsewhere."""
+        return self.plan.max_tokens if self.plan.level == FULL else min(SHORT_OUTPUT, self.plan.max_tokens)
+
     def request(self, prompt: tuple[int, ...]) -> Request:
         """The prompt continued greedily."""
         return Request(prompt=prompt, max_tokens=self.plan.max_tokens)
@@ -110,7 +119,7 @@ class Material:
     def seeded(self, probe: int, samples: int = 1) -> Request:
         """The probe continued by seeded sampling."""
         seed = self.plan.seed + SEEDS_APART * probe
-        return replace(self.request(self.prompts[probe]), temperature=TEMPERATURE, seed=seed, samples=samples)
+        return Request(self.prompts[probe], self.short, temperature=TEMPERATURE, seed=seed, samples=samples)
 
     def neighbour(self) -> Request:
         """A random prompt of ordinary length, continued greedily."""
@@ -146,6 +155,11 @@ def numbered(requests: Iterable[Request], probes: dict[Request, int]) -> Batch:
 def greedy(material: Material) -> dict[Request, int]:
     """The probes' greedy requests with the probes' numbers."""
     return {material.request(prompt): probe for probe, prompt in enumerate(material.prompts)}
+
+
+def greedy_short(material: Material) -> dict[Request, int]:
+    """The same with short outputs."""
+    return {replace(request, max_tokens=material.short): probe for request, probe in greedy(material).items()}
 
 
 def batch_of(material: Material, size: int) -> Iterator[Batch]:
@@ -239,7 +253,7 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
     limits = material.limits
     if tokens > limits.max_num_batched_tokens:
         return
-    probes = greedy(material)
+    probes = greedy_short(material)
     for group in packed(probes, tokens - 1, limits.max_num_seqs - 1):
         batch = group + material.neighbours_of(tokens - prompt_tokens(group))
         if len(batch) <= limits.max_num_seqs:
@@ -297,13 +311,13 @@ def preempted(material: Material, _: int) -> Iterator[Batch]:
 
 def without_logprobs(material: Material, _: int) -> Iterator[Batch]:
     """The probes without asking for logprobs, alone too: their tokens, which asking for logprobs has changed before."""
-    probes = {replace(request, logprobs=False): probe for request, probe in greedy(material).items()}
+    probes = {replace(request, logprobs=False): probe for request, probe in greedy_short(material).items()}
     yield from in_eights(material, probes)
 
 
 def prompt_logprobs(material: Material, _: int) -> Iterator[Batch]:
     """The probes with the logprobs of their prompts."""
-    probes = {replace(request, score_prompt=True): probe for request, probe in greedy(material).items()}
+    probes = {replace(request, score_prompt=True): probe for request, probe in greedy_short(material).items()}
     yield from in_eights(material, probes)
 
 
@@ -345,7 +359,7 @@ def prompt_tokens(requests: Iterable[Request]) -> int:
 
 def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
     """The longest probe behind neighbours that leave room for half of its prompt in the first step."""
-    request = material.request(material.prompts[-1])
+    request = Request(material.prompts[-1], material.short)
     step = material.limits.max_num_batched_tokens
     room = min(len(request.prompt) // 2, step - 1)
     batch = [*material.neighbours_of(step - room), request]
@@ -358,7 +372,7 @@ def long_prompt(material: Material, _: int) -> Iterator[Batch]:
     step = material.limits.max_num_batched_tokens
     if material.longest_prompt <= step or material.limits.max_num_seqs < 3:
         return
-    request = material.request(material.tokens(min(material.longest_prompt, step + step // 2)))
+    request = Request(material.tokens(min(material.longest_prompt, step + step // 2)), material.short)
     neighbours = [material.neighbour() for _ in range(2)]
     for batch in ([*neighbours, request], [request, *neighbours]):
         yield numbered(batch, {request: 0})
@@ -429,32 +443,45 @@ def needle(material: Material, _: int) -> Iterator[Batch]:
 def trial(material: Material, _: int) -> Iterator[Batch]:
     """Prompts of every trial in that trial's batch, with the trial's output, greedily.
 
-    `plan.trial_prompts` are drawn at random from each. Then some are added, and not counted as drawn, until every class
-    of steps that the workload needs has an output token of a compared prompt.
+    `plan.trial_prompts` are drawn at random from each. Needed are the first `FEWEST_DRAWN` of them, and so many of the
+    others, drawn or not, that every class of steps that the workload needs has an output token of a compared prompt.
     """
     workload = material.workload
     trials = [
         tuple(Request(prompt, workload.sampling.max_tokens) for prompt in each.prompts) for each in workload.trials
     ]
-    classes = [material.step_classes(requests) for requests in trials]
-    sampled = [
-        set(material.random.sample(range(len(requests)), min(material.plan.trial_prompts, len(requests))))
+    classes = [[set(steps) for steps in material.step_classes(requests)] for requests in trials]
+    draws = [
+        material.random.sample(range(len(requests)), min(material.plan.trial_prompts, len(requests)))
         for requests in trials
     ]
-    seen = {step for steps, drawn in zip(classes, sampled, strict=True) for at in drawn for step in steps[at]}
-    missing = needed_classes(step for steps in classes for each in steps for step in each) - seen
+    needed = [set(drawn[:FEWEST_DRAWN]) for drawn in draws]
+    missing = needed_classes(workload_steps(material))
+    for steps, kept in zip(classes, needed, strict=True):
+        missing -= set().union(*(steps[at] for at in kept))
+    for candidates in (draws, [range(len(requests)) for requests in trials]):
+        for steps, kept, positions in zip(classes, needed, candidates, strict=True):
+            for at in positions:
+                if missing & steps[at]:
+                    missing -= steps[at]
+                    kept.add(at)
     first = 0
-    for requests, steps, drawn in zip(trials, classes, sampled, strict=True):
-        added = set()
-        for at in range(len(requests)):
-            if missing & set(steps[at]):
-                missing -= set(steps[at])
-                added.add(at)
-        yield Batch(
-            requests,
-            tuple(Probed(first + at, at, requests[at], sampled=at in drawn) for at in sorted(drawn | added)),
+    for requests, drawn, kept in zip(trials, draws, needed, strict=True):
+        places = {at: place for place, at in enumerate(drawn)}
+        probed = (
+            Probed(first + at, at, requests[at], draw=places.get(at), needed=at in kept)
+            for at in sorted({*drawn, *kept})
         )
+        yield Batch(requests, tuple(probed))
         first += len(requests)
+
+
+def workload_steps(material: Material) -> Iterator[StepClass]:
+    """The classes of the steps that all output tokens of the timed trials come from."""
+    max_tokens = material.workload.sampling.max_tokens
+    for each in material.workload.trials:
+        for steps in material.step_classes(Request(prompt, max_tokens) for prompt in each.prompts):
+            yield from steps
 
 
 def needed_classes(steps: Iterable[StepClass]) -> set[StepClass]:
@@ -468,9 +495,7 @@ def every_workload_prompt(material: Material, _: int) -> Iterator[Batch]:
     first = 0
     for trial in material.workload.trials:
         requests = workload_requests(material, trial.prompts)
-        yield Batch(
-            requests, tuple(Probed(first + at, at, request, sampled=True) for at, request in enumerate(requests))
-        )
+        yield Batch(requests, tuple(Probed(first + at, at, request, draw=at) for at, request in enumerate(requests)))
         first += trial.batch_size
 
 
@@ -509,6 +534,10 @@ UNSIZED: dict[str, Compose] = {
     "trial": trial,
     "workload": every_workload_prompt,
 }
+
+
+OWN_PROMPTS = ("needle", "trial", "workload", "sizes", "arrivals", "preempted", "long_prompt")
+"""Compositions whose probes are not the plan's."""
 
 
 def composition(name: str) -> tuple[Compose, int]:

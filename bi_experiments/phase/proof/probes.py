@@ -7,15 +7,18 @@ import hashlib
 import math
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import msgspec
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.proof.compositions import TEMPERATURE, Material, compose, composition
+from bi_experiments.phase.proof.compositions import TEMPERATURE, Material, compose, composition, workload_steps
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request, Sample
 from bi_experiments.phase.proof.steps import StepClass, counted
 from bi_experiments.records import (
@@ -63,6 +66,7 @@ def run_probes(
     max_model_len: int,
     emit: Callable[[ProbeDone], None],
     keep_folder: Path | None,
+    time_s: float | None,
 ) -> None:
     """Run all compositions of the plan on the engine, and emit the results of each when it is over.
 
@@ -75,6 +79,7 @@ def run_probes(
         max_model_len: Longest sequence, in tokens.
         emit: Takes the results of one composition.
         keep_folder: Where the raw logprobs are written when the plan keeps them.
+        time_s: Time in seconds after which no more prompts of the workload are compared than needed; None: no limit.
 
     Raises:
         ValueError: A composition does not exist, or the plan does not fit the engine's limits.
@@ -92,7 +97,7 @@ def run_probes(
     def text_tokens(text: str) -> int:
         return len(tokenizer.encode(text))
 
-    run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens)
+    run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens, time_s)
 
 
 def prompt_token_ids(tokenizer: engine.Tokenizer, vocabulary_size: int) -> tuple[int, ...]:
@@ -110,73 +115,115 @@ def run_compositions(
     emit: Callable[[ProbeDone], None],
     keep_folder: Path | None,
     text_tokens: Callable[[str], int] = len,
+    time_s: float | None = None,
 ) -> None:
     """What `run_probes` does, on anything that generates."""
     for name in plan.compositions:
         composition(name)
-    references: dict[Request, Output] = {}
-
-    def alone(request: Request) -> Output:
-        if request not in references:
-            (references[request],) = generate([request], True, None)
-        return references[request]
-
-    material = Material(plan, workload, limits, token_ids, alone, text_tokens)
+    deadline = math.inf if time_s is None else time.perf_counter() + time_s
+    material = Material(plan, workload, limits, token_ids, References(generate).alone, text_tokens)
     of_workload = counted(None, workload_steps(material))
     with ExitStack() as stack:
         raw = None
         if plan.keep and keep_folder is not None:
             raw = stack.enter_context((keep_folder / RAW_LOGPROBS).open("wb"))
         for name in plan.compositions:
-            done = run_composition(name, material, generate, raw)
+            done = run_composition(name, material, generate, raw, deadline)
             if done.results:
                 emit(msgspec.structs.replace(done, steps=(*of_workload, *done.steps)))
                 of_workload = ()
 
 
-def workload_steps(material: Material) -> Iterable[StepClass]:
-    """The classes of the steps that all output tokens of the timed trials come from."""
-    sampling = material.workload.sampling
-    for each in material.workload.trials:
-        for steps in material.step_classes(Request(prompt, sampling.max_tokens) for prompt in each.prompts):
-            yield from steps
+class References:
+    """The outputs of requests alone. Each runs once, and a shorter output is the beginning of a longer one."""
+
+    def __init__(self, generate: Generate) -> None:
+        self._generate = generate
+        self._longest: dict[Request, tuple[int, Output]] = {}
+
+    def alone(self, request: Request) -> Output:
+        """The output of a request in a batch of one."""
+        key = replace(request, max_tokens=0)
+        tokens, output = self._longest.get(key, (0, None))
+        if output is None or tokens < request.max_tokens:
+            (output,) = self._generate([request], True, None)
+            self._longest[key] = request.max_tokens, output
+            return output
+        left_out = tokens - request.max_tokens
+        return replace(output, samples=tuple(beginning(sample, left_out) for sample in output.samples))
 
 
-def run_composition(name: str, material: Material, generate: Generate, raw: IO[bytes] | None) -> ProbeDone:
+def beginning(sample: Sample, left_out: int) -> Sample:
+    """A sample without so many of its last tokens."""
+    kept = len(sample.token_ids) - left_out
+    return Sample(sample.token_ids[:kept], sample.logprobs[:kept])
+
+
+def run_composition(
+    name: str, material: Material, generate: Generate, raw: IO[bytes] | None, deadline: float = math.inf
+) -> ProbeDone:
     """Run all batches of one composition.
 
-    The first batch in which a probe differs runs again: a difference that does not come back is not the batch's.
+    The first batch in which a probe differs runs again, and that probe alone: a difference that does not come back is
+    not the batch's.
 
     Args:
         name: The composition.
         material: What it is made of.
         generate: Runs a batch.
         raw: Takes the raw logprobs; None: nobody wants them.
+        deadline: Time by `time.perf_counter` after which only needed probes are compared.
     """
+    ran: list[tuple[int, Batch, list[Output]]] = []
+    for index, batch in enumerate(compose(name, material)):
+        outputs = run_batch(generate, batch)
+        if batch.kv_blocks is None or any(output.preemptions for output in outputs):
+            ran.append((index, batch, [outputs[probed.position] for probed in batch.probed]))
+    drawn = run_references([probed for _, batch, _ in ran for probed in batch.probed], material.alone, deadline)
     results: list[ProbeResult] = []
     steps: list[StepClass] = []
-    for index, batch in enumerate(compose(name, material)):
-        expected = [material.alone(probed.reference) for probed in batch.probed]
-        outputs = run_batch(generate, batch)
-        if batch.kv_blocks is not None and not any(output.preemptions for output in outputs):
-            continue
-        found: list[ProbeResult] = []
-        for probed, reference in zip(batch.probed, expected, strict=True):
-            output = outputs[probed.position]
-            if batch.primed and output.cached_tokens == 0:
-                continue
-            found += compare_output(name, index, probed, reference, output)
-            if raw is not None:
-                keep(raw, name, index, probed, reference, output)
+    left_out = 0
+    for index, batch, outputs in ran:
+        sampled = {probed for probed in batch.probed if probed.draw is not None and probed.draw < drawn}
+        left_out += sum(probed.draw is not None for probed in batch.probed) - len(sampled)
+        compared = [
+            (probed, material.alone(probed.reference), output)
+            for probed, output in zip(batch.probed, outputs, strict=True)
+            if (probed.needed or probed in sampled) and not (batch.primed and output.cached_tokens == 0)
+        ]
+        found = [one for each in compared for one in compare_output(name, index, *each, each[0] in sampled)]
         if any(not one.equal for one in found) and all(one.equal for one in results):
-            again = run_batch(generate, batch)
-            found = [with_repeat(one, outputs[one.position], again[one.position]) for one in found]
+            found = with_repeats(found, batch, compared, generate)
         results += found
-        if batch.kv_blocks is None and found:
+        if batch.kv_blocks is None and compared:
             classes = material.step_classes(batch.requests)
-            steps += [step for probed in batch.probed for step in classes[probed.position]]
+            steps += [step for probed, _, _ in compared for step in classes[probed.position]]
+        if raw is not None:
+            for each in compared:
+                keep(raw, name, index, *each)
     alone = alone_outputs(material) if name == NEGATIVE_CONTROL else ()
-    return ProbeDone(results=tuple(results), steps=counted(name, steps), alone=alone)
+    return ProbeDone(results=tuple(results), steps=counted(name, steps), alone=alone, left_out=left_out)
+
+
+def run_references(probed: Sequence[Probed], alone: Callable[[Request], Output], deadline: float) -> int:
+    """Run the references of drawn prompts, one of every batch after the other, and end at the deadline.
+
+    Returns:
+        How many of the prompts drawn for each batch have a reference.
+    """
+    rounds: dict[int, list[Probed]] = defaultdict(list)
+    for each in probed:
+        if each.draw is not None:
+            rounds[each.draw].append(each)
+    took_s = 0.0
+    for number in sorted(rounds):
+        started = time.perf_counter()
+        if started + took_s > deadline and not all(each.needed for each in rounds[number]):
+            return number
+        for each in rounds[number]:
+            alone(each.reference)
+        took_s = time.perf_counter() - started
+    return len(rounds)
 
 
 def run_batch(generate: Generate, batch: Batch) -> list[Output]:
@@ -185,10 +232,28 @@ def run_batch(generate: Generate, batch: Batch) -> list[Output]:
     return generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
 
 
-def with_repeat(result: ProbeResult, output: Output, again: Output) -> ProbeResult:
-    """The result, which now says whether the batch gave the same bits when it ran again."""
-    repeatable = position_bits(output.samples[result.sample]) == position_bits(again.samples[result.sample])
-    return msgspec.structs.replace(result, repeatable=repeatable)
+def with_repeats(
+    found: Sequence[ProbeResult], batch: Batch, compared: Sequence[tuple[Probed, Output, Output]], generate: Generate
+) -> list[ProbeResult]:
+    """The results of a batch, which now say whether the same bits come back from it and from the probe alone.
+
+    Args:
+        found: The results, of which one or more differ.
+        batch: The batch.
+        compared: The probes, each with its output alone and in the batch.
+        generate: Runs a batch.
+    """
+    again = run_batch(generate, batch)
+    in_batch = {probed.position: output for probed, _, output in compared}
+    position = next(one.position for one in found if not one.equal)
+    probed, reference = next((each, alone) for each, alone, _ in compared if each.position == position)
+    (alone_again,) = generate([probed.reference], True, None)
+    alone_repeats = all(map(same_bits, reference.samples, alone_again.samples))
+
+    def repeats(one: ProbeResult) -> bool:
+        return same_bits(in_batch[one.position].samples[one.sample], again[one.position].samples[one.sample])
+
+    return [msgspec.structs.replace(one, repeatable=alone_repeats and repeats(one)) for one in found]
 
 
 def alone_outputs(material: Material) -> tuple[AloneOutput, ...]:
@@ -201,8 +266,10 @@ def alone_outputs(material: Material) -> tuple[AloneOutput, ...]:
     )
 
 
-def compare_output(name: str, batch: int, probed: Probed, reference: Output, output: Output) -> list[ProbeResult]:
-    """One result for each sample of a probe."""
+def compare_output(
+    name: str, batch: int, probed: Probed, reference: Output, output: Output, sampled: bool
+) -> list[ProbeResult]:
+    """One result for each sample of a probe; `sampled`: whether its prompt was drawn from the workload."""
     results = []
     for index, (expected, sample) in enumerate(zip(reference.samples, output.samples, strict=True)):
         first = first_difference(expected, sample)
@@ -218,7 +285,7 @@ def compare_output(name: str, batch: int, probed: Probed, reference: Output, out
                 tokens_equal=expected.token_ids == sample.token_ids,
                 largest_logprob_difference=largest_logprob_difference(expected, sample),
                 digest=digest(sample),
-                sampled=probed.sampled,
+                sampled=sampled,
                 fault=fault(sample) or fault(expected),
             )
         )
@@ -248,6 +315,11 @@ def position_bits(sample: Sample) -> list[bytes]:
 def digest(sample: Sample) -> str:
     """SHA-256 over all bits that are compared."""
     return hashlib.sha256(b"".join(position_bits(sample))).hexdigest()
+
+
+def same_bits(one: Sample, other: Sample) -> bool:
+    """Whether all bits that are compared are equal."""
+    return first_difference(one, other) is None
 
 
 def first_difference(expected: Sample, sample: Sample) -> int | None:

@@ -78,15 +78,21 @@ class Output:
 
 @dataclass(frozen=True)
 class Probed:
-    """A request of a batch that is compared: the probe's number, its index in the batch, its reference alone.
+    """A request of a batch that is compared with itself alone.
 
-    `sampled` says whether it was drawn at random from the workload.
+    Attributes:
+        probe: The probe's number.
+        position: Its index in the batch.
+        reference: What runs alone.
+        draw: Its place in the order in which the batch's prompts were drawn from the workload; None: it was not drawn.
+        needed: Whether it is compared however long that takes.
     """
 
     probe: int
     position: int
     reference: Request
-    sampled: bool = False
+    draw: int | None = None
+    needed: bool = True
 
 
 @dataclass(frozen=True)

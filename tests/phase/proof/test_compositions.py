@@ -275,7 +275,7 @@ def test_trial_samples_from_every_trial_in_that_trials_batch() -> None:
         list(trial.prompts) for trial in WORKLOAD.trials
     ]
     assert {request.max_tokens for batch in made for request in batch.requests} == {WORKLOAD.sampling.max_tokens}
-    assert [sum(probed.sampled for probed in batch.probed) for batch in made] == [2, 2]
+    assert [sorted(probed.draw for probed in batch.probed if probed.draw is not None) for batch in made] == [[0, 1]] * 2
     assert len({probed.probe for batch in made for probed in batch.probed}) == 4
 
 
@@ -295,7 +295,7 @@ def test_trial_adds_prompts_until_every_class_that_the_workload_needs_is_compare
         for step in steps[probed.position]
     }
     assert needed <= compared
-    assert [sum(probed.sampled for probed in batch.probed) for batch in made] == [1, 1]
+    assert [sum(probed.draw is not None for probed in batch.probed) for batch in made] == [1, 1]
     assert sum(len(batch.probed) for batch in made) > 2
 
 

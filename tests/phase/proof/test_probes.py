@@ -73,6 +73,20 @@ def test_samples_are_compared_one_by_one() -> None:
     assert {(one.sample, one.first_difference) for one in results} == {(0, None), (1, 2)}
 
 
+def test_a_shorter_output_alone_is_the_beginning_of_a_longer_one() -> None:
+    clean = FakeEngine()
+    run(clean, plan("batch_8", "step_256", "without_logprobs", max_tokens=24))
+    alone = [requests[0] for requests, _ in clean.batches if len(requests) == 1]
+    # Without logprobs they run again: asking for some may change the tokens.
+    assert [request.max_tokens for request in alone] == [24] * 6 + [16] * 6
+
+    def last_token(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 15) if len(requests) > 1 else sample
+
+    results = run(FakeEngine(last_token), plan("batch_8", "step_256", max_tokens=24))
+    assert {(one.composition, one.first_difference) for one in results} == {("batch_8", 15), ("step_256", 15)}
+
+
 def test_references_are_run_alone_and_once() -> None:
     engine = FakeEngine()
     run(engine, plan("batch_8", "shuffled", "step_256"))
@@ -218,10 +232,10 @@ def test_ordinary_output_has_no_fault() -> None:
 def test_what_differs_alone_is_seen_in_batch_1() -> None:
     calls = iter(range(1000))
 
-    def every_third(_: Sequence[Request], __: int, sample: Sample) -> Sample:
-        return with_next_bits(sample, 1) if next(calls) % 3 == 2 else sample
+    def every_fifth(_: Sequence[Request], __: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 1) if next(calls) % 5 == 2 else sample
 
-    assert any(not one.equal for one in run(FakeEngine(every_third), plan("batch_1")))
+    assert any(not one.equal for one in run(FakeEngine(every_fifth), plan("batch_1")))
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -239,6 +253,18 @@ def test_the_first_batch_that_differs_runs_again(always: bool) -> None:
     assert {one.repeatable for one in results if one.batch > 0} == {None}
 
 
+def test_a_probe_alone_that_does_not_come_back_is_not_blamed_on_the_batch() -> None:
+    alone: set[Request] = set()
+
+    def first_alone(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        differs = len(requests) == 1 and requests[0] not in alone
+        alone.update(requests if len(requests) == 1 else ())
+        return with_next_bits(sample, 1) if differs else sample
+
+    results = run(FakeEngine(first_alone), plan("batch_8"))
+    assert {one.repeatable for one in results if one.batch == 0} == {False}
+
+
 def test_a_batch_that_was_to_be_preempted_and_was_not_gives_no_result() -> None:
     limits = replace(LIMITS, blocks_can_be_held=True)
     assert run(FakeEngine(), plan("preempted"), limits)
@@ -249,6 +275,32 @@ def test_sampled_prompts_of_the_workload_are_marked() -> None:
     results = run(FakeEngine(), plan("trial", "batch_8"))
     assert {one.sampled for one in results if one.composition == "batch_8"} == {False}
     assert sum(one.sampled for one in results) == 4
+
+
+@pytest.mark.parametrize(("time_s", "sampled", "left_out"), [(None, 7, 0), (1e6, 7, 0), (0.0, 4, 3)])
+def test_once_time_is_over_only_needed_prompts_of_the_workload_are_compared(
+    time_s: float | None, sampled: int, left_out: int
+) -> None:
+    events: list[ProbeDone] = []
+    of_plan = plan("trial", trial_prompts=9)
+    run_compositions(FakeEngine(), of_plan, WORKLOAD, LIMITS, TOKEN_IDS, events.append, None, time_s=time_s)
+    (event,) = events
+    assert sum(one.sampled for one in event.results) == len(event.results) == sampled
+    assert event.left_out == left_out
+
+
+def test_the_prompts_that_are_left_out_are_the_last_drawn_of_every_trial() -> None:
+    whole, cut = (
+        {(one.batch, one.position) for one in run(FakeEngine(), plan("trial", trial_prompts=drawn)) if one.sampled}
+        for drawn in (9, 2)
+    )
+    events: list[ProbeDone] = []
+    of_plan = plan("trial", trial_prompts=9)
+    run_compositions(FakeEngine(), of_plan, WORKLOAD, LIMITS, TOKEN_IDS, events.append, None, time_s=0.0)
+    sampled = {(one.batch, one.position) for event in events for one in event.results if one.sampled}
+    assert sampled < whole
+    assert [sum(batch == at for at, _ in sampled) for batch in (0, 1)] == [2, 2]
+    assert len(cut) == len(sampled)
 
 
 def test_the_steps_of_the_workload_and_of_the_probes_are_counted() -> None:
@@ -308,5 +360,6 @@ def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest
         max_model_len=1024,
         emit=lambda _: None,
         keep_folder=None,
+        time_s=None,
     )
     assert drawn == {2, 3, 4, 6, 7}
