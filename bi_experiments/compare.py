@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
     answer = f"{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
-    if said := outputs_agree(first[0], second[0]):
+    if said := outputs_agree(first, second):
         sys.stdout.write(f"{said}\n")
     return code
 

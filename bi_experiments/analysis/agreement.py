@@ -1,5 +1,6 @@
 """Whether two sets of launches compute the same: the arms of one experiment, or one arm in two experiments."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 from math import exp, log
@@ -66,25 +67,70 @@ def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tupl
     return sum(one[key] == two[key] for key in keys), len(keys)
 
 
-def outputs_agree(first: ExperimentResult, second: ExperimentResult) -> str | None:
-    """Whether the second arm's outputs are the same in two experiments, in a sentence; None: none to compare."""
-    if _probed(first) != _probed(second):
-        return None
-    equal, compared = outputs_in_common(first, second)
+def outputs_agree(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str | None:
+    """Whether the second arm's outputs are the same in A and B, in a sentence; None: none to compare.
+
+    Args:
+        first: The experiments of A, each of which is compared with each of B.
+        second: Those of B.
+    """
+    pairs = [(one, two) for one in first for two in second if _probed(one) == _probed(two)]
+    in_common = [outputs_in_common(one, two) for one, two in pairs]
+    equal, compared = sum(equal for equal, _ in in_common), sum(compared for _, compared in in_common)
     if not compared:
         return None
+    shared = f"{count(compared, 'probe output')} that A and B share"
+    between = f", over {count(len(pairs), 'pair')} of experiments" if len(first) * len(second) > 1 else ""
     if equal == compared:
-        return f"All {count(compared, 'probe output')} that A and B share are the same to the bit."
-    return f"Of {count(compared, 'probe output')} that A and B share, {compared - equal} are not the same to the bit."
+        return f"All {shared}{between and f'{between},'} are the same to the bit."
+    return f"Of {shared}{between}, {compared - equal} are not the same to the bit."
 
 
 class AloneDigest(NamedTuple):
-    """The second arm's outputs of the probes alone, in a word."""
+    """The second arm's outputs of the probes alone, in a word each."""
 
     probed: str
     """The same where two experiments have the same probes."""
     digest: str
     """The same where all of their outputs are."""
+
+
+MOST_NAMED = 4
+"""Experiments with the same outputs that are named; of more, how many there are."""
+
+
+class Alike(NamedTuple):
+    """Whether the outputs of the probes alone are the same in some experiments that have the same probes."""
+
+    agree: bool
+    sentence: str
+
+
+def outputs_alike(experiments: Sequence[tuple[str, AloneDigest]]) -> list[Alike]:
+    """Whether the second arm's outputs are the same in all of these experiments, once for every set of probes.
+
+    Args:
+        experiments: A readable name of each, and its outputs; a set of probes that only one has is left out.
+    """
+    by_probes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, (probed, digest) in experiments:
+        by_probes[probed][digest].append(name)
+    alike = []
+    for by_digest in by_probes.values():
+        number = sum(map(len, by_digest.values()))
+        if number > 1 and len(by_digest) == 1:
+            said = f"Outputs agree: each probe alone gave the same bits in all {number} experiments."
+            alike.append(Alike(agree=True, sentence=said))
+        elif number > 1:
+            groups = "; ".join(map(_named, by_digest.values()))
+            said = f"Outputs differ: probes alone gave other bits, {len(by_digest)} kinds of them: {groups}."
+            alike.append(Alike(agree=False, sentence=said))
+    return alike
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def alone_digest(result: ExperimentResult) -> AloneDigest | None:
@@ -93,8 +139,11 @@ def alone_digest(result: ExperimentResult) -> AloneDigest | None:
     if not outputs:
         return None
     probed = (*_probed(result), *sorted(outputs))
-    digests = "".join(digest for _, digest in sorted(outputs.items()))
-    return AloneDigest(probed=repr(probed), digest=sha256(digests.encode()).hexdigest())
+    return AloneDigest(probed=_word(repr(probed)), digest=_word(repr(sorted(outputs.items()))))
+
+
+def _word(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def _probed(result: ExperimentResult) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from bi_experiments.analysis.agreement import outputs_alike
 from bi_experiments.analysis.multiplicity import benjamini_hochberg
 from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
@@ -160,25 +161,8 @@ def _sentences(rows: Sequence[Row]) -> list[str]:
     )
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
-    return said + _outputs_agree(rows)
-
-
-def _outputs_agree(rows: Sequence[Row]) -> list[str]:
-    """Whether the second arm's outputs of the same probes alone agree between the experiments, a sentence each."""
-    by_probes: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        if row.result is not None and row.result.alone is not None:
-            probed, digest = row.result.alone
-            by_probes.setdefault(probed, {}).setdefault(digest, []).append(row.label)
-    said = []
-    for by_digest in by_probes.values():
-        experiments = sum(map(len, by_digest.values()))
-        if experiments > 1 and len(by_digest) == 1:
-            said.append(f"Each probe alone gave the same bits in all {experiments} experiments.")
-        elif experiments > 1:
-            groups = "; ".join(", ".join(labels) for labels in by_digest.values())
-            said.append(f"Probes alone gave other bits, {len(by_digest)} kinds of them: {groups}.")
-    return said
+    outputs = [(row.label, row.result.alone) for row in rows if row.result is not None and row.result.alone is not None]
+    return said + [alike.sentence for alike in outputs_alike(outputs)]
 
 
 def _cells(row: Row, keys: Sequence[str], adjusted: float | None) -> list[_Cell]:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
+from bi_experiments.analysis.agreement import AloneDigest, alone_digest
 from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
@@ -73,6 +74,17 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     own_s_per_token: float | None = None
     """Time of the second arm for each token that it generated, in seconds: what a search makes as small as it can."""
     invariance: Invariance | None = None
+    probed_alone: str | None = None
+    """The same where two experiments ran the same probes alone; None: no probe."""
+    outputs_alone: str | None = None
+    """The same where the second arm's outputs of these are the same to the bit."""
+
+    @property
+    def alone(self) -> AloneDigest | None:
+        """The second arm's outputs of the probes alone."""
+        if self.probed_alone is None or self.outputs_alone is None:
+            return None
+        return AloneDigest(self.probed_alone, self.outputs_alone)
 
 
 class Identity(Record, frozen=True, kw_only=True):
@@ -101,6 +113,8 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
         "invariance": verdicts.get(second_arm(result.phases)),
         "own_s_per_token": own_s_per_token(result.phases),
     }
+    if alone := alone_digest(result):
+        fields |= {"probed_alone": alone.probed, "outputs_alone": alone.digest}
     if total_time is not None:
         fields |= {
             "baseline_s": total_time.baseline,

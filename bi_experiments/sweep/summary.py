@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from bi_experiments.analysis.agreement import Alike, outputs_alike
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.report.layout import table
@@ -129,6 +130,12 @@ def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> d
     return swept(record.overrides, sweep_record.command if sweep_record else ())
 
 
+def label(record: ExperimentRecord, sweep_record: SweepRecord | None) -> str:
+    """An experiment's readable name."""
+    settings = settings_of(record, sweep_record)
+    return " ".join(f"{key}={value}" for key, value in settings.items()) or f"experiment {record.number}"
+
+
 def outcome(record: ExperimentRecord) -> str:
     """What became of an experiment, in a few words: overhead and verdict, or why it has no result."""
     if record.status is Status.RUNNING:
@@ -153,7 +160,13 @@ def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | Non
     lines = [f"Sweep{planned}: {', '.join(f'{number} {status}' for status, number in counts.items())}."]
     for title, some in _parts(records):
         lines += ["", *([title] if title else []), *_table(some, sweep_record)]
-    return lines
+    said = [alike.sentence for alike in alike_in(records, sweep_record)]
+    return [*lines, *(["", *said] if said else [])]
+
+
+def alike_in(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Alike]:
+    """Whether the second arm's outputs of the probes alone are the same in all experiments of a sweep."""
+    return outputs_alike([(label(one, sweep_record), one.alone) for one in records if one.alone is not None])
 
 
 def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[ExperimentRecord]]]:
@@ -214,7 +227,7 @@ def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_recor
     keys = list(dict.fromkeys(key for one in settings for key in one))
     return [
         Row(
-            label=" ".join(f"{key}={value}" for key, value in one.items()) or f"experiment {record.number}",
+            label=label(record, sweep_record),
             settings={key: one.get(key, "-") for key in keys},
             status=str(record.status),
             reason=record.reason,

@@ -11,6 +11,7 @@ from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
+from bi_experiments.sweep.summary import alike_in
 from bi_experiments.tracking.log import log_sweep
 from bi_experiments.tracking.runs import RunStatus, of_sweep
 
@@ -55,11 +56,17 @@ def _log(
         status=status,
         parameters={"command": command},
         metrics=_metrics(records),
-        tags={str(name): str(number) for name, number in counts.items()},
+        tags={**{str(name): str(number) for name, number in counts.items()}, **_outputs(records, sweep_record)},
         note=f"`{command}`",
     )
     files = [sweep.record, sweep.csv, sweep.html, *sorted(sweep.figures.glob("*.png"))]
     return log_sweep(content, sweep.root, files, sweep.mlflow_lock, tracking)
+
+
+def _outputs(records: Sequence[ExperimentRecord], sweep_record: SweepRecord) -> dict[str, str]:
+    """Whether the second arm's outputs agree between the experiments; nothing where none can be compared."""
+    alike = alike_in(records, sweep_record)
+    return {"outputs": "agree" if all(one.agree for one in alike) else "differ"} if alike else {}
 
 
 def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:

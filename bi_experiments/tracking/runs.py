@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
+from bi_experiments.analysis.agreement import alone_digest
 from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import summarise
@@ -383,6 +384,9 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
             for verdict in result.invariance.arms
             if verdict.reproducible is not None
         }
+    if alone := alone_digest(result):
+        # Runs with the same probes and the same outputs agree to the bit.
+        tags |= {"outputs/probed": alone.probed, "outputs/digest": alone.digest}
     return tags
 
 

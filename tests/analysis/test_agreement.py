@@ -6,7 +6,15 @@ from math import log
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.analysis.agreement import alone_digest, compare_arms, outputs_agree, outputs_in_common
+from bi_experiments.analysis.agreement import (
+    Alike,
+    AloneDigest,
+    alone_digest,
+    compare_arms,
+    outputs_agree,
+    outputs_alike,
+    outputs_in_common,
+)
 from bi_experiments.analysis.comparison import compare_experiment
 from bi_experiments.records import AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult, ProbeResult
 from tests import factories
@@ -122,20 +130,31 @@ def test_outputs_of_two_experiments_are_compared_by_their_digests() -> None:
     first = experiment([probe("batch_1", "a"), probe("batch_8", "b"), probe("ragged", "c")])
     second = experiment([probe("batch_1", "a"), probe("batch_8", "other"), probe("seeded", "d")])
     assert outputs_in_common(first, second) == (1, 2)
-    assert outputs_agree(first, second) == "Of 2 probe outputs that A and B share, 1 are not the same to the bit."
-    assert outputs_agree(first, first) == "All 3 probe outputs that A and B share are the same to the bit."
+    assert outputs_agree([first], [second]) == "Of 2 probe outputs that A and B share, 1 are not the same to the bit."
+    assert outputs_agree([first], [first]) == "All 3 probe outputs that A and B share are the same to the bit."
+
+
+def test_every_experiment_of_a_is_compared_with_every_one_of_b() -> None:
+    same = experiment([probe("batch_1", "a")])
+    other = experiment([probe("batch_1", "b")])
+    assert outputs_agree([same], [same, other]) == (
+        "Of 2 probe outputs that A and B share, over 2 pairs of experiments, 1 are not the same to the bit."
+    )
+    assert outputs_agree([same, same], [same]) == (
+        "All 2 probe outputs that A and B share, over 2 pairs of experiments, are the same to the bit."
+    )
 
 
 def test_prompts_of_other_workloads_are_not_compared() -> None:
     first, second = (experiment([probe("trial", digest)], workload_digest=digest * 64) for digest in "ab")
     assert outputs_in_common(first, second) == (0, 0)
-    assert outputs_agree(first, second) is None
+    assert outputs_agree([first], [second]) is None
 
 
 def test_other_probes_are_not_compared() -> None:
     first = experiment([probe("batch_1", "a")])
     second = replace(first, configuration={**first.configuration, "verify": {"max_tokens": 9}})
-    assert outputs_agree(first, second) is None
+    assert outputs_agree([first], [second]) is None
 
 
 def test_one_word_for_the_outputs_alone() -> None:
@@ -149,3 +168,15 @@ def test_one_word_for_the_outputs_alone() -> None:
     assert one.probed == other.probed
     assert one.digest != other.digest
     assert alone_digest(experiment([probe("batch_8", "x")])) is None
+
+
+def test_experiments_with_the_same_outputs_are_named_together() -> None:
+    def alike(*digests: str) -> list[Alike]:
+        return outputs_alike([(f"tp={2**at}", AloneDigest("probes", digest)) for at, digest in enumerate(digests)])
+
+    assert alike("a") == []
+    assert [one.agree for one in alike("a", "a", "a")] == [True]
+    (differ,) = alike("a", "b", "a", "a", "a", "a")
+    assert not differ.agree
+    assert differ.sentence.endswith("2 kinds of them: tp=1, tp=4, tp=8, tp=16 and 1 more; tp=2.")
+    assert outputs_alike([("one", AloneDigest("p", "a")), ("two", AloneDigest("q", "b"))]) == []

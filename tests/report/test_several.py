@@ -186,6 +186,9 @@ def test_whether_outputs_agree_between_the_experiments_is_said() -> None:
         return changed(one, label=label, result=changed(one.result, alone=outputs))
 
     three = [with_outputs("tp=1", "a"), with_outputs("tp=2", "a"), with_outputs("tp=4", "a")]
-    assert "Each probe alone gave the same bits in all 3 experiments." in render_html("title", three, "command")
+    assert "Outputs agree: each probe alone gave the same bits in all 3 experiments." in render_html(
+        "title", three, "command"
+    )
     three[2] = with_outputs("tp=4", "b")
-    assert "Probes alone gave other bits, 2 kinds of them: tp=1, tp=2; tp=4." in render_html("title", three, "command")
+    said = "Outputs differ: probes alone gave other bits, 2 kinds of them: tp=1, tp=2; tp=4."
+    assert said in render_html("title", three, "command")

@@ -3,6 +3,7 @@ import io
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
@@ -48,6 +49,18 @@ def test_a_table_names_what_differs_and_what_it_costs() -> None:
     assert first.split() == ["0", "0", "+7.50", "+6.50", "..", "+8.50", "-", "done"]
     assert second.split()[-1] == "failed"
     assert reason == "1: it broke"
+
+
+def test_whether_outputs_agree_between_the_experiments_is_said_in_text_and_table() -> None:
+    alike = [replace(done(at, 7.5), probed_alone="probes", outputs_alone="bits") for at in range(3)]
+    said = "Outputs agree: each probe alone gave the same bits in all 3 experiments."
+    assert summary.to_text(alike, OF)[-1] == said
+    apart = [*alike[:2], replace(alike[2], outputs_alone="other")]
+    assert summary.to_text(apart, OF)[-1].endswith("other bits, 2 kinds of them: tp=0, tp=1; tp=2.")
+    rows = list(csv.DictReader(io.StringIO(summary.to_csv(apart, OF))))
+    assert [(row["probed_alone"], row["outputs_alone"]) for row in rows] == [
+        ("probes", "bits"), ("probes", "bits"), ("probes", "other"),
+    ]  # fmt: skip
 
 
 def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> None:
