@@ -126,14 +126,14 @@ class Material:
         return self.request(self.tokens(self.random.randint(1, min(LONGEST_NEIGHBOUR, self.longest_prompt))))
 
     def short_neighbour(self) -> Request:
-        """A prompt of one token, continued greedily."""
-        return self.request(self.tokens(1))
+        """A prompt of one token, continued greedily, with a short output."""
+        return Request(self.tokens(1), self.short)
 
     def neighbours_of(self, tokens: int) -> list[Request]:
-        """As few neighbours as make up exactly this many prompt tokens."""
+        """As few neighbours as make up exactly this many prompt tokens, with short outputs."""
         whole, rest = divmod(tokens, self.longest_prompt)
         lengths = [self.longest_prompt] * whole + ([rest] if rest else [])
-        return [self.request(self.tokens(length)) for length in lengths]
+        return [Request(self.tokens(length), self.short) for length in lengths]
 
 
 def probe_lengths(count: int, longest: int) -> list[int]:
@@ -194,7 +194,10 @@ def drawn(material: Material, number: int) -> Iterator[Batch]:
 def among_neighbours(material: Material, requests: Sequence[Request], size: int, probes: dict[Request, int]) -> Batch:
     """The requests in random places of a batch of `size`, the others ordinary neighbours that ask for the same."""
     like = requests[0]
-    others = [replace(material.neighbour(), logprobs=like.logprobs) for _ in range(size - len(requests))]
+    others = [
+        replace(material.neighbour(), max_tokens=like.max_tokens, logprobs=like.logprobs)
+        for _ in range(size - len(requests))
+    ]
     batch = [*requests, *others]
     material.random.shuffle(batch)
     return numbered(batch, probes)
