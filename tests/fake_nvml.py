@@ -13,7 +13,7 @@ COUNTED = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeDevice:
     """One device; None stands for what it does not support."""
 
@@ -25,6 +25,13 @@ class FakeDevice:
     """Time held back between two readings, by reason; a reason that is missing is not counted."""
     bits: int = 0
     readings: int = 0
+    memory_gb: float = 80.0
+    held_gb: list[float] = field(default_factory=list)
+    """Memory that processes hold, at one look after the other; the last stays."""
+    holders: tuple[int, ...] = ()
+    """Their process ids."""
+    name: str = "NVIDIA H100"
+    compute_capability: tuple[int, int] = (9, 0)
 
 
 class FakeNvml:
@@ -46,6 +53,12 @@ class FakeNvml:
             "nvmlDeviceGetCurrentClocksEventReasons": self.event_reasons,
             "nvmlDeviceGetTotalEnergyConsumption": self.energy,
             "nvmlDeviceGetFieldValues": self.fields,
+            "nvmlDeviceGetMemoryInfo": self.memory,
+            "nvmlDeviceGetComputeRunningProcesses": self.processes,
+            "nvmlDeviceGetName": lambda device: device.name,
+            "nvmlDeviceGetCudaComputeCapability": lambda device: device.compute_capability,
+            "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
+            "nvmlSystemGetDriverVersion": lambda: "580.95",
         }
         for name, function in functions.items():
             monkeypatch.setattr(pynvml, name, function)
@@ -77,6 +90,14 @@ class FakeNvml:
 
     def energy(self, device: FakeDevice) -> int:
         return _supported(device.energy_step_mj) * device.readings
+
+    def memory(self, device: FakeDevice, version: object = None) -> SimpleNamespace:
+        held = device.held_gb.pop(0) if len(device.held_gb) > 1 else sum(device.held_gb)
+        total, used, reserved = (int(gb * 1e9) for gb in (device.memory_gb, held, 0.5))
+        return SimpleNamespace(total=total, free=total - used - reserved, used=used, reserved=reserved)
+
+    def processes(self, device: FakeDevice) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=pid, usedGpuMemory=int(1e9 * device.held_gb[-1])) for pid in device.holders]
 
     def fields(self, device: FakeDevice, wanted: list[int]) -> list[SimpleNamespace]:
         device.readings += 1

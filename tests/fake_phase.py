@@ -17,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from bi_experiments import __version__
+from bi_experiments.phase.arguments import engine_arguments
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.records import (
     BatchRequest,
@@ -64,6 +65,9 @@ def main() -> None:
     if module == "bi_experiments.phase.versions":
         print(json.dumps({"vllm": os.environ.get("FAKE_VLLM", "0.32.0+fake")}))
         return
+    if module == "bi_experiments.phase.arguments":
+        print(json.dumps(engine_arguments()))
+        return
     path = Path(arguments[0])
     events_fd, turns_fd = (int(argument.partition("=")[2]) for argument in arguments[1:])
     pipes = ParentPipes(events_fd, turns_fd)
@@ -89,11 +93,13 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
             "attention_backend": "OTHER_ATTN" if behaviour == "other_backend" else spec.engine.attention_backend or "X",
         }
     )
+    hang_if(behaviour == "hangs_at_start")
     pipes.emit(EngineReady(init_time_s=2.0 if spec.launch == 0 else 1.0, import_time_s=0.1, observed=observed))
     if spec.locate is not None:
         pipes.emit(Located(location=locate(spec, behaviour)))
         pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
         return
+    hang_if(behaviour == "hangs_in_warm_up")
     pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3)))
     workload = from_json(Path(spec.workload_path).read_bytes(), Workload, spec.workload_path)
     for number, index in enumerate(spec.trial_order or range(len(workload.trials))):
@@ -110,8 +116,7 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
             break
         if behaviour == "done_first" and number == 0:
             pipes.emit(Done(peak_memory_bytes=1, probe_time_s=0.0))
-        if behaviour in {"hangs", "child", "setsid"} and number == 1:
-            time.sleep(600)
+        hang_if(behaviour in {"hangs", "child", "setsid"} and number == 1)
         # The mode costs 10 %, a little more with every launch, so that intervals are narrow but not empty.
         time_s = 0.01 * (index + 1) * (1.1 + 0.001 * spec.launch if mode else 1.0)
         time.sleep(time_s)
@@ -131,14 +136,22 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
             pipes.emit(done)
     if spec.wait_for_turn:
         pipes.wait_for_turn()
+    hang_if(behaviour == "hangs_in_probes")
     pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
     end(pipes, behaviour)
+
+
+def hang_if(hangs: bool) -> None:
+    """Go no further, if so."""
+    if hangs:
+        time.sleep(600)
 
 
 def end(pipes: ParentPipes, behaviour: str) -> None:
     """What comes after the last event."""
     if behaviour == "dies_after_done":
         os._exit(3)
+    hang_if(behaviour == "hangs_after_done")
     if behaviour == "leaves_a_child":
         leave_a_child(pipes)
 

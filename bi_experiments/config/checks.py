@@ -37,6 +37,7 @@ class Range:
 _SEED = Range(0, 2**32 - 1)  # what every generator of random numbers takes
 _TOKENS = Range(1, 10_000_000)
 _SHARE = Range(0, 1, above=True)
+_TIMEOUT_S = Range(0, 31_536_000, above=True)  # a year
 
 NUMBERS: Mapping[str, Range] = MappingProxyType(
     {
@@ -78,7 +79,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "verify.trial_prompts": Range(1, 10_000),
         "verify.time_share": Range(0, 1000),
         "verify.seed": _SEED,
-        "runtime.phase_timeout_s": Range(0, 31_536_000, above=True),  # a year
+        **{f"runtime.{step}_timeout_s": _TIMEOUT_S for step in ("phase", "init", "warmup", "trial", "probe")},
         "gate.max_overhead_pct": Range(0, 100_000),
         "sweep.cores": Range(1, 65_536),
     }

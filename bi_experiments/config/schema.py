@@ -229,6 +229,12 @@ class RuntimeConfig:
     """Python interpreter of the phases; null: the one that runs this program."""
     phase_timeout_s: float = MISSING
     """Longest time of one phase, start to end, in seconds."""
+    init_timeout_s: float | None = MISSING
+    """Longest time until its engine is ready, in seconds; null, as in those below: as long as the phase may take."""
+    warmup_timeout_s: float | None = MISSING
+    trial_timeout_s: float | None = MISSING
+    probe_timeout_s: float | None = MISSING
+    """Longest time of the probes of one batch composition, in seconds."""
     cache_dir: str = MISSING
     """Folder of checkpoints that this project makes."""
 

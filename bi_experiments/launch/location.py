@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from bi_experiments import __version__
+from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.errors import ConfigurationError, PhaseError
 from bi_experiments.launch.process import LaunchSettings, PhaseProcess
@@ -146,6 +147,8 @@ def _run(config: ExperimentConfig, spec: PhaseSpec, files: PhaseFolder, progress
         python=interpreter(config),
         environment=phase_variables(config, spec.arm, Path()),
         timeout_s=config.runtime.phase_timeout_s,
+        device_share=config.model.gpu_memory_utilization if config.backend.platform is Platform.cuda else None,
+        ranks=config.tp * config.pp,
     )
     process = PhaseProcess(spec, files, settings, progress, ClockReader(enabled=False))
     run_alone(process)

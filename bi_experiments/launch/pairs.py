@@ -11,8 +11,9 @@ import msgspec
 from bi_experiments import __version__
 from bi_experiments.analysis.design import pairs_to_run, two_stages
 from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import Caches, ExperimentConfig, Interleave, ProtocolConfig
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess, cannot_start
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, StepLimits, cannot_start
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import UNCOUNTED, Slot, baseline_first_in_turn, plan, trial_order
 from bi_experiments.launch.spec import probe_plan
@@ -164,11 +165,8 @@ class Launches:
 
     def phase(self, slot: Slot, wait_for_turn: bool) -> PhaseProcess:
         """The phase of one slot of the schedule, not started yet."""
-        settings = LaunchSettings(
-            python=interpreter(self._config),
-            environment=phase_variables(self._config, slot.arm, self._caches(slot)),
-            timeout_s=self._config.runtime.phase_timeout_s,
-            num_trials=self._config.workload.num_trials,
+        settings = launch_settings(
+            self._config, slot.arm, self._caches(slot), num_trials=self._config.workload.num_trials
         )
         self._prepare_caches(slot)
         spec = self._spec(slot, wait_for_turn)
@@ -215,6 +213,32 @@ class Launches:
             trial_order=trial_order(self._config.workload.num_trials, self._inputs.order_seed, slot.pair),
             inject_pct=0.0 if slot.arm is Arm.BASELINE else protocol.inject_pct,
         )
+
+
+def launch_settings(config: ExperimentConfig, arm: Arm, caches: Path, num_trials: int | None = None) -> LaunchSettings:
+    """How a phase of an experiment is started.
+
+    Args:
+        config: The experiment's configuration.
+        arm: The phase's arm.
+        caches: Folder of the phase's caches, where these are not the user's.
+        num_trials: Trials that it has to report; None: as many as it likes.
+    """
+    runtime, on_device = config.runtime, config.backend.platform is Platform.cuda
+    return LaunchSettings(
+        python=interpreter(config),
+        environment=phase_variables(config, arm, caches),
+        timeout_s=runtime.phase_timeout_s,
+        num_trials=num_trials,
+        limits=StepLimits(
+            init=runtime.init_timeout_s,
+            warmup=runtime.warmup_timeout_s,
+            trial=runtime.trial_timeout_s,
+            probe=runtime.probe_timeout_s,
+        ),
+        device_share=config.model.gpu_memory_utilization if on_device else None,
+        ranks=config.tp * config.pp,
+    )
 
 
 def most_pairs(protocol: ProtocolConfig) -> int:

@@ -8,12 +8,13 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -22,6 +23,7 @@ from bi_experiments.files import write_atomically
 from bi_experiments.launch.causes import cause, concerns_both_arms
 from bi_experiments.launch.progress import Progress
 from bi_experiments.machine.clocks import ClockReader, Counters
+from bi_experiments.machine.memory import wait_for_memory
 from bi_experiments.paths import PhaseFolder, bound_log, log_tail
 from bi_experiments.phase.pipes import TURN
 from bi_experiments.phase.processes import MARK, kill_phase, remove_shared_memory
@@ -58,6 +60,18 @@ CAUSE_LINES, CAUSE_CHARACTERS = 400, 2000
 
 
 @dataclass(frozen=True)
+class StepLimits:
+    """Longest times of the steps of a phase, in seconds; None: as long as the phase itself may take."""
+
+    init: float | None = None
+    """From the start of the process to the engine's report."""
+    warmup: float | None = None
+    trial: float | None = None
+    probe: float | None = None
+    """The probes of one batch composition."""
+
+
+@dataclass(frozen=True)
 class LaunchSettings:
     """How a phase's process is started."""
 
@@ -69,6 +83,23 @@ class LaunchSettings:
     """Longest time from start to end, in seconds."""
     num_trials: int | None = None
     """Trials that the phase has to report; None: as many as it likes."""
+    limits: StepLimits = StepLimits()
+    device_share: float | None = None
+    """Share of each device's memory that is waited for before the start; None: it uses no device."""
+    ranks: int = 1
+    """Devices that it uses."""
+
+
+class _Step(NamedTuple):
+    """What a phase does now."""
+
+    what: str
+    """As in "... took longer than"."""
+    limit: str
+    """Name of its limit."""
+    limit_s: float | None
+    since: float
+    """`time.monotonic()`."""
 
 
 class PhaseProcess:
@@ -102,6 +133,7 @@ class PhaseProcess:
         self.started = False
         self.alive = False
         self._last: Event | None = None
+        self._step: _Step | None = None
         self.result = PhaseResult(
             index=spec.index,
             pair=spec.pair,
@@ -115,6 +147,8 @@ class PhaseProcess:
         )
 
     def __enter__(self) -> Self:
+        if self._settings.device_share is not None:
+            wait_for_memory(self._settings.device_share, self._settings.ranks, _say)
         self._started = time.monotonic()
         self.result = msgspec.structs.replace(self.result, started_at=time.time(), load_average=os.getloadavg()[0])
         write_atomically(self._folder.spec, to_json(self.spec))
@@ -146,6 +180,7 @@ class PhaseProcess:
         os.set_blocking(events_read, False)
         self._process_fd = os.pidfd_open(self._process.pid)
         self._events_file = self._folder.events.open("wb")
+        self._begin("the engine's start", "init", self._settings.limits.init)
         self.started = self.alive = True
         self._progress.phase_started(self.spec)
         return self
@@ -186,11 +221,63 @@ class PhaseProcess:
 
     @property
     def remaining_s(self) -> float:
-        """Time left of the phase's limit, in seconds."""
-        return self._settings.timeout_s - (time.monotonic() - self._started)
+        """Time left of the limits of the phase and of the step that it is in, in seconds."""
+        now = time.monotonic()
+        of_phase = self._settings.timeout_s - (now - self._started)
+        if self._step is None or self._step.limit_s is None:
+            return of_phase
+        return min(of_phase, self._step.limit_s - (now - self._step.since))
+
+    def end_when_late(self) -> None:
+        """End the phase if it, or the step that it is in, has taken too long."""
+        if not self.alive or self.remaining_s > 0:
+            return
+        if isinstance(self._last, Done | Failed):
+            self._conclude(grace_s=0.0)  # it has said all; `__exit__` ends what hangs
+        elif time.monotonic() - self._started >= self._settings.timeout_s or self._step is None:
+            self.stop(PhaseStatus.TIMED_OUT, "it ran longer than runtime.phase_timeout_s")
+        else:
+            step = self._step
+            limit = f"runtime.{step.limit}_timeout_s={step.limit_s:g} s"
+            self.stop(PhaseStatus.TIMED_OUT, f"{step.what} took longer than {limit}")
+
+    def _begin(self, what: str, limit: str, limit_s: float | None) -> None:
+        self._step = _Step(what, limit, limit_s, time.monotonic())
+
+    def _begin_after(self, event: Event) -> None:
+        """Note the step that follows an event; one that waits for its turn has none until it is given."""
+        limits = self._settings.limits
+        match event:
+            case EngineReady() if self.spec.locate is None:
+                self._begin("the warm-up", "warmup", limits.warmup)
+            case WarmedUp() | TrialDone():
+                self._step = None
+                if not self.spec.wait_for_turn:
+                    self._begin_next()
+            case ProbeDone():
+                self._begin_probes(event)
+            case Done() | Failed():
+                self._begin("its end", "", EXIT_GRACE_S)
+            case EngineReady() | Located():
+                self._step = None
+
+    def _begin_next(self) -> None:
+        """Note that the next trial starts or, after the last, the probes."""
+        done, order = len(self.result.trials), self.spec.trial_order
+        planned = self._settings.num_trials
+        if planned is not None and done >= planned:
+            self._begin_probes(None)
+        else:
+            index = order[done] if done < len(order) else done
+            self._begin(f"trial {index}", "trial", self._settings.limits.trial)
+
+    def _begin_probes(self, last: ProbeDone | None) -> None:
+        after = f" after {last.results[-1].composition}" if last is not None and last.results else ""
+        self._begin(f"a composition of probes{after}", "probe", self._settings.limits.probe)
 
     def give_turn(self) -> None:
         """Let a phase that waits for its turn continue."""
+        self._begin_next()
         self._before_trial = self._clocks.counters()
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: its events say so
             os.write(self._turns_fd, TURN)
@@ -237,6 +324,7 @@ class PhaseProcess:
         self._events_file.flush()
         self._last = event
         self.result, problem = fold(self.result, event, self.spec)
+        self._begin_after(event)
         self._progress.event(self.spec, event)
         if problem is not None:
             self.stop(PhaseStatus.FAILED, problem)
@@ -281,10 +369,10 @@ class PhaseProcess:
         if isinstance(event, WarmedUp | TrialDone):
             self._before_trial = self._clocks.counters()
 
-    def _conclude(self) -> None:
+    def _conclude(self, grace_s: float = EXIT_GRACE_S) -> None:
         """The process is over, or has closed its pipe and is about to be."""
         try:
-            code = self._process.wait(timeout=EXIT_GRACE_S)
+            code = self._process.wait(timeout=grace_s)
         except subprocess.TimeoutExpired:
             code = 0  # it had done its work; `__exit__` ends what hangs
         self.alive = False
@@ -295,6 +383,10 @@ class PhaseProcess:
             self.stop(PhaseStatus.FAILED, f"the process reported a result and then failed ({how})")
         elif not isinstance(self._last, Failed):
             self.stop(PhaseStatus.FAILED, f"the process exited without reporting a result ({how})")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResult, str | None]:
@@ -371,5 +463,4 @@ def follow(phase: PhaseProcess, until: Callable[[PhaseResult], bool] | None = No
     while phase.alive and not (until is not None and until(phase.result)):
         phase.wait()
         phase.pump()
-        if phase.alive and phase.remaining_s <= 0:
-            phase.stop(PhaseStatus.TIMED_OUT, "it ran longer than runtime.phase_timeout_s")
+        phase.end_when_late()

@@ -85,10 +85,15 @@ def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:
     return selected
 
 
-def named_twice(value: str | None) -> bool:
-    """Whether `CUDA_VISIBLE_DEVICES` names a device more than once, for which CUDA shows none at all."""
+def named_twice(value: str | None, uuids: Sequence[str] = ()) -> bool:
+    """Whether `CUDA_VISIBLE_DEVICES` names a device more than once, for which CUDA shows none at all.
+
+    Args:
+        value: The variable's value.
+        uuids: The UUIDs of the devices that it was read to name: an index and a UUID may be of the same one.
+    """
     entries = [entry.strip() for entry in (value or "").split(",") if entry.strip()]
-    return len(set(entries)) < len(entries)
+    return any(len(set(names)) < len(names) for names in (entries, uuids))
 
 
 def _memory_bytes(handle: object) -> int:

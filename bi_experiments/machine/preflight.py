@@ -17,11 +17,13 @@ import msgspec
 import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, HALF_TYPE_FLAGS, HALF_TYPES, Platform, lowest_capability
+from bi_experiments.config.keys import did_you_mean
 from bi_experiments.config.schema import ExperimentConfig, Interleave
-from bi_experiments.errors import MachineError
+from bi_experiments.errors import ConfigurationError, MachineError
 from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
+from bi_experiments.phase import arguments
 
 _GB = 1e9
 
@@ -54,12 +56,14 @@ def check_machine(config: ExperimentConfig) -> None:
     """
     if config.runtime.python is not None:
         phase_versions(config.runtime.python)
+    if config.backend.engine:
+        check_engine_arguments(config.backend.engine, engine_arguments(config.runtime.python))
     if config.model.seeded is not None:
         _check_cache_folder(config)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if config.backend.platform is Platform.cuda and named_twice(visible):
+    visible, machine = os.environ.get("CUDA_VISIBLE_DEVICES"), probe_machine()
+    if config.backend.platform is Platform.cuda and named_twice(visible, machine.nvidia.uuids):
         raise MachineError(f"CUDA_VISIBLE_DEVICES={visible} names a device twice: name each once")
-    problem = find_problem(config, probe_machine())
+    problem = find_problem(config, machine)
     if problem is not None:
         raise MachineError(problem)
 
@@ -75,18 +79,67 @@ def phase_versions(python: str) -> Mapping[str, str]:
         raise MachineError(
             f"runtime.python={python} is not an executable on this machine: set it to the path of a Python interpreter"
         )
-    command = [python, "-m", "bi_experiments.phase.versions"]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INTERPRETER_S, check=True
-        )
-        versions: dict[str, str] = msgspec.json.decode(done.stdout, type=dict[str, str])
+        versions: dict[str, str] = msgspec.json.decode(_asked(python, "versions"), type=dict[str, str])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise MachineError(
             f"runtime.python={python} does not report its versions ({type(error).__name__}): set it to a Python "
             "interpreter, and install this project there (pip install --no-deps)"
         ) from error
     return versions
+
+
+def _asked(python: str, module: str) -> str:
+    """What a module of `bi_experiments.phase` prints in another environment."""
+    command = [python, "-m", f"bi_experiments.phase.{module}"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INTERPRETER_S, check=True
+    )
+    return done.stdout
+
+
+EngineArguments = Mapping[str, list[str] | None]
+"""Names of vLLM's engine arguments, each with the keys of its dictionary where they are known."""
+
+
+@functools.cache
+def engine_arguments(python: str | None) -> EngineArguments:
+    """The engine arguments of the vLLM that the phases use; empty where they are not known. Asked once a process.
+
+    Args:
+        python: The phases' interpreter; None: this one.
+    """
+    if python is None:
+        return arguments.engine_arguments()
+    try:
+        return msgspec.json.decode(_asked(python, "arguments"), type=dict[str, list[str] | None])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+
+
+def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments) -> None:
+    """Refuse engine arguments that vLLM does not have, and unknown keys of their dictionaries, some of which it drops.
+
+    Args:
+        engine: `backend.engine`.
+        known: vLLM's; nothing is refused when it is empty.
+
+    Raises:
+        ConfigurationError: Naming the first of them.
+    """
+    for name, value in engine.items():
+        keys = known.get(name)
+        if known and name not in known:
+            raise ConfigurationError(
+                f"backend.engine.{name} is not an engine argument of the phases' vLLM"
+                f"{did_you_mean(name, known) or ': vllm serve --help=all lists them, with - for _'}"
+            )
+        for key in value if isinstance(value, Mapping) and keys is not None else ():
+            if keys is not None and key not in keys:
+                raise ConfigurationError(
+                    f"backend.engine.{name}.{key} is not a key of vLLM's {name}"
+                    f"{did_you_mean(str(key), keys) or ': use one of ' + ', '.join(keys)}"
+                )
 
 
 def _check_cache_folder(config: ExperimentConfig) -> None:

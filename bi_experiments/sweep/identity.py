@@ -22,7 +22,7 @@ IRRELEVANT = (
     "tracking",
     "gate",
     "sweep",
-    "runtime.phase_timeout_s",
+    *(f"runtime.{step}_timeout_s" for step in ("phase", "init", "warmup", "trial", "probe")),
     "runtime.cache_dir",
     "verify.strict",
     "verify.locate",

@@ -9,7 +9,7 @@ import pytest
 from bi_experiments import __version__
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import MachineError
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess, follow
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, StepLimits, follow
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.launch.spec import engine_spec
 from bi_experiments.machine.clocks import ClockReader
@@ -35,6 +35,7 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
         mode: str | None = None,
         clocks: ClockReader | None = None,
         python: str | None = None,
+        limits: StepLimits | None = None,
     ) -> PhaseProcess:
         spec = PhaseSpec(
             project_version=__version__,
@@ -55,7 +56,11 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
             "CHILD_PID": str(tmp_path / "child"),
         }
         settings = LaunchSettings(
-            python=python or str(fake_python), environment=environment, timeout_s=timeout_s, num_trials=3
+            python=python or str(fake_python),
+            environment=environment,
+            timeout_s=timeout_s,
+            num_trials=3,
+            limits=limits or StepLimits(),
         )
         clocks = clocks or ClockReader(enabled=False)
         return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress(), clocks)
@@ -130,6 +135,36 @@ def test_a_phase_over_its_time_limit_is_ended(make_phase: MakePhase) -> None:
     assert result.error is not None
     assert "runtime.phase_timeout_s" in result.error
     assert len(result.trials) == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "limits", "why"),
+    [
+        ("hangs_at_start", StepLimits(init=3), "the engine's start took longer than runtime.init_timeout_s=3 s"),
+        ("hangs_in_warm_up", StepLimits(warmup=1.5), "the warm-up took longer than runtime.warmup_timeout_s=1.5 s"),
+        ("hangs", StepLimits(trial=2), "trial 1 took longer than runtime.trial_timeout_s=2 s"),
+        (
+            "hangs_in_probes",
+            StepLimits(probe=1),
+            "a composition of probes took longer than runtime.probe_timeout_s=1 s",
+        ),
+    ],
+)
+def test_a_step_over_its_time_limit_ends_the_phase_by_name(
+    make_phase: MakePhase, behaviour: str, limits: StepLimits, why: str
+) -> None:
+    result = run(make_phase(behaviour, limits=limits))
+    assert result.status is PhaseStatus.TIMED_OUT
+    assert str(result.error).startswith(why)
+
+
+def test_a_phase_that_hangs_after_its_last_report_has_done_its_work(
+    make_phase: MakePhase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bi_experiments.launch.process.EXIT_GRACE_S", 1.0)
+    result = run(make_phase("hangs_after_done"))
+    assert result.status is PhaseStatus.OK
+    assert result.wall_time_s < 20
 
 
 def test_a_mode_that_vllm_does_not_see_is_an_error(make_phase: MakePhase) -> None:

@@ -1,13 +1,16 @@
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.errors import ExitCode, MachineError
+from bi_experiments.errors import ConfigurationError, ExitCode, MachineError
 from bi_experiments.machine.devices import Nvidia
-from bi_experiments.machine.preflight import Machine, check_machine, find_problem
+from bi_experiments.machine.preflight import Machine, check_engine_arguments, check_machine, find_problem
 from bi_experiments.records import Device
+from tests.fake_nvml import FakeDevice, FakeNvml
 
 GB = 1_000_000_000
 H200 = Device(index=0, name="NVIDIA H200", memory_bytes=150 * GB, compute_capability=(9, 0))
@@ -190,9 +193,13 @@ def test_an_interpreter_that_is_none_is_refused() -> None:
         check_machine(compose(["experiment=cpu_demo", "runtime.python=/bin/false"]))
 
 
-def test_a_device_that_is_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 0")
-    with pytest.raises(MachineError, match="CUDA_VISIBLE_DEVICES=0, 0 names a device twice"):
+@pytest.mark.parametrize("visible", ["0, 0", "0,GPU-0", "GPU-1,1,0"])
+def test_a_device_that_is_named_twice_is_refused(
+    monkeypatch: pytest.MonkeyPatch, nvml: Callable[..., FakeNvml], visible: str
+) -> None:
+    nvml(FakeDevice(), FakeDevice())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(MachineError, match=f"CUDA_VISIBLE_DEVICES={visible} names a device twice"):
         check_machine(compose([]))
 
 
@@ -201,3 +208,26 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         with pytest.raises(MachineError, match=r"runtime\.cache_dir="):
             check_machine(compose(["experiment=cpu_demo", f"runtime.cache_dir={folder}"]))
+
+
+KNOWN = {"block_size": None, "attention_config": ["backend", "flash_attn_version"]}
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ({"block_sise": 1}, "backend.engine.block_sise is not an engine argument of the phases' vLLM: did you mean"),
+        ({"nonsense": 1}, "vllm serve --help=all lists them"),
+        ({"attention_config": {"flash_attn_versoin": 2}}, "attention_config: did you mean flash_attn_version?"),
+        ({"attention_config": {"x": 2}}, "use one of backend, flash_attn_version"),
+    ],
+)
+def test_an_engine_argument_that_vllm_does_not_have_is_refused(engine: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        check_engine_arguments(engine, KNOWN)
+
+
+@pytest.mark.parametrize("engine", [{"block_size": 16}, {"attention_config": {"flash_attn_version": 2}}, {}])
+def test_an_engine_argument_that_vllm_has_is_let_through(engine: dict[str, object]) -> None:
+    check_engine_arguments(engine, KNOWN)
+    check_engine_arguments({"anything": 1}, {})  # where vLLM's are not known
