@@ -1,13 +1,16 @@
 """`python -m bi_experiments`: compose, validate, run, exit code."""
 
+import argparse
 import contextlib
 import io
 import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.config.keys import refuse_overrides
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import (
     ConfigurationError,
     ExitCode,
@@ -25,9 +29,10 @@ from bi_experiments.errors import (
     complain,
     file_problem,
     os_error,
+    printable,
 )
 from bi_experiments.files import try_lock
-from bi_experiments.paths import OutputFolder
+from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.report.streams import SparedStream
 
 
@@ -53,9 +58,16 @@ def main() -> int:
         codes.append(code)
         return own_s_per_token
 
+    warnings.showwarning = _show_warning
+    # Hydra goes on without a folder of options that is not there.
+    warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")
     try:
-        refuse_overrides(_settings(sys.argv[1:]))
-        job()
+        options = _options(sys.argv[1:])
+        refuse_overrides(options.overrides or [])
+        if options.cfg and options.package:
+            _show_part(job)
+        else:
+            job()
     except ConfigurationError as error:
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
@@ -71,8 +83,8 @@ def main() -> int:
     return max(codes, default=ExitCode.DONE)
 
 
-def _settings(arguments: Sequence[str]) -> list[str]:
-    """The settings on the command line, without Hydra's options.
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's options on the command line, and the settings, as `overrides`.
 
     Raises:
         ConfigurationError: There is an option that Hydra does not have, or settings stand on both sides of one.
@@ -81,16 +93,46 @@ def _settings(arguments: Sequence[str]) -> list[str]:
 
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:
-            settings: list[str] = get_args_parser().parse_args(arguments).overrides or []
+            options: argparse.Namespace = get_args_parser().parse_args(arguments)
         except SystemExit as end:
             if end.code in {None, 0}:  # --version, which Hydra itself answers
-                return []
+                return argparse.Namespace(overrides=[], cfg=None, package=None)
             why = said.getvalue().strip().rpartition("error: ")[2]
             between = why.removeprefix("unrecognized arguments: ")
             if between != why and not between.startswith("-"):
                 why = f"{between} is on the other side of an option than the settings before it: put the options first"
             raise ConfigurationError(why) from None
-    return settings
+    if options.experimental_rerun is not None:  # it would load a pickle
+        raise ConfigurationError("--experimental-rerun is not possible: run the command that a report ends with")
+    return options
+
+
+def _show_part(job: Callable[[], object]) -> None:
+    """`--cfg ... --package PART`.
+
+    Raises:
+        ConfigurationError: There is no such part, which Hydra says in its own way.
+    """
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            job()
+        except SystemExit as end:
+            if end.code in {None, 0}:
+                raise
+            raise ConfigurationError(said.getvalue().strip()) from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of a library in one line; those of how a value is written say nothing that its error does not."""
+    if "some elements are missing" not in str(message) and not issubclass(category, DeprecationWarning):
+        sys.stderr.write(f"warning: {printable(str(message).strip())}\n")
 
 
 def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
@@ -118,7 +160,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
                 "folder of the run to resume with hydra.run.dir=FOLDER"
             )
         prepare(config)
-        with _claimed(folder), progress_for(console, recorded_configuration(config)) as progress:
+        with _claimed(folder, config), progress_for(console, recorded_configuration(config)) as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
             result = locate_violation(result, config, folder)
@@ -145,18 +187,39 @@ def _is_folder(override: str) -> bool:
 
 
 @contextlib.contextmanager
-def _claimed(folder: OutputFolder) -> Iterator[None]:
-    """Keep other programs out of an output folder.
+def _claimed(folder: OutputFolder, config: ExperimentConfig) -> Iterator[None]:
+    """Keep other programs out of an output folder, and this one out of a folder that has another experiment.
 
     Raises:
-        ConfigurationError: One writes into it now.
+        ConfigurationError: One writes into it now, or has written into it.
     """
     with folder.running_lock.open("ab") as file:
         if not try_lock(file):
             raise ConfigurationError(
                 f"another experiment writes into {folder.root} now: wait for it, or set hydra.run.dir to another folder"
             )
+        if folder.result.exists():
+            _refuse_other(folder, config)
         yield
+
+
+def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
+    """Refuse to write over a record that is not of this experiment, or that is not to be resumed.
+
+    Raises:
+        ConfigurationError: It is such a record, or cannot be read.
+    """
+    from bi_experiments.config.plain import recorded_configuration
+    from bi_experiments.sweep.identity import differences, identity
+
+    elsewhere = "set hydra.run.dir to another folder"
+    if not config.sweep.resume:
+        raise ConfigurationError(
+            f"{folder.root} has an experiment already: {elsewhere}, or sweep.resume=true to resume it"
+        )
+    found = identity(read_result(folder.root).configuration, {})
+    if different := differences(found, identity(recorded_configuration(config), {})):
+        raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")
 
 
 def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:

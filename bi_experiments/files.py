@@ -23,7 +23,18 @@ LOCK_LIMIT_S = 600.0
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or the next start after a crash, sees the old content or the new, never a part."""
+    """Write a file so that a reader, or the next start after a crash, sees the old content or the new, never a part.
+
+    Raises:
+        OSError: It cannot be written; the error names it, and not the file that takes its place for a moment.
+    """
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -24,3 +24,12 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
     for _ in range(2):
         with files.locked(tmp_path / "lock"):
             pass
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_would_be(tmp_path: Path) -> None:
+    path = tmp_path / "report.txt"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        files.write_atomically(path, b"text")
+    assert caught.value.filename == str(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["report.txt"]

@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, RangeSweep
 from hydra.errors import OverrideParseException
@@ -122,6 +123,8 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
             raise ConfigurationError(f"{override.key_or_group} is not possible: the number has too many digits")
         if (secret := next(secrets_in(_plain(value), override.key_or_group), None)) is not None:
             raise refuse_secret(secret)
+        if override.key_or_group.startswith("hydra."):
+            _refuse_hydra_key(override)
         _refuse_null_group(override, text)
         _refuse_range(override, text)
 
@@ -152,6 +155,23 @@ def quoted(key: str, value: str) -> str:
     """A setting as it is written in a shell so that its value is one piece of text."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return shlex.quote(f'{key}="{escaped}"')
+
+
+def _refuse_hydra_key(override: Override) -> None:
+    """Refuse a key that Hydra does not have, which `+` would add, and its callbacks, through which a sweep is run."""
+    key = override.key_or_group
+    if key == "hydra.callbacks" or key.startswith("hydra.callbacks."):
+        raise ConfigurationError(f"{key} is the program's own: leave it as it is")
+    schema: Any = HydraConf
+    for name in key.split(".")[1:]:
+        hints = get_type_hints(schema)
+        if name not in hints:
+            raise ConfigurationError(
+                f"{key} is not a key of Hydra's configuration{did_you_mean(name, hints) or ': --hydra-help lists them'}"
+            )
+        schema = dataclass_of(hints[name])
+        if schema is None:  # a value, or a dictionary of any names
+            return
 
 
 def _refuse_null_group(override: Override, text: str) -> None:

@@ -1,3 +1,4 @@
+import re
 import shlex
 
 import pytest
@@ -93,3 +94,27 @@ def test_ranges_and_choices_are_let_through() -> None:
 
 def test_an_engine_argument_that_is_not_set_yet_says_how_to_add_it() -> None:
     assert "+backend.engine.seed=VALUE" in refusal("backend.engine.seed=1")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("+hydra.nonsense=1", "hydra.nonsense is not a key of Hydra's configuration"),
+        ("hydra.sweep.dirr=x", "did you mean dir?"),
+        ("+hydra.job.x=1", "hydra.job.x is not a key"),
+        ("hydra.callbacks=null", "the program's own"),
+        ("~hydra.callbacks.sweep", "the program's own"),
+        ("+hydra.callbacks.mine._target_=os.system", "the program's own"),
+    ],
+)
+def test_what_is_not_hydras_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        refuse_overrides([text])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hydra.run.dir=x", "hydra.launcher.cpus_per_rank=2", "+hydra.job.env_set.X=1", "hydra.job_logging.version=1"],
+)
+def test_what_is_hydras_is_let_through(text: str) -> None:
+    refuse_overrides([text])

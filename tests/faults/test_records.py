@@ -152,7 +152,44 @@ def test_a_store_that_cannot_be_logged_to_is_said_before_the_first_phase(program
 
 
 @pytest.mark.parametrize(
-    "arguments", [("seed=1", "-m", "tp=1"), ("--nonsense",), ("quick",), ("seed=1,2",), ("--cfg", "x")]
+    "arguments",
+    [
+        ("seed=1", "-m", "tp=1"),
+        ("--nonsense",),
+        ("quick",),
+        ("seed=1,2",),
+        ("--cfg", "x"),
+        ("--cfg", "job", "--package", "nope"),
+        ("--experimental-rerun", "x"),
+        ("hydra.searchpath=[nowhere]",),
+        ("model.name=${oc.env:NOPE,}",),
+        ("+backend.engine.nonsense=1",),
+        ("+backend.engine.compilation_config={cudagraph_mod:NONE}",),
+    ],
 )
 def test_a_command_line_that_is_none_is_one_line(program: Program, arguments: tuple[str, ...]) -> None:
     assert is_one_line(program(*program.fake, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "has an experiment already"),
+        (("seed=2", "sweep.resume=true"), "has another experiment (seed 1 -> 2)"),
+    ],
+)
+def test_an_experiment_is_not_written_over(program: Program, settings: tuple[str, ...], said: str) -> None:
+    short = (*program.fake, "hydra.run.dir=out", "protocol.pairs=1", "seed=1")
+    assert program(*short).returncode == 0
+    record = (program.folder / "out" / "result.json").read_bytes()
+    done = program(*short, *settings)
+    assert is_one_line(done)
+    assert said in done.stderr
+    assert (program.folder / "out" / "result.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("content", ["garbage", "{}", '{"version": 99}'])
+def test_a_record_that_cannot_be_read_is_not_resumed(program: Program, content: str) -> None:
+    (program.folder / "out").mkdir()
+    (program.folder / "out" / "result.json").write_text(content)
+    assert is_one_line(program(*program.fake, "hydra.run.dir=out", "sweep.resume=true"))
