@@ -220,10 +220,16 @@ class _Logs(NamedTuple):
 
 
 def _logs(side: Sequence[ExperimentResult], by_experiment: bool) -> _Logs:
-    each = [total_time_logs(complete_pairs(result.phases)) for result in side]
+    each = [_units(result) for result in side]
     if by_experiment:
         return _Logs([fmean(logs[0]) for logs in each], [fmean(logs[1]) for logs in each])
     return _Logs(*([value for logs in each for value in logs[arm]] for arm in (0, 1)))
+
+
+def _units(result: ExperimentResult) -> tuple[list[float], list[float]]:
+    design, pairs = Design.recorded(result), complete_pairs(result.phases)
+    baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
+    return baseline, second
 
 
 def equal_work(results: Sequence[ExperimentResult]) -> bool:
@@ -303,7 +309,7 @@ def _table(results: Sequence[ExperimentResult], of_a: int) -> str:
 
 def _column(result: ExperimentResult) -> tuple[str, ...]:
     pairs = complete_pairs(result.phases)
-    overhead = Design.recorded(result).estimate(*total_time_logs(pairs), primary=True)
+    overhead = Design.recorded(result).estimate(*total_time_logs(pairs), pairs, primary=True)
     return (
         result.name,
         _machine(result),

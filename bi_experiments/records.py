@@ -685,7 +685,8 @@ class Metric(Record, frozen=True, kw_only=True):
     """Name as logged: `total_time`, `trial_time`, `init_time_cold`, `throughput`, ..."""
     unit: str
     baseline: float
-    """Mean over the launches, in `unit`."""
+    """Geometric mean over the launches, and over their trials or requests where those are compared, in `unit`: its
+    ratio is the change. In records of before it was that, the mean."""
     batch_invariant: float
     """The same in the second arm (the control arm too)."""
     change_pct: float | None
@@ -713,7 +714,7 @@ class TrialCost(Record, frozen=True, kw_only=True):
     prompt_tokens: int
     output_tokens: int
     baseline_s: float
-    """Mean time in seconds."""
+    """Geometric mean over the launches, in seconds."""
     second_s: float
     """The same in the second arm."""
     change_pct: float | None

@@ -155,6 +155,7 @@ def protocol(**changes: object) -> ProtocolConfig:
         inject_pct=0.0,
         warmup=1,
         caches=Caches.private,
+        launches_per_cache=1,
         interleave=Interleave.launch,
         equivalence_pct=1.0,
         target_half_width_pct=None,

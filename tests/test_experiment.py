@@ -248,6 +248,14 @@ def test_a_launch_before_the_others_that_fails_ends_the_experiment(run: Run) -> 
     assert "before the first pair failed" in result.stopped
 
 
+def test_launches_share_new_caches_as_often_as_asked(run: Run) -> None:
+    result = run("protocol.pairs=4", "protocol.caches=fresh", "protocol.launches_per_cache=2")
+    assert result.comparison is not None
+    names = {metric.name: metric.pairs for metric in result.comparison.metrics}
+    assert (names["init_time_cold"], names["init_time_warm"]) == (2, 2)
+    assert result.comparison.sentence.endswith("4 pairs, new compile caches for every 2.")
+
+
 def test_fresh_prompts_are_the_same_within_a_pair_only(run: Run) -> None:
     result = run("protocol.pairs=3", "workload.fresh_prompts=true", "workload.max_batch_size=8")
     digests = [spec.trials_digest for spec in specs(run, result)]

@@ -53,13 +53,14 @@ def compare_experiment(
             control=pairs[0].second.arm is Arm.CONTROL,
             in_two_stages=design.first_stage is not None,
             fresh_prompts=fresh_prompts,
+            launches_per_cache=design.launches_per_cache,
             alike=agreement is None or agreement.explained,
         ),
     )
 
 
 def _robust(pairs: Sequence[Pair], design: Design) -> RobustChange | None:
-    baseline, second = total_time_logs(pairs)
+    baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
     differences = [one - other for one, other in zip(second, baseline, strict=True)]
     estimate = robust_paired(differences) if design.paired else robust_unpaired(baseline, second)
     if estimate is None or estimate.low_pct is None or estimate.high_pct is None:
@@ -74,6 +75,7 @@ def sentence(
     control: bool = False,
     in_two_stages: bool = False,
     fresh_prompts: bool = False,
+    launches_per_cache: int | None = None,
     alike: bool = True,
 ) -> str:
     """The result in one sentence.
@@ -84,6 +86,7 @@ def sentence(
         control: Whether both arms were baselines.
         in_two_stages: Whether the number of pairs followed from the spread of the first ones.
         fresh_prompts: Whether every pair had prompts of its own.
+        launches_per_cache: Launches of an arm that shared compile caches; None: all of them.
         alike: Whether both arms compute the same, up to rounding: what does not is no saving.
     """
     change, low, high = total_time.change_pct, total_time.low_pct, total_time.high_pct
@@ -91,6 +94,8 @@ def sentence(
         return f"The change in total time is withheld: {total_time.withheld}."
     pairs = count(total_time.pairs, "pair") + (" in two stages" if in_two_stages else "")
     pairs += ", each with prompts of its own" if fresh_prompts else ""
+    if launches_per_cache is not None:
+        pairs += ", new compile caches for every " + ("launch" if launches_per_cache == 1 else f"{launches_per_cache}")
     if low is None or high is None:
         what = "Two baselines differ by" if control else "Batch invariance changed total time by"
         return f"{what} {signed(change)} here: one launch an arm, no interval."

@@ -1,7 +1,7 @@
 """By what rules an experiment was measured, as far as its estimates depend on them."""
 
 from collections.abc import Iterable, Sequence
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import NamedTuple, Self
 
 from bi_experiments.analysis.estimates import (
@@ -28,8 +28,8 @@ class Design(NamedTuple):
     independent samples."""
     first_stage: int | None = None
     """Pairs of the first of two stages, where the number of pairs followed from their spread."""
-    always_cold: bool = False
-    """Whether every launch had empty compile caches."""
+    launches_per_cache: int | None = None
+    """Launches of an arm that share compile caches (`protocol.caches=fresh`); None: all of them do."""
 
     @classmethod
     def of(cls, protocol: ProtocolConfig, pairs: Sequence[Pair]) -> Self:
@@ -42,7 +42,7 @@ class Design(NamedTuple):
             equivalence_pct=protocol.equivalence_pct,
             paired=protocol.interleave is Interleave.trial or prompts_differ(pairs),
             first_stage=None if protocol.target_half_width_pct is None else protocol.pairs,
-            always_cold=protocol.caches is Caches.fresh,
+            launches_per_cache=protocol.launches_per_cache if protocol.caches is Caches.fresh else None,
         )
 
     @classmethod
@@ -54,17 +54,42 @@ class Design(NamedTuple):
             equivalence_pct=float(rules.get("equivalence_pct", 1.0)),
             paired=rules.get("interleave") != Interleave.launch.name or prompts_differ(complete_pairs(result.phases)),
             first_stage=None if target is None else rules.get("pairs"),
-            always_cold=rules.get("caches") == Caches.fresh.name,
+            launches_per_cache=rules.get("launches_per_cache", 1) if rules.get("caches") == Caches.fresh.name else None,
         )
 
-    def estimate(self, baseline: Sequence[float], second: Sequence[float], *, primary: bool = False) -> Estimate:
+    def cold(self, launch: int) -> bool:
+        """Whether a launch of an arm, counted from 0, found empty compile caches."""
+        return launch % self.launches_per_cache == 0 if self.launches_per_cache else launch == 0
+
+    def units(self, values: Sequence[float], pairs: Sequence[Pair]) -> list[float]:
+        """What is independent of each other: one value a pair, or the mean of the pairs whose launches shared caches.
+
+        Args:
+            values: One value a pair.
+            pairs: The pairs.
+        """
+        grouped: dict[int, list[float]] = {}
+        for value, pair in zip(values, pairs, strict=True):
+            grouped.setdefault(pair.second.launch // (self.launches_per_cache or 1), []).append(value)
+        return [fmean(group) for group in grouped.values()]
+
+    def estimate(
+        self,
+        baseline: Sequence[float],
+        second: Sequence[float],
+        pairs: Sequence[Pair],
+        *,
+        primary: bool = False,
+    ) -> Estimate:
         """The change from the log values of the launches of both arms, one a launch, pair by pair.
 
         Args:
             baseline: Logarithms of the baseline's values.
             second: Those of the second arm.
+            pairs: The pairs that they are of.
             primary: Whether the number of pairs was decided by this quantity, if it was decided on the way.
         """
+        baseline, second = self.units(baseline, pairs), self.units(second, pairs)
         differences = [one - other for one, other in zip(second, baseline, strict=True)]
         if primary and self.first_stage is not None:
             return two_stage_estimate(differences, self.first_stage)

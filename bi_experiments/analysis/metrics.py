@@ -13,7 +13,7 @@ others a change is called one only if Holm's procedure over all of them lets it.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, quantiles
 from typing import Literal, TypeAlias
@@ -117,6 +117,8 @@ class _Quantity:
     """Whether the ratio means nothing when the arms generated different numbers of tokens."""
     percentile: int | None = None
     """Which percentile over the requests of a launch it is, if it is one."""
+    cold: bool | None = None
+    """Whether it is of the launches that found empty compile caches, or of the others; None: of all."""
 
 
 def _cpu_times(phase: PhaseResult) -> Values:
@@ -127,11 +129,7 @@ def _total_time(phase: PhaseResult) -> Values:
     return (sum(trial_times(phase)),)
 
 
-def _init_time(phase: PhaseResult, *, cold: bool) -> Values:
-    return (phase.init_time_s,) if (phase.launch == 0) is cold and phase.init_time_s is not None else ()
-
-
-def _every_init_time(phase: PhaseResult) -> Values:
+def _init_time(phase: PhaseResult) -> Values:
     return () if phase.init_time_s is None else (phase.init_time_s,)
 
 
@@ -147,8 +145,14 @@ def _prompts_per_sec(phase: PhaseResult) -> Values:
     return (sum(trial.batch_size for trial in phase.trials) / sum(trial_times(phase)),)
 
 
+def peak_memory_bytes(phase: PhaseResult) -> int | None:
+    """Largest resident set of a phase on the CPU; None on a device, filled up to a share that is set."""
+    return None if phase.observed is None or phase.observed.device != "cpu" else phase.peak_memory_bytes
+
+
 def _peak_memory(phase: PhaseResult) -> Values:
-    return () if phase.peak_memory_bytes is None else (phase.peak_memory_bytes / 2**30,)
+    found = peak_memory_bytes(phase)
+    return () if found is None else (found / 2**30,)
 
 
 def _requests(phase: PhaseResult, field: LatencyField) -> Values:
@@ -174,8 +178,8 @@ _QUANTITIES = (
     _Quantity(PRIMARY, "s", _total_time, needs_equal_tokens=True),
     _Quantity("trial_time", "s", trial_times, needs_equal_tokens=True),
     _Quantity("cpu_time", "s", _cpu_times, needs_equal_tokens=True),
-    _Quantity("init_time_cold", "s", partial(_init_time, cold=True)),
-    _Quantity("init_time_warm", "s", partial(_init_time, cold=False)),
+    _Quantity("init_time_cold", "s", _init_time, cold=True),
+    _Quantity("init_time_warm", "s", _init_time, cold=False),
     _Quantity("throughput", "tokens/s", _throughput, HIGHER_IS_QUICKER),
     _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, HIGHER_IS_QUICKER, needs_equal_tokens=True),
     _Quantity("request_time_per_token", "s", _request_time_per_token),
@@ -193,30 +197,23 @@ _QUANTITIES = (
     _Quantity("peak_memory", "GiB", _peak_memory, AMOUNT),
 )
 
-_ALWAYS_COLD = tuple(
-    replace(quantity, values=_every_init_time) if quantity.name == "init_time_cold" else quantity
-    for quantity in _QUANTITIES
-    if quantity.name != "init_time_warm"
-)
-
 
 def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metric, ...]:
     """Compare the arms in every quantity that was measured, over the complete pairs.
 
     `total_time` comes first, since it is what the experiment is about. `trial_time`, `cpu_time` and
     `request_time_per_token` compare the trials and the requests one by one, the rest is one value a launch.
-    `init_time_cold` rests on launch 0 of each arm and so has no interval, `init_time_warm` on the later launches; where
-    every launch has empty caches, all are cold. `_p50`, `_p90`, `_p99` are percentiles over the requests of all trials
-    of a launch (linear between order statistics). A quantity that no complete pair has in both arms is missing from the
-    result; one whose ratio would mislead is there, withheld, with the reason.
+    `init_time_cold` rests on the launches that found empty caches, `init_time_warm` on the others: with caches of an
+    arm's own the first launch is the only cold one, and has no interval. `_p50`, `_p90`, `_p99` are percentiles over
+    the requests of all trials of a launch (linear between order statistics). A quantity that no complete pair has in
+    both arms is missing from the result; one whose ratio would mislead is there, withheld, with the reason.
 
     Args:
         phases: The phases of one experiment, complete pairs or not.
         design: The rules that they were measured by.
     """
     pairs = complete_pairs(phases)
-    quantities = _ALWAYS_COLD if design.always_cold else _QUANTITIES
-    metrics = [metric for quantity in quantities if (metric := _metric(quantity, pairs, design)) is not None]
+    metrics = [metric for quantity in _QUANTITIES if (metric := _metric(quantity, pairs, design)) is not None]
     return _together(metrics)
 
 
@@ -241,7 +238,8 @@ def _together(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metric | None:
-    measured = [pair for pair in pairs if all(quantity.values(phase) for phase in pair)]
+    launches = [pair for pair in pairs if quantity.cold in {None, design.cold(pair.second.launch)}]
+    measured = [pair for pair in launches if all(quantity.values(phase) for phase in pair)]
     if not measured:
         return None
     baseline = [quantity.values(pair.baseline) for pair in measured]
@@ -252,14 +250,15 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
         estimate = design.estimate(
             [mean_log(values) for values in baseline],
             [mean_log(values) for values in batch_invariant],
+            measured,
             primary=quantity.name == PRIMARY,
         )
     change, low, high, p_value = estimate or (None, None, None, None)
     return Metric(
         name=quantity.name,
         unit=quantity.unit,
-        baseline=fmean(map(fmean, baseline)),
-        batch_invariant=fmean(map(fmean, batch_invariant)),
+        baseline=_of_an_arm(baseline),
+        batch_invariant=_of_an_arm(batch_invariant),
         change_pct=change,
         low_pct=low,
         high_pct=high,
@@ -268,6 +267,13 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
         withheld=withheld,
         p_value=p_value,
     )
+
+
+def _of_an_arm(launches: Sequence[Values]) -> float:
+    """What stands in an arm's column: the geometric mean, whose ratio is the change; of a value of 0 the mean."""
+    if any(value <= 0 for values in launches for value in values):
+        return fmean(map(fmean, launches))
+    return math.exp(fmean(mean_log(values) for values in launches))
 
 
 def _why_withheld(quantity: _Quantity, pairs: Sequence[Pair]) -> str | None:

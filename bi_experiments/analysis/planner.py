@@ -30,12 +30,14 @@ class Spread(NamedTuple):
     """What the plans rest on."""
 
     deviation: float
-    """Standard deviation of a pair's log ratio."""
+    """Standard deviation of a pair's log ratio, or of the mean of those whose launches shared caches."""
     pairs: int
     """Pairs that it was estimated from."""
     paired: bool
     pair_s: float
-    """Mean time of a pair, from the start of its first process to the end of its last, in seconds."""
+    """Mean time of a pair, in seconds."""
+    launches_per_cache: int = 1
+    """Pairs that make one value, the launches of each of which shared caches."""
 
 
 def spread(result: ExperimentResult) -> Spread | None:
@@ -44,12 +46,15 @@ def spread(result: ExperimentResult) -> Spread | None:
     if len(pairs) < 2:
         return None
     design = Design.recorded(result)
-    baseline, second = total_time_logs(pairs)
+    baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
+    if len(baseline) < 2:
+        return None
     if design.paired:
         deviation = stdev(one - other for one, other in zip(second, baseline, strict=True))
     else:
         deviation = math.hypot(stdev(baseline), stdev(second))
-    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs)) if deviation > 0 else None
+    each = design.launches_per_cache or 1
+    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs), each) if deviation > 0 else None
 
 
 Power = Callable[..., float]
@@ -109,7 +114,8 @@ def to_show_less_than(found: Spread, within_pct: float) -> Plan:
 
 
 def _plan(found: Spread, target_pct: float, power: Power) -> Plan:
-    pairs = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
+    needed = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
+    pairs = None if needed is None else needed * found.launches_per_cache
     return Plan(target_pct, pairs, (pairs or 0) * found.pair_s)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import Estimate, paired_estimate, per_cent
-from bi_experiments.analysis.pairs import Pair
+from bi_experiments.analysis.pairs import Pair, mean_log
 from bi_experiments.records import Trial, TrialCost
 
 FEWEST_PAIRS = 3
@@ -23,7 +23,7 @@ def trial_costs(pairs: Sequence[Pair], design: Design) -> tuple[TrialCost, ...]:
     """
     if not pairs:
         return ()
-    return tuple(_cost(both, design) for both in zip(*(_both(pair) for pair in pairs), strict=True))
+    return tuple(_cost(both, pairs, design) for both in zip(*(_both(pair) for pair in pairs), strict=True))
 
 
 class SizeEffect(NamedTuple):
@@ -39,10 +39,14 @@ class SizeEffect(NamedTuple):
     """(1 + cost of the largest) / (1 + cost of the smallest) - 1."""
 
 
-def size_effect(pairs: Sequence[Pair]) -> SizeEffect | None:
+def size_effect(pairs: Sequence[Pair], design: Design) -> SizeEffect | None:
     """The cost of the trials with the largest batch against that of those with the smallest, pair by pair.
 
     None with fewer than `FEWEST_PAIRS` pairs, or where all batches are of one size.
+
+    Args:
+        pairs: Complete pairs.
+        design: The rules that they were measured by.
     """
     differences, small_costs, large_costs, sizes = [], [], [], set()
     for pair in pairs:
@@ -59,7 +63,7 @@ def size_effect(pairs: Sequence[Pair]) -> SizeEffect | None:
         large=round(fmean(large for _, large in sizes)),
         small_pct=per_cent(fmean(small_costs)),
         large_pct=per_cent(fmean(large_costs)),
-        difference=paired_estimate(differences),
+        difference=paired_estimate(design.units(differences, pairs)),
     )
 
 
@@ -71,19 +75,20 @@ def _log_ratio(both: tuple[Trial, Trial]) -> float:
     return math.log(both[1].time_s / both[0].time_s)
 
 
-def _cost(both: Sequence[tuple[Trial, Trial]], design: Design) -> TrialCost:
+def _cost(both: Sequence[tuple[Trial, Trial]], pairs: Sequence[Pair], design: Design) -> TrialCost:
     baseline, second = zip(*both, strict=True)
-    alike = all(one.output_tokens == other.output_tokens and min(one.time_s, other.time_s) > 0 for one, other in both)
+    alike = all(one.output_tokens == other.output_tokens for one, other in both)
     estimate = None
     if alike:
-        estimate = design.estimate(*([math.log(trial.time_s) for trial in arm] for arm in (baseline, second)))
+        logs = [[math.log(trial.time_s) for trial in arm] for arm in (baseline, second)]
+        estimate = design.estimate(logs[0], logs[1], pairs)
     return TrialCost(
         index=baseline[0].index,
         batch_size=round(fmean(trial.batch_size for trial in baseline)),
         prompt_tokens=round(fmean(trial.prompt_tokens for trial in baseline)),
         output_tokens=round(fmean(trial.output_tokens for trial in baseline)),
-        baseline_s=fmean(trial.time_s for trial in baseline),
-        second_s=fmean(trial.time_s for trial in second),
+        baseline_s=math.exp(mean_log([trial.time_s for trial in baseline])),
+        second_s=math.exp(mean_log([trial.time_s for trial in second])),
         change_pct=estimate.change_pct if estimate else None,
         low_pct=estimate.low_pct if estimate else None,
         high_pct=estimate.high_pct if estimate else None,

@@ -11,7 +11,7 @@ from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
 from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.config.keys import did_you_mean
-from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave, ProofLevel
+from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.phase.proof.compositions import composition
 
@@ -72,6 +72,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "protocol.equivalence_pct": Range(0, 100, above=True),
         "protocol.target_half_width_pct": Range(0, 100, above=True),
         "protocol.max_pairs": Range(1, 1000),
+        "protocol.launches_per_cache": Range(1, 1000),
         "protocol.time_budget_min": Range(0, 1_000_000, above=True),
         "verify.probes": Range(1, 10_000),
         "verify.max_tokens": _TOKENS,
@@ -401,6 +402,20 @@ def _check_engine(config: ExperimentConfig) -> None:
         )
 
 
+def _check_shared_caches(protocol: ProtocolConfig) -> None:
+    key, value = "protocol.launches_per_cache", protocol.launches_per_cache
+    _require(protocol.caches is Caches.fresh, key, value, "launches share new caches with protocol.caches=fresh")
+    _require(
+        protocol.pairs % value == 0, key, value, f"protocol.pairs={protocol.pairs} launches must fill whole caches"
+    )
+    _require(
+        protocol.target_half_width_pct is None,
+        key,
+        value,
+        "leave out protocol.target_half_width_pct",
+    )
+
+
 def _check_protocol(config: ExperimentConfig) -> None:
     protocol = config.protocol
     if protocol.target_half_width_pct is not None:
@@ -411,6 +426,8 @@ def _check_protocol(config: ExperimentConfig) -> None:
             f"with protocol.target_half_width_pct it must be at least protocol.pairs={protocol.pairs}",
         )
         _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
+    if protocol.launches_per_cache > 1:
+        _check_shared_caches(protocol)
     if protocol.interleave is Interleave.trial:
         _require(
             two_engines_fit(config),

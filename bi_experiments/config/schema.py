@@ -29,7 +29,8 @@ class Caches(Enum):
     """An arm's own within the experiment: its first launch is cold, its later ones are warm."""
     user = "user"
     fresh = "fresh"
-    """A launch's own, so that every one is cold, and the interval includes what tuning and compiling decide anew."""
+    """New ones for every launch, or for every `launches_per_cache` launches of an arm, so that the interval includes
+    what tuning and compiling decide anew."""
 
 
 class Interleave(Enum):
@@ -169,6 +170,8 @@ class ProtocolConfig:
     warmup: int = MISSING
     """Rounds of uncounted generations before the trials, a batch of each of their shapes, after the needle alone."""
     caches: Caches = MISSING
+    launches_per_cache: int = MISSING
+    """With `caches=fresh`: launches of an arm that share caches; from 2 on the report tells caches from launches."""
     interleave: Interleave = MISSING
     equivalence_pct: float = MISSING
     """Changes within plus or minus this many per cent count as none."""

@@ -103,8 +103,7 @@ class Launches:
     def take_over(self, planned: Sequence[tuple[Slot, Slot]]) -> None:
         """Take over what an earlier start of this experiment has finished: phases, or pairs where they took turns.
 
-        With private caches nothing is taken over of an arm whose caches are gone: its next launch would be cold, and
-        count as a warm one.
+        Nothing is taken over of launches whose shared caches are gone: the next one would be cold, and count as warm.
         """
         for pair in planned:
             finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
@@ -113,8 +112,11 @@ class Launches:
 
     def _finished(self, slot: Slot) -> PhaseResult | None:
         """The result of a phase that ended well and was passed what it would be passed now."""
-        private = self._config.protocol.caches is Caches.private
-        if private and not self._caches(slot).is_dir():
+        protocol = self._config.protocol
+        shared = protocol.caches is Caches.private or (
+            protocol.caches is Caches.fresh and protocol.launches_per_cache > 1
+        )
+        if shared and not self._caches(slot).is_dir():
             return None
         files = self._folder.phase(slot.index, slot.arm)
         try:
@@ -181,13 +183,17 @@ class Launches:
         caches = self._folder.caches.resolve()
         if slot is UNCOUNTED:
             return caches / "uncounted"
-        return caches / (f"{slot.index:02d}" if self._config.protocol.caches is Caches.fresh else slot.arm)
+        if self._config.protocol.caches is Caches.fresh:
+            return caches / f"{slot.arm}-{slot.launch // self._config.protocol.launches_per_cache:02d}"
+        return caches / slot.arm
 
     def _prepare_caches(self, slot: Slot) -> None:
-        """An arm's first launch is cold, even if an earlier start of it was killed; with fresh caches every one is."""
-        if self._config.protocol.caches is not Caches.user:
+        """The first launch with private caches is cold, even if an earlier start of it was killed."""
+        protocol = self._config.protocol
+        if protocol.caches is not Caches.user:
             caches = self._caches(slot)
-            if slot.launch <= 0 or self._config.protocol.caches is Caches.fresh:
+            first = protocol.caches is Caches.fresh and slot.launch % protocol.launches_per_cache == 0
+            if slot.launch <= 0 or first:
                 shutil.rmtree(caches, ignore_errors=True)
             caches.mkdir(parents=True, exist_ok=True)
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.config.plain import flatten, setting
 from bi_experiments.records import ExperimentResult
+from bi_experiments.report.blocks import stages_lines
 from bi_experiments.wording import count, device, version
 
 Entries: TypeAlias = list[tuple[str, str]]
@@ -15,21 +17,43 @@ def method(result: ExperimentResult) -> Entries:
     """The rules that the numbers were measured by; a rule that the configuration does not hold is left out."""
     configuration = result.configuration
     pairs = result.comparison.pairs if result.comparison else 0
-    entries = [
-        (
-            "pairs",
-            f"{pairs} complete of {result.planned_phases // 2} planned; every launch a fresh process. The pair is the "
-            "unit: the change is the geometric mean over pairs of the ratio of the same trial in both arms, its 95 % "
-            "interval is Student's t over the pairs.",
-        )
-    ]
+    planned = f"{pairs} complete of {result.planned_phases // 2} planned; every launch a fresh process"
+    entries = [("pairs", planned), ("estimate", _estimate(Design.recorded(result)))]
+    if result.comparison is not None and result.comparison.stages is not None:
+        entries.append(("stages", " ".join(line for line in stages_lines(result.comparison.stages) if line)))
     entries += _rules(setting(configuration, "protocol") or {})
     entries += _trials(setting(configuration, "workload") or {}, result)
     entries += _probes(setting(configuration, "verify") or {}, result)
+    if any(phase.observed is not None and phase.observed.device != "cpu" for phase in result.phases):
+        entries.append(
+            ("memory", "not compared: vLLM fills a device up to model.gpu_memory_utilization, whatever it needs")
+        )
     return entries
 
 
+def _estimate(design: Design) -> str:
+    """By what the change and its interval are computed from the launches' total times."""
+    unit = "pair" if design.paired else "launch"
+    if design.launches_per_cache is not None and design.launches_per_cache > 1:
+        unit = f"compile cache, over whose {design.launches_per_cache} launches the logs are averaged,"
+    if design.first_stage is not None:
+        return (
+            "the geometric mean over the pairs of the ratio of total times; its 95 % interval is Student's t with the "
+            f"spread of the first {design.first_stage} pairs alone (Stein's two stages), which decided how many follow"
+        )
+    if design.paired:
+        return (
+            f"the {unit} is the unit: the geometric mean over the pairs of the ratio of total times, with Student's t "
+            "for its 95 % interval"
+        )
+    return (
+        f"the {unit} is the unit: the ratio of the arms' geometric means of total time, with Welch's t of two "
+        "independent samples for its 95 % interval, since launches one after the other share nothing by pair"
+    )
+
+
 def _rules(protocol: Mapping[str, Any]) -> Entries:
+    shared = int(protocol.get("launches_per_cache", 1))
     said = {
         "order": {
             "balanced": "balanced and random: in every two pairs, each arm runs first once",
@@ -42,21 +66,26 @@ def _rules(protocol: Mapping[str, Any]) -> Entries:
         "caches": {
             "private": "compile caches private to each arm: its first launch is cold, its later ones are warm",
             "user": "the user's own compile caches",
-            "fresh": "compile caches of its own for every launch: each is cold",
+            "fresh": "new compile caches for "
+            + (f"every {shared} launches of an arm" if shared > 1 else "every launch: each is cold"),
         },
     }
     entries = [
         (key, texts.get(str(protocol[key]), str(protocol[key]))) for key, texts in said.items() if key in protocol
     ]
     if "warmup" in protocol:
-        entries.append(("warm-up", f"uncounted: the needle alone, {protocol['warmup']} x the largest batch"))
+        rounds = count(int(protocol["warmup"]), "round")
+        entries.append(("warm-up", f"uncounted: the needle alone, then {rounds} of one batch of every shape"))
+    if protocol.get("discard_first"):
+        entries.append(("first launch", "one launch of the baseline ran before all others, and does not count"))
     if "equivalence_pct" in protocol:
         entries.append(("no change", f"intervals within ±{protocol['equivalence_pct']:g} % (protocol.equivalence_pct)"))
     return entries
 
 
 def _trials(workload: Mapping[str, Any], result: ExperimentResult) -> Entries:
-    what = f"workload {result.workload_kind}, the same prompts in every launch (SHA-256 {result.workload_digest[:12]})"
+    same = "both launches of a pair, others in every pair" if workload.get("fresh_prompts") else "every launch"
+    what = f"workload {result.workload_kind}, the same prompts in {same} (SHA-256 {result.workload_digest[:12]})"
     if {"num_trials", "max_batch_size", "max_tokens"} <= workload.keys():
         what = (
             f"{count(workload['num_trials'], 'trial')} a launch, up to {workload['max_batch_size']} prompts each, "

@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 
+from bi_experiments.analysis.design import Design, prompts_differ
+from bi_experiments.analysis.levels import levels, repetition_times
+from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.planner import MOST_PAIRS, POWER, Plan, Spread, spread, to_show_less_than, to_tell
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult
@@ -33,13 +36,47 @@ def planning(
     said = [f"What more pairs would buy, in {100 * POWER:.0f} % of experiments: {'; '.join(plans)}."]
     if largest > found.pairs:
         said.append(f"Run: {_command(result.command, largest)}")
-    return (*said, _basis(found))
+    return (*said, _basis(found), *_by_level(result))
 
 
 def _size(plan: Plan) -> str:
     if plan.pairs is None:
         return f"more than {MOST_PAIRS} pairs (make the machine quieter)"
     return f"{count(plan.pairs, 'pair')}, {duration(plan.time_s)}"
+
+
+def _by_level(result: ExperimentResult) -> tuple[str, ...]:
+    """Which level of repetition the spread comes from, and what more of each would buy."""
+    pairs, design = complete_pairs(result.phases), Design.recorded(result)
+    found = levels(pairs, design, fresh_prompts=prompts_differ(pairs))
+    if found is None or not any(found.of_a_launch()):
+        return ()
+    of_cache, of_launch, of_trials = (f"{100 * share:.0f} %" for share in found.of_a_launch())
+    times = repetition_times(pairs)
+    what = "the log ratio of a pair" if design.paired else "a launch's log time"
+    unit = "pairs" if design.paired else "launches"
+    more_trials = f"twice the trials to {_width(found.narrower(trials=2))} (+{duration(times.trials_s)})"
+    if found.cache is None:
+        own = ", each with compile caches of its own," if design.launches_per_cache else ""
+        said = (
+            f"Where the spread comes from: of the variance of {what}, {of_launch} is between {unit}{own} and "
+            f"{of_trials} between the trials of one. Twice the pairs would narrow the interval to "
+            f"{_width(found.narrower(caches=2))} of its width (+{duration(times.pairs_s)}), {more_trials}."
+        )
+        if design.launches_per_cache:
+            said += " With protocol.launches_per_cache=2 the caches' part is told from the launches'."
+        return (said,)
+    return (
+        f"Where the spread comes from: of the variance of {what}, {of_cache} is between compile caches, {of_launch} "
+        f"between {unit} with the same caches and {of_trials} between the trials of one. Twice the caches would narrow "
+        f"the interval to {_width(found.narrower(caches=2))} of its width (+{duration(times.pairs_s)}), twice the "
+        f"launches with each to {_width(found.narrower(launches=2))} (+{duration(times.pairs_s)}), {more_trials}. "
+        f"Estimated from {count(found.caches, 'cache')} an arm.",
+    )
+
+
+def _width(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _basis(found: Spread) -> str:

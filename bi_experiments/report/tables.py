@@ -56,9 +56,9 @@ def metrics(result: ExperimentResult) -> Table:
 
 
 METRICS_NOTE = (
-    "n: pairs of launches. change: exp(difference of the mean logs) - 1, with its 95 % t interval over the launches. "
-    "The total time is what the experiment is about; of the others, the verdict is slower, faster, more or less only "
-    "where Holm's procedure over all of them lets it."
+    "n: pairs of launches. The columns of the arms are geometric means over the launches, the change is their ratio, "
+    "with its 95 % t interval. The total time is what the experiment is about; of the others, the verdict is slower, "
+    "faster, more or less only where Holm's procedure over all of them lets it."
 )
 
 
@@ -102,7 +102,8 @@ def trials_note(result: ExperimentResult) -> str:
             "the same prompts in every pair, so that the intervals are about these prompts; with "
             "workload.fresh_prompts=true they are about all like them"
         )
-    said = f"Means over the launches; {about}. The interval of a trial is its own, not one that all hold together."
+    said = f"Geometric means over the launches; {about}. "
+    said += "The interval of a trial is its own, not one that all hold together."
     if comparison is not None and comparison.robust is not None:
         robust = comparison.robust
         said += (

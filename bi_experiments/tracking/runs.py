@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from bi_experiments.analysis.agreement import alone_digest
 from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
-from bi_experiments.analysis.metrics import summarise
+from bi_experiments.analysis.metrics import peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import (
@@ -270,7 +270,7 @@ def _note_row(metric: Metric) -> str:
 
 
 def _phase_values(phase: PhaseResult) -> dict[str, float]:
-    values: dict[str, float | None] = {"init_time": phase.init_time_s, "peak_memory_bytes": phase.peak_memory_bytes}
+    values: dict[str, float | None] = {"init_time": phase.init_time_s, "peak_memory_bytes": peak_memory_bytes(phase)}
     if phase.trials:
         summary = summarise(phase)
         values |= {

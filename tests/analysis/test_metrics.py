@@ -13,6 +13,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import HIGHER_IS_QUICKER, paired_estimate, verdict, welch_estimate
 from bi_experiments.analysis.metrics import compare_phases, own_s_per_token, summarise
 from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.analysis.trial_costs import trial_costs
 from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
 from tests import factories
 
@@ -125,8 +126,25 @@ def test_trial_time_is_the_mean_log_ratio_of_the_same_trials() -> None:
     other = factories.phase(Arm.BATCH_INVARIANT, times_s=(2.0, 4.0))
     result = metric((baseline, other), "trial_time")
     assert result.change_pct == pytest.approx(100 * (math.sqrt(2) - 1))
-    assert (result.baseline, result.batch_invariant, result.unit) == (2.5, 3.0, "s")
+    assert (result.baseline, result.batch_invariant) == pytest.approx((2.0, math.sqrt(8)))
+    assert result.unit == "s"
     assert metric((baseline, other), "total_time").change_pct == pytest.approx(20.0)
+
+
+def test_the_columns_of_every_row_have_the_ratio_that_the_row_states() -> None:
+    rng = np.random.default_rng(5)
+    phases = tuple(
+        factories.phase(arm, pair, times_s=rng.lognormal(sigma=0.5, size=4).tolist(), init_time_s=float(10 + pair))
+        for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT)
+        for pair in range(4)
+    )
+    for paired in (True, False):
+        for row in compare_phases(phases, DESIGN._replace(paired=paired)):
+            if row.change_pct is not None:
+                assert row.batch_invariant / row.baseline == pytest.approx(1 + row.change_pct / 100), row.name
+        for cost in trial_costs(complete_pairs(phases), DESIGN._replace(paired=paired)):
+            assert cost.change_pct is not None
+            assert cost.second_s / cost.baseline_s == pytest.approx(1 + cost.change_pct / 100)
 
 
 def test_trial_time_has_the_interval_of_its_pairs() -> None:
@@ -198,10 +216,14 @@ def test_with_fresh_caches_every_initialisation_is_cold() -> None:
     names = {metric.name: metric.pairs for metric in compare_phases(factories.phases(), DESIGN)}
     assert (names["init_time_cold"], names["init_time_warm"]) == (1, 2)
     names = {
-        metric.name: metric.pairs for metric in compare_phases(factories.phases(), DESIGN._replace(always_cold=True))
+        metric.name: metric.pairs
+        for metric in compare_phases(factories.phases(), DESIGN._replace(launches_per_cache=1))
     }
     assert names["init_time_cold"] == 3
     assert "init_time_warm" not in names
+    shared = DESIGN._replace(launches_per_cache=2)
+    names = {metric.name: metric.pairs for metric in compare_phases(factories.phases([7.0] * 4), shared)}
+    assert (names["init_time_cold"], names["init_time_warm"]) == (2, 2)
 
 
 def test_latency_percentiles_are_over_all_requests_of_a_launch() -> None:
@@ -254,8 +276,14 @@ def test_what_was_not_measured_is_missing() -> None:
 def test_peak_memory_is_in_gibibytes() -> None:
     first, second = factories.phases((7.0,))
     result = metric((first, replace(second, peak_memory_bytes=3 * 2**30)), "peak_memory")
-    assert (result.unit, result.baseline, result.batch_invariant) == ("GiB", 2.0, 3.0)
+    assert (result.baseline, result.batch_invariant) == pytest.approx((2.0, 3.0))
+    assert result.unit == "GiB"
     assert result.change_pct == pytest.approx(50.0)
+
+
+def test_a_devices_memory_is_a_setting_and_not_compared() -> None:
+    on_device = (replace(phase, observed=factories.observed(device="cuda")) for phase in factories.phases((7.0,)))
+    assert "peak_memory" not in {metric.name for metric in compare_phases(on_device, DESIGN)}
 
 
 def test_more_memory_is_not_called_slower() -> None:

@@ -58,6 +58,22 @@ def refusal(*overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("protocol.pairs=4",), "share new caches with protocol.caches=fresh"),
+        (("protocol.pairs=5", "protocol.caches=fresh"), "must fill whole caches"),
+        (
+            ("protocol.pairs=4", "protocol.caches=fresh", "protocol.max_pairs=8", "protocol.target_half_width_pct=1"),
+            "leave out protocol.target_half_width_pct",
+        ),
+    ],
+)
+def test_launches_that_share_caches_make_whole_groups(settings: tuple[str, ...], said: str) -> None:
+    assert said in refusal("protocol.launches_per_cache=2", *settings)
+    composed("protocol.launches_per_cache=2", "protocol.pairs=4", "protocol.caches=fresh")
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["workload.min_prompt=3000"], "workload.min_prompt=3000 .*workload.max_prompt=2048"),

@@ -64,6 +64,19 @@ def test_the_order_of_trials_is_random_and_the_same_for_a_pair() -> None:
     assert trial_order(5, 1, 3) == orders[3]
 
 
+def test_over_many_experiments_either_arm_goes_first_as_often_and_no_two_plans_need_be_alike(tmp_path: Path) -> None:
+    plans, turns = [], []
+    for number in range(200):
+        seed = own_seed(b"{}", tmp_path / str(number), keep=False)
+        plans.append(tuple(baseline_first(plan(4, Order.balanced, seed, control=False))))
+        turns.append(baseline_first_in_turn(5, seed, 0))
+    assert all(sum(one) == 2 for one in plans)
+    assert len(set(plans)) == 4
+    for orders in (plans, turns):
+        for position in range(len(orders[0])):
+            assert 60 < sum(order[position] for order in orders) < 140  # 100, with a standard deviation of 7
+
+
 def test_two_experiments_have_two_seeds_and_a_resumed_one_keeps_its_own(tmp_path: Path) -> None:
     path = tmp_path / "order.json"
     seed = own_seed(b"{}", path, keep=True)

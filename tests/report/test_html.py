@@ -131,7 +131,7 @@ def test_the_page_is_well_formed_and_accessible(whole: str) -> None:
             assert found["aria-label"]
         if tag == "th":
             assert found["scope"] in {"row", "col"}
-    assert tags.count("svg") == 6
+    assert tags.count("svg") == 7
     assert tags.count("table") == tags.count("caption") > 3
     ids = [found["id"] for _, found in page.elements if "id" in found]
     assert len(ids) == len(set(ids))
@@ -197,7 +197,13 @@ def test_a_failed_experiment_has_a_page_that_says_why() -> None:
 
 def test_settings_method_and_environment_are_told(whole: str) -> None:
     text = Page(whole).text
-    for part in ("workload", "max_batch_size", "equivalence_pct", "Student's t over the pairs", "vllm 0.32.0"):
+    for part in (
+        "workload",
+        "max_batch_size",
+        "equivalence_pct",
+        "Welch's t of two independent samples",
+        "vllm 0.32.0",
+    ):
         assert part in text
     assert "Some CPU at 2.0 GHz" in text
     assert "commit 0123456789ab" in text

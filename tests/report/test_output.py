@@ -15,7 +15,15 @@ def test_everything_is_written(tmp_path: Path) -> None:
     output.write_pages(factories.whole_result(), folder)
     assert {path.name for path in tmp_path.iterdir()} == {"report.txt", "report.html", "report.md", "figures"}
     figures = sorted(folder.figures.iterdir())
-    assert [path.stem for path in figures] == ["drift", "init_time", "invariance", "latency", "overhead", "trial_times"]
+    assert [path.stem for path in figures] == [
+        "drift",
+        "init_time",
+        "invariance",
+        "latency",
+        "overhead",
+        "trial_costs",
+        "trial_times",
+    ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.pairs import Pair, equal_tokens
 from bi_experiments.analysis.trial_costs import size_effect
 from bi_experiments.config.schema import ProtocolConfig
@@ -13,7 +14,7 @@ def batch_size(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Find
     """A cost that is not the same for the largest and the smallest batch."""
     if not equal_tokens(pairs):
         return
-    effect = size_effect(pairs)
+    effect = size_effect(pairs, Design.of(protocol, pairs))
     if effect is None or effect.difference.low_pct is None or effect.difference.high_pct is None:
         return
     low, high = effect.difference.low_pct, effect.difference.high_pct

@@ -1,4 +1,4 @@
-"""The change of every metric with its interval, on an axis of ratios."""
+"""The change of every metric, and of every trial, with its interval, on an axis of ratios."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from bi_experiments.analysis.estimates import per_cent
+from bi_experiments.analysis.outcome import primary
 from bi_experiments.config.plain import setting
-from bi_experiments.records import Difference, ExperimentResult, Metric
+from bi_experiments.records import Difference, ExperimentResult, Metric, TrialCost
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import verdict_word
@@ -22,6 +23,9 @@ MARKS = {
     Difference.INCONCLUSIVE: (theme.MUTED, "o", "none"),
 }
 """Colour, marker and fill of a verdict."""
+
+NAMED_TRIALS = 32
+"""With more trials than this, only some are named beside the axis."""
 
 _FACTORS = (1, 2, 5, 20, 100, 1000, 10_000)
 _STEPS_PCT = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
@@ -55,6 +59,76 @@ def overhead(result: ExperimentResult) -> Drawing | LeftOut:
         figure=figure,
         shape="wide",
     )
+
+
+def trial_costs(result: ExperimentResult) -> Drawing | LeftOut:
+    """A forest plot of all trials by the size of their batch, with the change of the total time behind them."""
+    title = "Cost by trial"
+    trials = result.comparison.trials if result.comparison else ()
+    costs = sorted(
+        (cost for cost in trials if cost.change_pct is not None),
+        key=lambda cost: (cost.batch_size, cost.prompt_tokens, cost.index),
+    )
+    if result.comparison is None or not costs:
+        reason = "the arms generated different numbers of tokens" if trials else "no pair is complete"
+        return LeftOut(title, reason)
+    figure = theme.new_figure(theme.WIDE, 1.45 + min(9.0, 0.27 * len(costs)))
+    axes = figure.subplots()
+    axes.axvline(0, color=theme.MUTED, linewidth=0.9)
+    ends = [0.0, *_draw_total(axes, primary(result.comparison))]
+    named = len(costs) <= NAMED_TRIALS
+    for y, cost in enumerate(costs):
+        assert cost.change_pct is not None
+        if cost.low_pct is not None and cost.high_pct is not None:
+            axes.hlines(y, ratio(cost.low_pct), ratio(cost.high_pct), color=theme.OTHER, linewidth=2.0, zorder=2)
+            ends += [cost.low_pct, cost.high_pct]
+        axes.plot([ratio(cost.change_pct)], [y], linestyle="", marker="s", markersize=5.5, color=theme.OTHER, zorder=3)
+        ends.append(cost.change_pct)
+        if named:
+            axes.annotate(
+                _cost_text(cost), (1.0, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                va="center", fontsize=8.5, annotation_clip=False,
+            )  # fmt: skip
+    shown = range(0, len(costs), math.ceil(len(costs) / NAMED_TRIALS))
+    axes.set_yticks(list(shown), [_size_text(costs[at]) for at in shown])
+    axes.set_ylim(len(costs) - 0.4, -0.6)
+    label_ratios(axes, ends)
+    theme.read_along(axes, "x")
+    theme.head(figure, f"{title} [%], smallest batch first, n = {count(result.comparison.pairs, 'pair')}")
+    axes.set_xlabel("change of the trial's time against the baseline [%], on a scale of ratios")
+    said = "; ".join(f"{_size_text(cost)}: {_cost_text(cost)}" for cost in costs)
+    return Drawing(
+        name="trial_costs",
+        title=title,
+        description=f"Change of the time of every trial, with its 95 % interval: {said}.",
+        caption="Tokens: of the prompts + generated. Dashed, shaded: the change of total time with its interval. Each "
+        "interval is a trial's own, not one that all hold together.",
+        figure=figure,
+        shape="wide",
+    )
+
+
+def _draw_total(axes: Axes, total_time: Metric | None) -> list[float]:
+    """The change of the total time and its interval, behind the trials; returns what must be within the axis."""
+    if total_time is None or total_time.change_pct is None:
+        return []
+    axes.axvline(ratio(total_time.change_pct), color=theme.INK, linewidth=1.0, linestyle=(0, (5, 2)))
+    if total_time.low_pct is None or total_time.high_pct is None:
+        return [total_time.change_pct]
+    axes.axvspan(ratio(total_time.low_pct), ratio(total_time.high_pct), color=theme.MUTED, alpha=0.16, linewidth=0)
+    return [total_time.change_pct, total_time.low_pct, total_time.high_pct]
+
+
+def _size_text(cost: TrialCost) -> str:
+    tokens = f"{cost.prompt_tokens:,} + {cost.output_tokens:,} tokens"
+    return f"trial {cost.index + 1}: {count(cost.batch_size, 'prompt')}, {tokens}"
+
+
+def _cost_text(cost: TrialCost) -> str:
+    assert cost.change_pct is not None
+    if cost.low_pct is None or cost.high_pct is None:
+        return f"{signed(cost.change_pct)} (no interval)"
+    return f"{signed(cost.change_pct)} {band(cost.low_pct, cost.high_pct)}"
 
 
 def draw_forest(axes: Axes, labels: Sequence[str], metrics: Sequence[Metric], band_pct: float | None) -> None:

@@ -7,6 +7,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.trends import Level, launch_levels, over_launches
@@ -78,7 +79,8 @@ def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
 
 
 def init_time(result: ExperimentResult) -> Drawing | LeftOut:
-    """Initialisation of every launch, the first launch of each arm apart from its later ones."""
+    """Initialisation of every launch, those that found empty compile caches apart from the others."""
+    design = Design.recorded(result)
     title = "Engine initialisation, cold and warm"
     phases = [phase for phase in result.phases if phase.init_time_s is not None]
     if not phases:
@@ -91,7 +93,7 @@ def init_time(result: ExperimentResult) -> Drawing | LeftOut:
             times = [
                 phase.init_time_s
                 for phase in phases
-                if phase.arm is arm and (phase.launch == 0) is cold and phase.init_time_s is not None
+                if phase.arm is arm and design.cold(phase.launch) is cold and phase.init_time_s is not None
             ]
             if not times:
                 continue
@@ -119,7 +121,7 @@ def init_time(result: ExperimentResult) -> Drawing | LeftOut:
         name="init_time",
         title=title,
         description="Mean engine initialisation time in seconds: " + "; ".join(row.replace("\n", ", ") for row in rows),
-        caption="Bars: means; dots: launches. Cold: the first launch of an arm; warm: its later ones.",
+        caption="Bars: means; dots: launches. Cold: launches that found empty compile caches; warm: the others.",
         figure=figure,
     )
 

@@ -10,7 +10,7 @@ from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.experiment import draw
 from tests import factories
 
-ALL = ["overhead", "trial_times", "latency", "invariance", "init_time", "drift"]
+ALL = ["overhead", "trial_costs", "trial_times", "latency", "invariance", "init_time", "drift"]
 
 
 def figures(result: ExperimentResult) -> tuple[dict[str, Drawing], dict[str, str]]:
@@ -50,6 +50,7 @@ def test_a_whole_record_gives_every_figure(whole: tuple[dict[str, Drawing], dict
     ("name", "said"),
     [
         ("overhead", ["[%]", "n = 3 pairs", "trial time", "+7.5 % [+6.3 %, +8.7 %] slower"]),
+        ("trial_costs", ["[%]", "n = 3 pairs", "trial 3: 8 prompts, 512 + 128 tokens", "+7.5 % [+6.3 %, +8.7 %]"]),
         ("trial_times", ["[s]", "n = 3 pairs × 4 trials", "pair 3", "batch invariant first"]),
         ("latency", ["[s]", "baseline n = 96", "time to first token", "end to end"]),
         ("invariance", ["n = 24 an arm", "20/24", "1/24", "2/12", "0/12", "ragged"]),
@@ -90,11 +91,11 @@ def test_what_was_not_measured_is_named_with_the_reason() -> None:
     }
 
 
-def test_a_record_without_any_trial_has_no_figure_and_six_reasons() -> None:
+def test_a_record_without_any_trial_has_no_figure_and_a_reason_for_each() -> None:
     phase = factories.phase(status=PhaseStatus.FAILED, error="it broke", init_time_s=None, trials=())
     shown, missing = figures(factories.whole_result([phase], "verify=off", invariance=None))
     assert shown == {}
-    assert len(missing) == 6
+    assert len(missing) == len(ALL)
 
 
 def test_an_incomplete_pair_is_drawn_too() -> None:
@@ -128,6 +129,19 @@ def test_the_slope_is_the_records() -> None:
     ]
     caption = figures(factories.whole_result(phases))[0]["drift"].caption
     assert "first launch to last: +10.4 %" in caption
+
+
+def test_many_trials_are_drawn_and_some_are_named() -> None:
+    phases = factories.phases([7.0, 8.0], times_s=[1.0 + 0.01 * trial for trial in range(100)])
+    drawing = figures(factories.whole_result(phases))[0]["trial_costs"]
+    assert drawing.description.count(" prompts, ") == 100
+    assert 20 <= texts(drawing).count(" prompts, ") <= 40
+
+
+def test_a_trial_with_unequal_tokens_is_left_out_of_the_costs() -> None:
+    first, second = factories.phases([7.0])
+    result = factories.whole_result((first, factories.with_trial(second, 1, output_tokens=5)))
+    assert "trial 2:" not in figures(result)[0]["trial_costs"].description
 
 
 def test_many_requests_are_drawn_through_a_limited_number_of_points() -> None:
