@@ -258,6 +258,8 @@ class SweepConfig:
     """Go on with the newest sweep of the same command, or with the one in `hydra.sweep.dir`."""
     fail_fast: bool = MISSING
     """Run no further experiment after the first that fails."""
+    confirm: bool = MISSING
+    """Measure the cheapest experiment again at the end, in fresh pairs: the lowest of several is low by luck too."""
     skip_impossible: bool = MISSING
     """Let the exit code pass over experiments that cannot run here."""
     cores: int | None = MISSING

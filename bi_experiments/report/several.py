@@ -48,13 +48,14 @@ def settings_that_differ(results: Sequence[ExperimentResult | Summary]) -> list[
     return [{key: one.get(key, "-") for key in different} for one in flat]
 
 
-def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
+def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: str | None = None) -> str:
     """The page: self-contained, no network, no script.
 
     Args:
         title: Heading of the page.
         rows: The experiments, in the order in which they are shown.
         command: The command line that regenerates all of it, if there is one.
+        cheapest: What is to be said of the lowest cost, where it was measured again or should be.
     """
     from bi_experiments.report import pages
     from bi_experiments.report.figures import theme
@@ -73,7 +74,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None) -> str:
         "several.html.j2",
         title=title,
         counted=_counted(rows),
-        sentences=_sentences(rows),
+        sentences=_sentences(rows, cheapest),
         figures=figures,
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
         header=[
@@ -144,14 +145,16 @@ def _counted(rows: Sequence[Row]) -> str:
     )
 
 
-def _sentences(rows: Sequence[Row]) -> list[str]:
-    """The range of the costs, and whether invariance held everywhere."""
+def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
+    """The range of the costs, what is said of the lowest, and whether invariance held everywhere."""
     said = []
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
-        (low, cheapest), (high, most_expensive) = costs[0], costs[-1]
-        said.append(f"Total time changes by {signed(low)} ({cheapest}) to {signed(high)} ({most_expensive}).")
-        if len(costs) > 1:
+        (low, lowest), (high, highest) = costs[0], costs[-1]
+        said.append(f"Total time changes by {signed(low)} ({lowest}) to {signed(high)} ({highest}).")
+        if cheapest is not None:
+            said.append(cheapest)
+        elif len(costs) > 1:
             said.append(
                 "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
                 "in fresh pairs, before you call it the cheapest."

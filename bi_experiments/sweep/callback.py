@@ -72,6 +72,11 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: With the sweep's exit code.
         """
+        sweep = SweepFolder(Path(config.hydra.sweep.dir))
+        if config.sweep.confirm:
+            from bi_experiments.sweep.confirmation import confirm
+
+            confirm(sweep, config)
         atexit.unregister(self._cut_short)
         raise SystemExit(_finish(config, "FINISHED"))
 

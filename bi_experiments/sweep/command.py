@@ -10,7 +10,7 @@ from bi_experiments.config.plain import as_set
 from bi_experiments.records import RecordError, from_json
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.hydra_internals import BasicSweeper
-from bi_experiments.sweep.records import SweepRecord
+from bi_experiments.sweep.records import ExperimentRecord, SweepRecord
 
 
 def typed(overrides: Iterable[str]) -> str:
@@ -76,6 +76,17 @@ def swept(overrides: Iterable[str], command: Iterable[str]) -> dict[str, str]:
     common = set(command)
     own = [override for override in lasting(overrides) if override not in common]
     return {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in own)}
+
+
+def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> dict[str, str]:
+    """What an experiment does not share with the others of its sweep."""
+    return swept(record.overrides, sweep_record.command if sweep_record else ())
+
+
+def label(record: ExperimentRecord, sweep_record: SweepRecord | None) -> str:
+    """An experiment's readable name."""
+    settings = settings_of(record, sweep_record)
+    return " ".join(f"{key}={value}" for key, value in settings.items()) or f"experiment {record.number}"
 
 
 def record_of(sweep: SweepFolder) -> SweepRecord | None:

@@ -181,7 +181,16 @@ def _ended(
 
 def _record(job: _Job, status: Status) -> ExperimentRecord:
     folder = os.path.relpath(job.folder.root, job.sweep.root)
-    return ExperimentRecord(number=job.number, folder=folder, overrides=job.overrides, status=status, at=time.time())
+    sweep_record = record_of(job.sweep)
+    again = sweep_record.again if sweep_record else None
+    return ExperimentRecord(
+        number=job.number,
+        folder=folder,
+        again=again[1] if again is not None and again[0] == job.number else None,
+        overrides=job.overrides,
+        status=status,
+        at=time.time(),
+    )
 
 
 def _write(job: _Job, record: ExperimentRecord) -> bool:

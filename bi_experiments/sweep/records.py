@@ -42,6 +42,8 @@ class SweepRecord(Record, frozen=True, kw_only=True):
     skip_impossible: bool
     """Whether experiments that cannot run here count in the exit code."""
     mlflow_run_id: str | None = None
+    again: tuple[int, int] | None = None
+    """Number of the experiment that measures the cheapest one again (`sweep.confirm`), and of the cheapest one."""
 
 
 class ExperimentRecord(Record, frozen=True, kw_only=True):
@@ -50,6 +52,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     number: int
     folder: str
     """Relative to the sweep's."""
+    again: int | None = None
+    """Number of the experiment that this one measures again, in fresh pairs."""
     overrides: tuple[str, ...]
     """Overrides of the command, with this experiment's values."""
     identity: str | None = None

@@ -19,10 +19,12 @@ import msgspec
 from bi_experiments.analysis.agreement import Alike, outputs_alike
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import locked, write_atomically
-from bi_experiments.report.layout import table
+from bi_experiments.report.layout import paragraph, table
 from bi_experiments.report.rows import Summary
 from bi_experiments.report.several import Row, draw, render_html
-from bi_experiments.sweep.command import record_of, swept, typed_sweep
+from bi_experiments.sweep import confirmation
+from bi_experiments.sweep.command import label, record_of, settings_of, typed_sweep
+from bi_experiments.sweep.confirmation import measured_once
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from bi_experiments.wording import band, change_text, count, signed
@@ -84,11 +86,17 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
 
 
 def _write_page(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> None:
-    rows = to_rows(sweep, records, sweep_record)
+    rows = to_rows(sweep, measured_once(records), sweep_record)
     title = f"Sweep of {count(len(rows), 'experiment')}"
     draw(rows, sweep.figures)
     write_atomically(
-        sweep.html, render_html(title, rows, typed_sweep(sweep_record.command) if sweep_record else None).encode()
+        sweep.html,
+        render_html(
+            title,
+            rows,
+            typed_sweep(sweep_record.command) if sweep_record else None,
+            confirmation.said(records, sweep_record),
+        ).encode(),
     )
 
 
@@ -125,17 +133,6 @@ def first_failure(sweep: SweepFolder) -> ExperimentRecord | None:
 # --- One experiment ---------------------------------------------------------------------------------------------------
 
 
-def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> dict[str, str]:
-    """What an experiment does not share with the others of its sweep."""
-    return swept(record.overrides, sweep_record.command if sweep_record else ())
-
-
-def label(record: ExperimentRecord, sweep_record: SweepRecord | None) -> str:
-    """An experiment's readable name."""
-    settings = settings_of(record, sweep_record)
-    return " ".join(f"{key}={value}" for key, value in settings.items()) or f"experiment {record.number}"
-
-
 def outcome(record: ExperimentRecord) -> str:
     """What became of an experiment, in a few words: overhead and verdict, or why it has no result."""
     if record.status is Status.RUNNING:
@@ -155,13 +152,15 @@ def outcome(record: ExperimentRecord) -> str:
 
 def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[str]:
     """The summary for the terminal; of many experiments, the failures and the extremes."""
+    said, records = confirmation.said(records, sweep_record), measured_once(records)
     counts = Counter(str(record.status) for record in records)
     planned = f" of {sweep_record.planned}" if sweep_record and sweep_record.planned else ""
     lines = [f"Sweep{planned}: {', '.join(f'{number} {status}' for status, number in counts.items())}."]
     for title, some in _parts(records):
         lines += ["", *([title] if title else []), *_table(some, sweep_record)]
-    said = [alike.sentence for alike in alike_in(records, sweep_record)]
-    return [*lines, *(["", *said] if said else [])]
+    alike = [one.sentence for one in alike_in(records, sweep_record)]
+    lines += ["", *alike] if alike else []
+    return lines if said is None else [*lines, "", *paragraph(said)]
 
 
 def alike_in(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Alike]:
@@ -175,8 +174,8 @@ def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[Expe
     measured = sorted((one for one in records if one.change_pct is not None), key=lambda one: one.change_pct or 0.0)
     others = [one for one in records if one.status is not Status.DONE]
     parts = [
-        ("The cheapest:", measured[:SOME_ROWS]),
-        ("The most expensive:", measured[SOME_ROWS:][-SOME_ROWS:]),
+        ("The lowest costs:", measured[:SOME_ROWS]),
+        ("The highest costs:", measured[SOME_ROWS:][-SOME_ROWS:]),
         (f"Not done, the first of {len(others)}:", others[:SOME_ROWS]),
     ]
     return [(title, some) for title, some in parts if some]

@@ -9,6 +9,7 @@ from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
+from bi_experiments.sweep.confirmation import measured_once
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from bi_experiments.sweep.summary import alike_in
@@ -71,11 +72,14 @@ def _outputs(records: Sequence[ExperimentRecord], sweep_record: SweepRecord) -> 
 
 def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:
     """How many experiments ended how, and the range of what they cost."""
-    costs = [record.change_pct for record in records if record.change_pct is not None]
+    costs = [record.change_pct for record in measured_once(records) if record.change_pct is not None]
     metrics = {
         f"experiments/{status.value.replace(' ', '_')}": float(sum(record.status is status for record in records))
         for status in (Status.DONE, Status.FAILED, Status.CANNOT_RUN)
     }
     if costs:
         metrics |= {"overhead/lowest_pct": min(costs), "overhead/highest_pct": max(costs)}
+    again = next((record for record in records if record.again is not None and record.change_pct is not None), None)
+    if again is not None and again.change_pct is not None:
+        metrics["overhead/lowest_again_pct"] = again.change_pct
     return metrics

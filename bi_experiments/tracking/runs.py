@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from bi_experiments.analysis.agreement import alone_digest
 from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
-from bi_experiments.analysis.metrics import peak_memory_bytes, summarise
+from bi_experiments.analysis.metrics import own_s_per_token, peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text, flatten
 from bi_experiments.records import (
@@ -305,6 +305,8 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
         for metric in result.comparison.metrics:
             values[f"{Arm.BASELINE}/{metric.name}"] = metric.baseline
             values[f"{other}/{metric.name}"] = metric.batch_invariant
+        if (own := own_s_per_token(result.phases)) is not None:
+            values[f"{other}/s_per_token"] = own
     return values
 
 

@@ -25,6 +25,35 @@ def test_every_experiment_is_a_row_of_the_summary(sweep: Sweep) -> None:
     assert (sweep.folder.root / "2" / "result.json").is_file()
 
 
+def test_the_cheapest_is_measured_again_in_fresh_pairs_before_it_is_called_so(sweep: Sweep) -> None:
+    unconfirmed = sweep("workload.max_batch_size=2,3")
+    assert "cheapest is" not in unconfirmed.stdout
+    assert "sweep.confirm=true" in " ".join(unconfirmed.stdout.split())
+    done = sweep("workload.max_batch_size=2,3", "sweep.confirm=true", "sweep.resume=true")
+    assert done.returncode == 0, done.stderr
+    *once, again = sweep.records()
+    assert [record.again for record in once] == [None, None]
+    assert again.number == 2
+    assert again.again in {0, 1}
+    assert again.overrides == once[again.again].overrides
+    assert not again.taken_over
+    shown = " ".join(done.stdout.split())
+    assert f"The cheapest is workload.max_batch_size={2 + again.again}: +10." in shown
+    assert "measured again in fresh pairs (+10." in shown
+    assert "Sweep of 2: 2 done." in shown
+    assert "measured again in fresh pairs" in sweep.folder.html.read_text()
+    with sweep.folder.csv.open() as file:
+        assert [row["again"] for row in csv.DictReader(file)] == ["", "", str(again.again)]
+
+
+def test_one_experiment_with_an_interval_is_not_called_the_cheapest(sweep: Sweep) -> None:
+    done = sweep("workload.max_batch_size=2,3", "protocol.pairs=1", "sweep.confirm=true")
+    assert done.returncode == 0, done.stderr
+    assert "fewer than two experiments have an interval" in done.stdout
+    assert "The cheapest" not in done.stdout
+    assert len(sweep.records()) == 2
+
+
 def test_a_failing_experiment_is_a_row_and_the_others_run(sweep: Sweep) -> None:
     done = sweep("workload.max_batch_size=2,0,3,4", FAKE_PHASE=json.dumps({"batch_invariant 3": "fails"}))
     assert sweep.statuses() == ["done", "cannot run", "failed", "done"]

@@ -1,0 +1,101 @@
+"""The cheapest experiment of a sweep, measured again in fresh pairs before it is called so (`sweep.confirm`).
+
+The lowest of several measurements is low by luck too, so that the number by which it was chosen is too good: what
+counts is one that the choice did not rest on.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import msgspec
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from bi_experiments.files import write_atomically
+from bi_experiments.records import Invariance, to_json
+from bi_experiments.sweep.command import label, record_of
+from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
+from bi_experiments.wording import band, signed
+
+_UNUSABLE = {Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC}
+
+
+def measured_once(records: Sequence[ExperimentRecord]) -> list[ExperimentRecord]:
+    """The experiments of the sweep itself."""
+    return [record for record in records if record.again is None]
+
+
+def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> ExperimentRecord | None:
+    """The experiment of the lowest cost with an interval; None with fewer than two to choose from.
+
+    Where a sweeper searches, it is the one with what it searched for, the lowest own time per token of the mode. One in
+    which the mode does not hold is no choice.
+
+    Args:
+        records: All experiments.
+        search: Whether a sweeper searches.
+    """
+    costs = [
+        ((record.own_s_per_token if search else record.change_pct), record)
+        for record in measured_once(records)
+        if record.status is Status.DONE and record.low_pct is not None and record.invariance not in _UNUSABLE
+    ]
+    known = [(cost, record.number, record) for cost, record in costs if cost is not None]
+    return min(known)[2] if len(known) > 1 else None
+
+
+def confirm(sweep: SweepFolder, config: DictConfig) -> None:
+    """Measure the cheapest experiment again, by the sweep's own launcher.
+
+    Args:
+        sweep: The sweep's folder; all of its experiments have ended.
+        config: The sweep's configuration.
+    """
+    from bi_experiments.sweep.hydra_internals import Callbacks
+    from bi_experiments.sweep.job import run_in_sweep
+
+    records, sweep_record = sweep.read(), record_of(sweep)
+    if sweep_record is None:
+        return
+    chosen = cheapest(records, search=sweep_record.planned is None)
+    if chosen is None:
+        sys.stdout.write("sweep.confirm: fewer than two experiments have an interval to choose the cheapest by\n")
+        return
+    number = 1 + max(record.number for record in measured_once(records))
+    again = msgspec.structs.replace(sweep_record, again=(number, chosen.number))
+    write_atomically(sweep.record, to_json(again))
+    sys.stdout.write(f"Measuring the cheapest, experiment {chosen.number}, again in fresh pairs\n")
+    sys.stdout.flush()
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_in_sweep, config=config)
+    launcher.launch([list(chosen.overrides)], initial_job_idx=number)
+
+
+def said(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> str | None:
+    """What measuring the cheapest again gave, or that it was not; None where nothing could be chosen."""
+    again = next((record for record in records if record.again is not None), None)
+    if again is None:
+        chosen = cheapest(records, search=sweep_record is not None and sweep_record.planned is None)
+        if chosen is None:
+            return None
+        return (
+            "The lowest of several measurements is low by luck too: before you call "
+            f"{label(chosen, sweep_record)} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
+        )
+    chosen = next(record for record in records if record.number == again.again)
+    name = label(chosen, sweep_record)
+    if again.status is not Status.DONE or again.change_pct is None:
+        return f"Measuring {name} again, the cheapest, gave no result: {again.reason or again.status}."
+    when = f"{_cost(chosen)} when it was chosen"
+    return f"The cheapest is {name}: {_cost(again)} measured again in fresh pairs ({when})."
+
+
+def _cost(record: ExperimentRecord) -> str:
+    assert record.change_pct is not None
+    interval = "" if record.low_pct is None or record.high_pct is None else f" {band(record.low_pct, record.high_pct)}"
+    return f"{signed(record.change_pct)}{interval}"
