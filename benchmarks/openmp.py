@@ -1,15 +1,19 @@
 """How the threads of vLLM's CPU backend should wait for one another: the demo model alone and alongside a loop.
 
-    python benchmarks/openmp.py [--trials 6]
+    python benchmarks/openmp.py [--trials 6] [--settings default OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000]
 
-For each setting of the OpenMP runtime an engine is launched; it runs the same trials alone, alongside one that keeps
-one core busy, and alone again. The table has the medians over the trials.
+An engine for each setting of the OpenMP runtime; all are alive and take turns, trial by trial, so that whatever else
+the machine does falls on every setting alike. They run the same trials alone, alongside a process that keeps one core
+busy, and alone again. The table has the medians over the trials, and the range.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -29,30 +33,52 @@ def main() -> None:
     """Print a row a setting."""
     parser = argparse.ArgumentParser(description="Trial times by OpenMP setting, alone and alongside a busy process.")
     parser.add_argument("--trials", type=int, default=6, help="timed trials of each kind")
+    parser.add_argument(
+        "--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="those that are compared"
+    )
+    parser.add_argument("--dtype", default="float32", help="bfloat16 needs AVX-512")
     options = parser.parse_args()
-    print("| setting | alone | alongside one busy process | alone again |\n|---|--:|--:|--:|")
     common = {name: value for name, value in backend_environment().items() if name != "OMP_WAIT_POLICY"}
-    with tempfile.TemporaryDirectory() as cache_dir:
-        for number, (name, environment) in enumerate(SETTINGS.items()):
-            job = Job(cache_dir, str(number), engine={"enforce_eager": True}, environment=common | environment)
-            with Engine(job) as engine:
-                times_s = measure(engine, options.trials)
-            print(f"| {name} | {' | '.join(f'{time_s:.2f} s' for time_s in times_s)} |", flush=True)
+    with tempfile.TemporaryDirectory() as cache_dir, ExitStack() as alive:
+        engines = {}
+        for number, name in enumerate(options.settings):
+            job = Job(
+                cache_dir,
+                str(number),
+                engine={"enforce_eager": True},
+                environment=common | SETTINGS[name],
+                dtype=options.dtype,
+            )
+            engines[name] = alive.enter_context(Engine(job))
+        print(f"load average before: {os.getloadavg()[0]:.1f}", flush=True)
+        run(engines, range(-WARM_UP_TRIALS, 0))
+        alone = run(engines, range(options.trials))
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            beside = run(engines, range(options.trials))
+        finally:
+            busy.kill()
+            busy.wait()
+        again = run(engines, range(options.trials))
+    print("| setting | alone | alongside one busy process | alone again |\n|---|--:|--:|--:|")
+    for name in engines:
+        print(f"| {name} | {' | '.join(cell(times[name]) for times in (alone, beside, again))} |")
 
 
-def measure(engine: Engine, trials: int) -> list[float]:
-    """Median trial times in seconds: alone, alongside a busy process, alone again."""
-    for trial in range(-WARM_UP_TRIALS, trials):
-        engine.trial_s(trial)
-    alone_s = [engine.trial_s(trial) for trial in range(trials)]
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        beside_s = [engine.trial_s(trial) for trial in range(trials)]
-    finally:
-        busy.kill()
-        busy.wait()
-    again_s = [engine.trial_s(trial) for trial in range(trials)]
-    return [median(times_s) for times_s in (alone_s, beside_s, again_s)]
+def run(engines: Mapping[str, Engine], trials: range) -> dict[str, list[float]]:
+    """Trial times in seconds of every engine, by turns; who goes first changes from trial to trial."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    names = list(engines)
+    for trial in trials:
+        first = trial % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(engines[name].trial_s(trial))
+    return times
+
+
+def cell(times_s: list[float]) -> str:
+    """Median and range."""
+    return f"{median(times_s):.2f} s ({min(times_s):.2f} to {max(times_s):.2f})"
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def test_launches_share_new_caches_as_often_as_asked(run: Run) -> None:
     assert result.comparison is not None
     names = {metric.name: metric.pairs for metric in result.comparison.metrics}
     assert (names["init_time_cold"], names["init_time_warm"]) == (2, 2)
-    assert result.comparison.sentence.endswith("4 pairs, new compile caches for every 2.")
+    assert result.comparison.sentence.endswith("4 pairs, every 2 launches of an arm with compile caches of their own.")
 
 
 def test_fresh_prompts_are_the_same_within_a_pair_only(run: Run) -> None:

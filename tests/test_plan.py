@@ -1,10 +1,13 @@
 """The planner says what it would take, in pairs, minutes and a command."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bi_experiments import plan
+from bi_experiments.analysis.planner import Spread, deviation_interval
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
@@ -19,13 +22,13 @@ def written(folder: Path, costs_pct: list[float]) -> str:
 
 
 def test_every_report_says_what_more_pairs_would_buy() -> None:
-    first, command, basis = planning(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
+    first, command, basis, _ = planning(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
     assert first.startswith(
         "What more pairs would buy, in 80 % of experiments: to distinguish 2 % from no change here: "
     )
     assert "to show less than 1 %: " in first
     assert command.startswith("Run: python -m bi_experiments experiment=cpu_demo protocol.pairs=")
-    assert "estimated from 4 pairs" in basis
+    assert re.search(r"deviation of (\S+) % \[(\S+) %, (\S+) %\], estimated from 4 pairs", basis)
 
 
 def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +46,15 @@ def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.Captur
 def test_a_target_out_of_reach_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main([written(tmp_path, [5.0, 30.0]), "--show", "0.01"]) is ExitCode.DONE
     assert "more than 1000 pairs" in capsys.readouterr().out
+
+
+def test_the_interval_of_the_spread_holds_the_true_one() -> None:
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(1000):
+        low, high = deviation_interval(Spread(float(rng.normal(0, 0.01, 4).std(ddof=1)), 4, True, 1.0, freedom=3))
+        held += low <= 0.01 <= high
+    assert 930 <= held <= 970
 
 
 @pytest.mark.parametrize("costs_pct", [[5.0], []])

@@ -51,6 +51,7 @@ def compare_experiment(
             total_time,
             protocol.equivalence_pct,
             control=pairs[0].second.arm is Arm.CONTROL,
+            inject_pct=protocol.inject_pct,
             in_two_stages=design.first_stage is not None,
             fresh_prompts=fresh_prompts,
             launches_per_cache=design.launches_per_cache,
@@ -73,6 +74,7 @@ def sentence(
     equivalence_pct: float,
     *,
     control: bool = False,
+    inject_pct: float = 0.0,
     in_two_stages: bool = False,
     fresh_prompts: bool = False,
     launches_per_cache: int | None = None,
@@ -84,6 +86,7 @@ def sentence(
         total_time: The metric of that name.
         equivalence_pct: Changes within plus or minus this many per cent count as none.
         control: Whether both arms were baselines.
+        inject_pct: Slow-down of the second arm on purpose, in per cent.
         in_two_stages: Whether the number of pairs followed from the spread of the first ones.
         fresh_prompts: Whether every pair had prompts of its own.
         launches_per_cache: Launches of an arm that shared compile caches; None: all of them.
@@ -94,11 +97,18 @@ def sentence(
         return f"The change in total time is withheld: {total_time.withheld}."
     pairs = count(total_time.pairs, "pair") + (" in two stages" if in_two_stages else "")
     pairs += ", each with prompts of its own" if fresh_prompts else ""
-    if launches_per_cache is not None:
-        pairs += ", new compile caches for every " + ("launch" if launches_per_cache == 1 else f"{launches_per_cache}")
+    if launches_per_cache == 1:
+        pairs += ", each launch with compile caches of its own"
+    elif launches_per_cache is not None:
+        pairs += f", every {launches_per_cache} launches of an arm with compile caches of their own"
     if low is None or high is None:
-        what = "Two baselines differ by" if control else "Batch invariance changed total time by"
-        return f"{what} {signed(change)} here: one launch an arm, no interval."
+        arms = "two baselines" if control else "the arms"
+        return f"Total time differs by {signed(change)} between {arms} here: one launch an arm, no interval."
+    if inject_pct:
+        return (
+            f"With {inject_pct:g} % injected into the second arm on purpose, total time differs by {signed(change)} "
+            f"{band(low, high)}, {pairs}: a check of the method, not a cost."
+        )
     if control:
         return f"Two baselines differ by {signed(change)} in total time here {band(low, high)}, {pairs}."
     match total_time.verdict:
@@ -113,8 +123,8 @@ def sentence(
             result = f"Batch invariance saves {unsigned(change)} total time here [{unsigned(high)}, {unsigned(low)}]"
         case Difference.EQUIVALENT:
             result = (
-                f"Batch invariance makes no difference to total time here: {signed(change)} {band(low, high)} "
-                f"is within ±{equivalence_pct:g} %"
+                f"Batch invariance changes total time by less than {equivalence_pct:g} % here: {signed(change)} "
+                f"{band(low, high)}"
             )
         case _:
             result = (

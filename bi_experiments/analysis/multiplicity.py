@@ -16,7 +16,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Adjusted p values, in the order given: of the claims below 5 %, 5 % are expected to be false."""
+    """Adjusted p values, in the order given: of the claims below 5 %, at most 5 % are expected to be false."""
     order = sorted(range(len(p_values)), key=lambda index: -p_values[index])
     scaled = [len(p_values) / (len(p_values) - rank) * p_values[index] for rank, index in enumerate(order)]
     return _in_order(order, [min(1.0, value) for value in accumulate(scaled, min)])

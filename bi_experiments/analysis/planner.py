@@ -36,6 +36,8 @@ class Spread(NamedTuple):
     paired: bool
     pair_s: float
     """Mean time of a pair, in seconds."""
+    freedom: int = 1
+    """Degrees of freedom that it was estimated with."""
     launches_per_cache: int = 1
     """Pairs that make one value, the launches of each of which shared caches."""
 
@@ -54,7 +56,19 @@ def spread(result: ExperimentResult) -> Spread | None:
     else:
         deviation = math.hypot(stdev(baseline), stdev(second))
     each = design.launches_per_cache or 1
-    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs), each) if deviation > 0 else None
+    if deviation == 0:
+        return None
+    freedom = _freedom(len(baseline), design.paired)
+    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs), freedom, each)
+
+
+def deviation_interval(found: Spread) -> tuple[float, float]:
+    """The 95 % interval of the deviation, from the chi-squared distribution."""
+    from scipy.stats import chi2
+
+    ends = (float(chi2.ppf(share, found.freedom)) for share in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2))
+    low, high = (found.deviation * math.sqrt(found.freedom / end) for end in ends)
+    return low, high
 
 
 Power = Callable[..., float]

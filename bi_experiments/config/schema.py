@@ -176,7 +176,8 @@ class ProtocolConfig:
     equivalence_pct: float = MISSING
     """Changes within plus or minus this many per cent count as none."""
     target_half_width_pct: float | None = MISSING
-    """Add pairs until the interval of the trial time is this narrow; null: exactly `pairs`."""
+    """After `pairs`, as many more as bring the half-width of the total time's interval down to this, decided once
+    (Stein's two stages); null: exactly `pairs`."""
     max_pairs: int | None = MISSING
     """Most pairs with `target_half_width_pct`."""
     time_budget_min: float | None = MISSING
@@ -247,7 +248,7 @@ class GateConfig:
     """Key `gate`: the limit that continuous integration sets."""
 
     max_overhead_pct: float | None = MISSING
-    """Largest accepted overhead of the trial time, in per cent; null: none."""
+    """Largest accepted overhead of the total time, in per cent; null: none."""
 
 
 @dataclass

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.levels import levels, repetition_times
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.planner import MOST_PAIRS, POWER, Plan, Spread, spread, to_show_less_than, to_tell
+from bi_experiments.analysis.planner import (
+    MOST_PAIRS,
+    POWER,
+    Plan,
+    Spread,
+    deviation_interval,
+    spread,
+    to_show_less_than,
+    to_tell,
+)
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult
 from bi_experiments.wording import count, duration
@@ -80,8 +89,11 @@ def _width(share: float) -> str:
 
 
 def _basis(found: Spread) -> str:
-    few = "; an estimate from so few pairs may be off by a factor of two" if found.pairs < 5 else ""
-    return f"From a pair deviation of {100 * found.deviation:.2f} %, estimated from {count(found.pairs, 'pair')}{few}."
+    low, high = deviation_interval(found)
+    return (
+        f"From a pair deviation of {100 * found.deviation:.2f} % [{100 * low:.2f} %, {100 * high:.2f} %], estimated "
+        f"from {count(found.pairs, 'pair')}; the numbers of pairs go with its square."
+    )
 
 
 def _command(command: str, pairs: int) -> str:

@@ -91,7 +91,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: 
         ],
         note="overhead: change of total time against the baseline, with its 95 % interval; n: pairs of launches; "
         "adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % "
-        "are expected to show a change where there is none; "
+        "at most are expected to show a change where there is none; "
         "differ: probe outputs that changed with the batch, in the second arm.",
         command=command,
     )

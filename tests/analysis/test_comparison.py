@@ -24,7 +24,9 @@ def test_an_interrupted_experiment_rests_on_its_complete_pairs_and_says_so() -> 
     comparison = compare_experiment(phases, factories.protocol(), planned_pairs=3, cpu_count=2)
     assert comparison is not None
     assert comparison.pairs == 1
-    assert comparison.sentence == "Batch invariance changed total time by +7.0 % here: one launch an arm, no interval."
+    assert comparison.sentence == (
+        "Total time differs by +7.0 % between the arms here: one launch an arm, no interval."
+    )
     assert [finding.kind for finding in comparison.findings] == ["incomplete", "single_launch"]
 
 
@@ -58,7 +60,7 @@ def test_two_baselines_are_called_that() -> None:
         ),
         (
             factories.metric(-0.04, -0.5, 0.4, verdict=Difference.EQUIVALENT),
-            "Batch invariance makes no difference to total time here: +0.0 % [-0.5 %, +0.4 %] is within ±1 %, 3 pairs.",
+            "Batch invariance changes total time by less than 1 % here: +0.0 % [-0.5 %, +0.4 %], 3 pairs.",
         ),
         (
             factories.metric(0.8, -1.9, 3.6, verdict=Difference.INCONCLUSIVE),
@@ -71,7 +73,26 @@ def test_sentence(metric: Metric, expected: str) -> None:
     assert sentence(metric, equivalence_pct=1.0) == expected
 
 
+def test_a_slow_down_on_purpose_is_not_called_a_cost() -> None:
+    assert sentence(factories.metric(), 1.0, inject_pct=5.0) == (
+        "With 5 % injected into the second arm on purpose, total time differs by +7.4 % [+6.1 %, +8.8 %], 3 pairs: a "
+        "check of the method, not a cost."
+    )
+
+
+@pytest.mark.parametrize(
+    ("launches", "said"),
+    [
+        (None, "3 pairs."),
+        (1, "3 pairs, each launch with compile caches of its own."),
+        (2, "3 pairs, every 2 launches of an arm with compile caches of their own."),
+    ],
+)
+def test_the_sentence_says_whose_caches_the_interval_is_about(launches: int | None, said: str) -> None:
+    assert sentence(factories.metric(), 1.0, launches_per_cache=launches).endswith(said)
+
+
 def test_two_baselines_with_one_launch_each() -> None:
     assert sentence(factories.metric(0.4, None, None, pairs=1), 1.0, control=True) == (
-        "Two baselines differ by +0.4 % here: one launch an arm, no interval."
+        "Total time differs by +0.4 % between two baselines here: one launch an arm, no interval."
     )

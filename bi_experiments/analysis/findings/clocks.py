@@ -69,7 +69,7 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
             kind="clocks",
             message=f"The arms did not run at the same clocks: the {reason} throttled the device for "
             f"{100 * baseline:.0f} % of the trial time in the baseline and {100 * other:.0f} % in the second arm, in "
-            f"{count(len(pairs), 'pair')}. Part of the difference comes from the clock.",
+            f"{count(len(pairs), 'pair')}. Part of the difference may come from the clock.",
             remedy=LOCK_CLOCKS,
         )
 

@@ -83,7 +83,7 @@ def _long_trials(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fi
         yield Finding(
             kind="long_trial",
             message=f"{str(place).capitalize()} took {place.trial.time_s:.2f} s, trial {other.index + 1} of the same "
-            f"launch, which is at least as large, {other.time_s:.2f} s: something else happened in it.{more}",
+            f"launch, which is at least as large, {other.time_s:.2f} s: its size does not explain that.{more}",
             remedy=f"Look into the log of the phase; run with protocol.warmup={protocol.warmup + 1} or more.",
         )
 
@@ -159,7 +159,7 @@ def _long_steps(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fin
             kind="long_step",
             message=f"A single step took far longer than its like: {_named(places)}; at most "
             f"{longest_ms:.0f} ms against {median_ms:.1f} ms in the median.",
-            remedy="Something stopped the engine: look into the phase's log, and at what else ran on the machine.",
+            remedy="Look into the phase's log, and at what else ran: something may have stopped the engine.",
         )
 
 
