@@ -74,7 +74,7 @@ def environment_of(config: ExperimentConfig) -> dict[str, str]:
 
 def _read(name: str) -> bool:
     """Whether vLLM, NCCL, CUDA or OpenMP read an inherited variable; which devices they see, the UUIDs say."""
-    read = name.startswith(("VLLM_", "NCCL_", "CUDA_", "OMP_", "KMP_", "MKL_"))
+    read = name.startswith(("VLLM_", "NCCL_", "CUDA_", "OMP_", "GOMP_", "KMP_", "MKL_"))
     return read and not name.startswith("VLLM_BENCH_") and name != "CUDA_VISIBLE_DEVICES"
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bi_experiments.analysis.estimates import (
     Estimate,
+    contrast_estimate,
     paired_estimate,
     two_stage_estimate,
     two_stage_pairs,
@@ -110,6 +111,33 @@ def test_hodges_lehmann(noise: str) -> None:
     few = tuple(arm[:1500] for arm in launches(noise))
     assert coverage(robust_unpaired, (few[0], few[1]), 6) >= 0.93
     assert coverage(lambda *both: robust_paired(differences(*both)), (few[0], few[1]), 8) >= 0.93
+
+
+@pytest.mark.parametrize("noise", ["heavy tails", "outliers"])
+def test_two_stages_cover_where_the_noise_is_not_normal(noise: str) -> None:
+    covered = []
+    for baseline, second in zip(*(arm[:1200].tolist() for arm in launches(noise)), strict=True):
+        each = differences(baseline, second)
+        total = min(MOST_PAIRS, two_stage_pairs(each[:8], 1.0))
+        estimate = two_stage_estimate(each[:total], 8)
+        assert estimate.low_pct is not None
+        assert estimate.high_pct is not None
+        covered.append(estimate.low_pct <= COST_PCT <= estimate.high_pct)
+    assert fmean(covered) >= 0.92
+
+
+@pytest.mark.parametrize("noise", NOISE)
+def test_the_ratio_of_two_experiments_one_after_the_other(noise: str) -> None:
+    """What `compare` shows: four samples of launches, and no change of the ratio between the two experiments."""
+    baseline, second = launches(noise)
+    covered = []
+    for row in range(0, 2000, 2):
+        before, after = ([baseline[index, :4].tolist(), second[index, :4].tolist()] for index in (row, row + 1))
+        estimate = contrast_estimate([after[1], before[0]], [after[0], before[1]])
+        assert estimate.low_pct is not None
+        assert estimate.high_pct is not None
+        covered.append(estimate.low_pct <= 0.0 <= estimate.high_pct)
+    assert fmean(covered) >= 0.93
 
 
 def test_two_stages_cover_and_are_as_narrow_as_asked() -> None:
