@@ -158,9 +158,9 @@ def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | Non
     lines = [f"Sweep{planned}: {', '.join(f'{number} {status}' for status, number in counts.items())}."]
     for title, some in _parts(records):
         lines += ["", *([title] if title else []), *_table(some, sweep_record)]
+    lines += ["", *paragraph(said)] if said is not None else []
     alike = [one.sentence for one in alike_in(records, sweep_record)]
-    lines += ["", *alike] if alike else []
-    return lines if said is None else [*lines, "", *paragraph(said)]
+    return [*lines, *(["", *alike] if alike else [])]
 
 
 def alike_in(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Alike]:

@@ -9,7 +9,7 @@ from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Invariance, to_json
 from bi_experiments.report.rows import Summary
-from bi_experiments.sweep import summary
+from bi_experiments.sweep import confirmation, summary
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from tests.factories import experiment_result
@@ -61,6 +61,34 @@ def test_whether_outputs_agree_between_the_experiments_is_said_in_text_and_table
     assert [(row["probed_alone"], row["outputs_alone"]) for row in rows] == [
         ("probes", "bits"), ("probes", "bits"), ("probes", "other"),
     ]  # fmt: skip
+
+
+def test_the_cheapest_has_an_interval_and_a_mode_that_holds() -> None:
+    records = [
+        done(0, 7.5),
+        replace(done(1, 1.0), invariance=Invariance.VIOLATED),
+        replace(done(2, 2.0), low_pct=None, high_pct=None),
+        replace(done(3, 3.0), again=4),
+        replace(done(4, 9.0), own_s_per_token=0.1),
+    ]
+    chosen = confirmation.cheapest(records, search=False)
+    assert chosen is not None
+    assert chosen.number == 0
+    assert confirmation.cheapest(records, search=True) is None  # one alone has what is searched for
+    assert confirmation.cheapest(records[1:4], search=False) is None
+
+
+def test_what_measuring_the_cheapest_again_gave_is_said() -> None:
+    once = [done(0, 7.5), done(1, 5.0)]
+    assert "before you call tp=1 the cheapest" in (confirmation.said(once, OF) or "")
+    again = replace(done(2, 6.5), overrides=once[1].overrides, again=1)
+    assert confirmation.said([*once, again], OF) == (
+        "The cheapest is tp=1: +6.5 % [+5.5 %, +7.5 %] measured again in fresh pairs (+5.0 % [+4.0 %, +6.0 %] when it "
+        "was chosen)."
+    )
+    failed = record(2, Status.FAILED, again=1, reason="it broke")
+    assert confirmation.said([*once, failed], OF) == "Measuring tp=1 again, the cheapest, gave no result: it broke."
+    assert len(summary.to_text([*once, again], OF)) == len(summary.to_text(once, OF))
 
 
 def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> None:
