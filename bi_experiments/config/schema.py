@@ -4,7 +4,7 @@ The YAML files hold the values; the classes here hold types and units. Hydra com
 these types, and `from_hydra` turns the result into an `ExperimentConfig`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -76,6 +76,8 @@ class SeededCheckpoint:
     intermediate_size: int = MISSING
     vocab_size: int = MISSING
     seed: int = MISSING
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Further values of the architecture's own configuration: experts, latent attention, ..."""
 
 
 @dataclass

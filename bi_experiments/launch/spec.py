@@ -77,7 +77,13 @@ def model_path(config: ExperimentConfig) -> str:
     seeded = config.model.seeded
     if seeded is None:
         return config.model.name
-    spec = {**dataclasses.asdict(seeded), "dtype": config.model.dtype}
+    overrides = {"tie_word_embeddings": False, **seeded.overrides}
+    spec = {
+        **dataclasses.asdict(seeded),
+        "overrides": list(overrides.items()),
+        "dtype": config.model.dtype,
+        "weights": config.model.load_format != "dummy",
+    }
     return _checkpoint(interpreter(config), json.dumps(spec), config.runtime.cache_dir)
 
 
@@ -88,5 +94,5 @@ def _checkpoint(python: str, spec: str, cache_dir: str) -> str:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         reason = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ExperimentError(f"model=demo: the checkpoint could not be created in {cache_dir}: {reason}")
+        raise ExperimentError(f"model.seeded: the checkpoint could not be created in {cache_dir}: {reason}")
     return made.stdout.strip().splitlines()[-1]

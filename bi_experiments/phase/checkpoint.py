@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bi_experiments.vocabulary import WORDS
 
-ConfigValue = str | int | float | bool | None | list[int]
+ConfigValue = str | int | float | bool | None | list[int] | dict[str, object]
 
 MANIFEST = "checkpoint.json"
 END_OF_TEXT = "<|endoftext|>"
@@ -49,6 +49,7 @@ class CheckpointSpec:
         seed: Seed of the weights.
         overrides: Further arguments of the architecture's transformers configuration, as (name, value). They win over
             the attributes above, for architectures that name a size differently.
+        weights: Whether weights are drawn at all; without them vLLM runs it with `load_format=dummy` alone.
     """
 
     architecture: str = "qwen3"
@@ -63,6 +64,7 @@ class CheckpointSpec:
     dtype: str = "float32"
     seed: int = 20240919
     overrides: tuple[tuple[str, ConfigValue], ...] = field(default=(("tie_word_embeddings", False),))
+    weights: bool = True
 
     def folder_name(self) -> str:
         """Architecture and a digest of everything that the files depend on."""
@@ -148,14 +150,22 @@ def write_tokenizer(spec: CheckpointSpec, folder: Path) -> None:
 
 
 def write_model(spec: CheckpointSpec, folder: Path) -> None:
-    """Draw the weights and save them as safetensors next to the model's configuration."""
+    """Save the model's configuration, and the weights that are drawn for it as safetensors."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {name: value for name, value in asdict(spec).items() if name not in ("architecture", "seed", "overrides")}
+    sizes = {
+        name: value
+        for name, value in asdict(spec).items()
+        if name not in ("architecture", "seed", "overrides", "weights")
+    }
     # The tokenizer's only special token has the id 0.
     settings = {**sizes, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, **dict(spec.overrides)}
     config = AutoConfig.for_model(spec.architecture, **settings)
+    if not spec.weights:
+        config.architectures = [AutoModelForCausalLM._model_mapping[type(config)].__name__]
+        config.save_pretrained(folder)
+        return
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, spec.dtype))
     generator = torch.Generator().manual_seed(spec.seed)
     with torch.no_grad():

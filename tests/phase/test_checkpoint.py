@@ -1,5 +1,6 @@
 """The seeded checkpoints: made once, complete, the same bytes every time, for any architecture transformers knows."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,16 @@ OTHER_ARCHITECTURES = {
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_without_weights_there_is_a_configuration_and_a_tokenizer(tmp_path: Path) -> None:
+    overrides = (*TINY.overrides, ("quantization_config", {"quant_method": "fp8", "weight_block_size": [128, 128]}))
+    folder = ensure_checkpoint(replace(TINY, weights=False, overrides=overrides), tmp_path)
+    written = json.loads((folder / "config.json").read_text())
+    assert written["architectures"] == ["LlamaForCausalLM"]
+    assert written["quantization_config"]["weight_block_size"] == [128, 128]
+    assert (folder / "tokenizer.json").exists()
+    assert not list(folder.glob("*.safetensors"))
 
 
 def test_same_spec_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ def test_every_experiment_of_a_preset_passes_the_checks(name: str) -> None:
         check(compose_experiment([f"experiment={name}", f"{key}={value}"]))
 
 
+def test_every_run_of_the_table_of_results_passes_the_checks_and_has_its_command() -> None:
+    presets = sorted((conf_folder() / "experiment" / "results").glob("*.yaml"))
+    assert len(presets) == 14
+    for preset in presets:
+        assert preset.read_text().splitlines()[1] == f"# python -m bi_experiments experiment=results/{preset.stem}"
+        check(compose_experiment([f"experiment=results/{preset.stem}"]))
+
+
 def test_a_preset_runs_from_one_word_and_its_values_can_be_changed(sweep: Sweep) -> None:
     sweep.fake = tuple(text for text in sweep.fake if not text.startswith("experiment="))
     done = sweep("experiment=cpu_sweep", "workload.max_batch_size=2")
