@@ -55,17 +55,17 @@ def without_overrides(*operators: str) -> None:
     invariant = import_module(INVARIANT)
     enable = invariant.enable_batch_invariant_mode
 
-    class Library(torch.library.Library):
+    class Library(torch.library.Library):  # type: ignore[misc]
         def impl(self, name: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as torch's
             return None if name in operators else super().impl(name, *args, **kwargs)
 
     def enable_fewer() -> None:
         whole = torch.library.Library
-        torch.library.Library = Library  # type: ignore[misc]
+        torch.library.Library = Library
         try:
             enable()
         finally:
-            torch.library.Library = whole  # type: ignore[misc]
+            torch.library.Library = whole
 
     vars(invariant)["enable_batch_invariant_mode"] = enable_fewer
 

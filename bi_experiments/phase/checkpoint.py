@@ -9,13 +9,13 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bi_experiments.vocabulary import WORDS
 
-ConfigValue = str | int | float | bool | None | list[int] | dict[str, object]
+ConfigValue = str | int | float | bool | None | list[int] | Mapping[str, object]
 
 MANIFEST = "checkpoint.json"
 END_OF_TEXT = "<|endoftext|>"

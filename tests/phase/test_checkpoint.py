@@ -39,8 +39,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_without_weights_there_is_a_configuration_and_a_tokenizer(tmp_path: Path) -> None:
-    overrides = (*TINY.overrides, ("quantization_config", {"quant_method": "fp8", "weight_block_size": [128, 128]}))
-    folder = ensure_checkpoint(replace(TINY, weights=False, overrides=overrides), tmp_path)
+    quantization: dict[str, object] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    spec = replace(TINY, weights=False, overrides=(("quantization_config", quantization),))
+    folder = ensure_checkpoint(spec, tmp_path)
     written = json.loads((folder / "config.json").read_text())
     assert written["architectures"] == ["LlamaForCausalLM"]
     assert written["quantization_config"]["weight_block_size"] == [128, 128]
