@@ -1,8 +1,7 @@
 """Takes one measure of batch-invariant mode out at a time, to see which compositions of the proof notice.
 
 `python benchmarks/mutants.py FOLDER [SETTING ...]` on a GPU machine runs the second arm's phase once for each mutant,
-and prints a table: differing probe outputs of all, by composition. FOLDER keeps the phases' results: what has run does not
-run again.
+and prints a table: differing probe outputs of all, by composition. What has run does not run again: FOLDER keeps it.
 
 The mutants are made by a plugin of vLLM's that FOLDER gets for this purpose alone: vLLM loads it in every one of its
 processes because its metadata is on PYTHONPATH, and it does nothing unless BI_EXPERIMENTS_MUTANT is set.
