@@ -19,7 +19,7 @@ SYSTEM_PACKAGES := chromium postgresql munge slurmctld slurmd slurm-client
 RAY := ray==2.60.0 msgpack==1.2.4
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-thorough test-all system-packages check ui lock clean
+.PHONY: help install demo test test-thorough test-all system-packages check ui lock schema clean
 
 help:  ## Explain the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -55,7 +55,7 @@ check: $(VENV)/installed  ## Lint, format and types: ruff and mypy --strict
 
 ui: $(VENV)/installed  ## The MLflow UI on the store that runs started here have written
 	@test -f mlflow.db || { echo "There is no mlflow.db here yet: run make demo first." >&2; exit 1; }
-	@echo "In a minute, the most expensive experiment first: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost"
+	@echo "In a minute, the most expensive experiment first: http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost&workflowType=machine_learning"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(RUN) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1
 
 lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into requirements.lock (minutes)
@@ -63,6 +63,9 @@ lock: $(RUN)  ## Resolve the newest versions that pyproject.toml allows into req
 	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolution.json '.[cpu,dev,joblib,optuna,slurm]'
 	@$(RUN) -c "$$LOCK" $(UNLOCKED) < $(VENV)/resolution.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
+
+schema: $(VENV)/installed  ## The JSON schema of result.json, into docs/, after a change of records.py
+	@$(RUN) -c "from bi_experiments.records import json_schema; print(json_schema(), end='')" > docs/result.schema.json
 
 clean:  ## Remove .venv, builds and caches; results (outputs, multirun, mlflow.db) stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

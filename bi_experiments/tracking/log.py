@@ -1,5 +1,6 @@
 """MLflow: a run a sweep, in it a run an experiment, in it a run a phase, from the record and the files on disk."""
 
+import json
 import logging
 import sys
 import time
@@ -7,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.config.schema import TrackingConfig
@@ -38,6 +41,8 @@ ENVIRONMENT = "environment.json"
 COMPOSITION_TABLE = "invariance_by_composition.json"
 LEDGER_TABLE = "workload_steps.json"
 """Artifact that MLflow shows as a table."""
+DIGEST_CHARACTERS = 36
+"""Longest digest of a dataset that MLflow takes: the beginning of the workload's SHA-256."""
 
 
 def _to_stderr(message: str) -> None:
@@ -178,6 +183,7 @@ def _log_experiment(
         _delete(client, experiment_id, run_id)
     content = of_experiment(result)
     run_id = _create(client, experiment_id, content, sweep_id)
+    _log_workload(client, run_id, result)
     client.log_artifacts(run_id, str(folder))
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
@@ -190,6 +196,25 @@ def _log_experiment(
         client.set_terminated(child_id, child.status, child.end_ms)
     client.set_terminated(run_id, content.status, content.end_ms)
     return run_id
+
+
+def _log_workload(client: "MlflowClient", run_id: str, result: ExperimentResult) -> None:
+    """The workload as the run's input, by which MLflow finds the experiments that ran the same prompts."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=result.workload_kind,
+        digest=result.workload_digest[:DIGEST_CHARACTERS],
+        source_type="local",
+        source=json.dumps({"uri": "workload.json"}),
+        profile=_profile(result),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])])
+
+
+def _profile(result: ExperimentResult) -> str:
+    """The measured size of the trials, by arm, as MLflow shows it of a dataset."""
+    return json.dumps({str(arm): msgspec.to_builtins(counts) for arm, counts in result.tokens.items()})
 
 
 def _log_sweep(

@@ -1,6 +1,7 @@
 """What the MLflow runs of a sweep, an experiment and a phase say: plain values from the record, without MLflow."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,18 +10,18 @@ from typing import Literal, TypeAlias
 from bi_experiments.analysis.agreement import alone_digest
 from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
-from bi_experiments.analysis.metrics import own_s_per_token, peak_memory_bytes, summarise
+from bi_experiments.analysis.metrics import PRIMARY, own_s_per_token, peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
-from bi_experiments.config.plain import as_text, flatten
+from bi_experiments.config.plain import as_text, flatten, setting
 from bi_experiments.records import (
     Arm,
+    ArmVerdict,
     ExperimentResult,
     Invariance,
     InvarianceReport,
     Metric,
     PhaseResult,
     PhaseStatus,
-    Reproducibility,
 )
 from bi_experiments.tracking.system_metrics import Reading
 from bi_experiments.wording import LABELS, change_text, device, four_digits, version
@@ -124,17 +125,18 @@ def of_sweep(
 def of_experiment(result: ExperimentResult) -> RunContent:
     """The run of an experiment; its sweep's tag is added when that run's id is known."""
     end_ms = _ms(result.started_at + result.wall_time_s)
-    values = _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
+    values = _cost(result) | _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
     return RunContent(
         name=result.name,
         start_ms=_ms(result.started_at),
         end_ms=end_ms,
         status=_experiment_status(result),
         parameters=_parameters(result),
-        points=tuple(Point(key, value, end_ms) for key, value in values.items()),
+        points=tuple(Point(key, _four_digits(value), end_ms) for key, value in values.items()),
         tags=_short(
             {
                 **_common_tags(result),
+                **_columns(result),
                 KIND: "experiment",
                 IDENTITY: identity(result),
                 "status": _experiment_status(result).lower(),
@@ -290,21 +292,60 @@ def _phase_values(phase: PhaseResult) -> dict[str, float]:
     return {key: float(value) for key, value in values.items() if value is not None}
 
 
+COST, LOW, HIGH = "cost", "low", "high"
+"""Metrics of an experiment: what the second arm costs in total time, in per cent, and the ends of its interval."""
+
+_SHORT = {
+    "time_to_first_token_p50": "ttft_p50",
+    "time_per_output_token_p50": "tpot_p50",
+}
+"""Names in MLflow of metrics whose own are too long for a column."""
+_OF_ARMS = (
+    "total_time",
+    "throughput",
+    "init_time_cold",
+    "init_time_warm",
+    "time_to_first_token_p50",
+    "time_per_output_token_p50",
+)
+"""What is logged of each arm, of all that is compared: the rest is in `result.json`."""
+_OF_LAUNCHES = ("avg_time", "min_time", "max_time")
+"""What is logged of each arm as the mean over its launches."""
+_OF_CHANGES = (
+    "trial_time",
+    "throughput",
+    "init_time_cold",
+    "init_time_warm",
+    "time_to_first_token_p50",
+    "time_per_output_token_p50",
+)
+
+
+def _cost(result: ExperimentResult) -> dict[str, float]:
+    metric = result.comparison.metric(PRIMARY) if result.comparison is not None else None
+    if metric is None:
+        return {}
+    ends = ((COST, metric.change_pct), (LOW, metric.low_pct), (HIGH, metric.high_pct))
+    return {key: value for key, value in ends if value is not None}
+
+
 def _arm_values(result: ExperimentResult) -> dict[str, float]:
-    """Means over the launches of each arm; what the comparison rests on comes from the comparison."""
+    """What each arm took: what the comparison rests on comes from the comparison."""
     values: dict[str, float] = {}
     for arm in sorted({phase.arm for phase in result.phases}):
         launches = [
             _phase_values(phase) for phase in result.phases if phase.arm is arm and phase.status is PhaseStatus.OK
         ]
-        # The comparison has the cold and the warm initialisations apart.
-        keys = [key for key in dict.fromkeys(key for launch in launches for key in launch) if key != "init_time"]
-        values |= {f"{arm}/{key}": fmean(launch[key] for launch in launches if key in launch) for key in keys}
+        for key in _OF_LAUNCHES:
+            if known := [launch[key] for launch in launches if key in launch]:
+                values[f"{arm}/{key}"] = fmean(known)
     if result.comparison is not None:
         other = second_arm(result.phases)
         for metric in result.comparison.metrics:
-            values[f"{Arm.BASELINE}/{metric.name}"] = metric.baseline
-            values[f"{other}/{metric.name}"] = metric.batch_invariant
+            if metric.name in _OF_ARMS:
+                name = _SHORT.get(metric.name, metric.name)
+                values[f"{Arm.BASELINE}/{name}"] = metric.baseline
+                values[f"{other}/{name}"] = metric.batch_invariant
         if (own := own_s_per_token(result.phases)) is not None:
             values[f"{other}/s_per_token"] = own
     return values
@@ -312,12 +353,11 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
 
 def _overheads(result: ExperimentResult) -> dict[str, float]:
     metrics = result.comparison.metrics if result.comparison else ()
-    ends = {
-        f"overhead/{metric.name}_pct{end}": value
+    return {
+        f"overhead/{_SHORT.get(metric.name, metric.name)}_pct": metric.change_pct
         for metric in metrics
-        for end, value in (("", metric.change_pct), ("_low", metric.low_pct), ("_high", metric.high_pct))
+        if metric.name in _OF_CHANGES and metric.change_pct is not None
     }
-    return {key: value for key, value in ends.items() if value is not None}
 
 
 def _invariance_values(report: InvarianceReport | None) -> dict[str, float]:
@@ -327,29 +367,19 @@ def _invariance_values(report: InvarianceReport | None) -> dict[str, float]:
     for verdict in report.arms:
         values[f"invariance/{verdict.arm}/differing"] = verdict.differing
         values[f"invariance/{verdict.arm}/total"] = verdict.total
-        values[f"invariance/{verdict.arm}/launches_differing"] = verdict.launches_differing
-        if verdict.reproducible in _LAUNCHES_COMPARED:
-            reproducible = verdict.reproducible is Reproducibility.REPRODUCIBLE
-            values[f"invariance/{verdict.arm}/reproducible"] = reproducible
-        differences = [count.largest_logprob_difference for count in report.compositions if count.arm is verdict.arm]
-        values[f"invariance/{verdict.arm}/largest_logprob_difference"] = max(differences, default=0.0)
-    for arm, total in report.needle_total.items():
-        values[f"invariance/{arm}/needle_differing"] = report.needle_differing.get(arm, 0)
-        values[f"invariance/{arm}/needle_total"] = total
     if report.bound_pct is not None:
         values["invariance/bound_pct"] = report.bound_pct
-        values["invariance/sampled"] = report.sampled
     if report.ledger:
         missing = (row.workload_pct for row in report.ledger if row.verdict is Invariance.NOT_PROBED)
         values["invariance/not_probed_pct"] = sum(missing)
-    if report.agreement is not None:
-        values["arms/largest_logprob_difference"] = report.agreement.largest_logprob_difference
-        values["arms/kl_mean"] = report.agreement.kl_mean
-        values["arms/tokens_equal_pct"] = report.agreement.tokens_equal_pct
     return values
 
 
-_LAUNCHES_COMPARED = (Reproducibility.REPRODUCIBLE, Reproducibility.NOT_REPRODUCIBLE)
+def _four_digits(value: float) -> float:
+    """A metric as a table shows it: MLflow writes out every digit that it is given."""
+    if value == int(value):
+        return value
+    return round(value, max(0, 3 - math.floor(math.log10(abs(value)))))
 
 
 # --- Parameters, tags, status ---------------------------------------------------------------------------------------
@@ -371,16 +401,39 @@ def _common_tags(result: ExperimentResult) -> dict[str, str | None]:
     }
 
 
+def _columns(result: ExperimentResult) -> dict[str, str | None]:
+    """What a table of experiments shows beside the cost, under names that fit a column."""
+    plain = result.configuration
+    metric = result.comparison.metric(PRIMARY) if result.comparison is not None else None
+    verdicts = {} if result.invariance is None else {one.arm: one.verdict for one in result.invariance.arms}
+    holds = verdicts.get(second_arm(result.phases)) if result.phases else None
+    model = setting(plain, "model", "name")
+    batch = setting(plain, "workload", "max_batch_size")
+    tp = setting(plain, "tp")
+    low, high = (None, None) if metric is None else (metric.low_pct, metric.high_pct)
+    return {
+        "low": None if low is None else str(_four_digits(low)),
+        "high": None if high is None else str(_four_digits(high)),
+        "verdict": None if metric is None else metric.verdict.value,
+        "holds": None if holds is None else holds.value.replace("_", " "),
+        "model": None if model is None else str(model).rstrip("/").rpartition("/")[2],
+        "backend": setting(plain, "backend", "attention"),
+        "tp": None if tp is None else str(tp),
+        "batch": None if batch is None else str(batch),
+        "release": version("vllm", result.environment, result.phases),
+    }
+
+
 def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
     tags: dict[str, str | None] = {}
     if result.comparison is not None:
-        tags |= {f"verdict/{metric.name}": metric.verdict for metric in result.comparison.metrics}
-    tags |= {
-        f"differs/{difference.field}": f"{difference.baseline} -> {difference.second}"
-        for difference in engine_differences(complete_pairs(result.phases))
-    }
+        shown = {PRIMARY, *_OF_CHANGES}
+        tags |= {f"verdict/{one.name}": one.verdict for one in result.comparison.metrics if one.name in shown}
+    differences = engine_differences(complete_pairs(result.phases))
+    tags |= {f"differs/{one.field}": f"{one.baseline} -> {one.second}" for one in differences}
+    tags["differs"] = ", ".join(one.field for one in differences) or "nothing that vLLM reports"
     if result.invariance is not None:
-        tags |= {f"invariance/{verdict.arm}": verdict.verdict for verdict in result.invariance.arms}
+        tags |= {f"invariance/{one.arm}": _in_a_word(one) for one in result.invariance.arms}
         tags |= {
             f"reproducible/{verdict.arm}": verdict.reproducible
             for verdict in result.invariance.arms
@@ -390,6 +443,13 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
         # Runs with the same probes and the same outputs agree to the bit.
         tags |= {"outputs/probed": alone.probed, "outputs/digest": alone.digest}
     return tags
+
+
+def _in_a_word(verdict: ArmVerdict) -> str:
+    """Of an arm without the mode a difference is no violation: it is what is expected, and the positive control."""
+    if verdict.verdict is Invariance.VIOLATED and not verdict.arm.batch_invariant:
+        return "differs"
+    return verdict.verdict.value
 
 
 def _phase_status(phase: PhaseResult) -> RunStatus:

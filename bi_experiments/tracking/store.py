@@ -43,16 +43,13 @@ _EXPERIMENT_TAGS = {
     f"mlflow.sharedViewState.{COST_VIEW}": json.dumps(
         {
             "searchFilter": "tags.kind = 'experiment'",
-            "orderByKey": "metrics.`overhead/total_time_pct`",
+            "orderByKey": "metrics.`cost`",
             "orderByAsc": False,
             "selectedColumns": [
-                "metrics.`overhead/total_time_pct`",
-                "metrics.`overhead/total_time_pct_low`",
-                "metrics.`overhead/total_time_pct_high`",
-                "metrics.`baseline/total_time`",
-                "metrics.`batch_invariant/total_time`",
-                "tags.`invariance/batch_invariant`",
-                "tags.`device`",
+                # The UI sorts metrics by name, and leaves tags in this order.
+                "metrics.`cost`",
+                *(f"tags.`{name}`" for name in ("low", "high", "verdict", "holds")),
+                *(f"tags.`{name}`" for name in ("model", "backend", "tp", "batch", "release")),
             ],
         }
     ),
@@ -255,6 +252,9 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
         else:
             return created
     found_id: str = found.experiment_id
+    for key, value in _EXPERIMENT_TAGS.items():
+        if found.tags.get(key) != value:  # made by an earlier version, whose metrics had other names
+            client.set_experiment_tag(found_id, key, value)
     return found_id
 
 

@@ -96,7 +96,9 @@ def test_an_experiment_is_a_run_with_one_child_a_phase(store: Store, result: Exp
     assert parent.info.status == "FINISHED"
     assert parent.info.start_time == round(1000 * result.started_at)
     assert parent.info.end_time == round(1000 * (result.started_at + result.wall_time_s))
-    assert parent.data.metrics["overhead/total_time_pct"] == 7.4
+    assert parent.data.metrics["cost"] == 7.4
+    (workload,) = [one.dataset for one in parent.inputs.dataset_inputs]
+    assert (workload.name, workload.digest) == (result.workload_kind, result.workload_digest[:36])
     assert parent.data.params["model.dtype"] == "float32"
     assert "7.4 %" in parent.data.tags["mlflow.note.content"]
     children = store.children(run_id)
