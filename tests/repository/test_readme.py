@@ -1,4 +1,4 @@
-"""The README's commands, as they stand there."""
+"""The commands and links of the README and of docs/, as they stand there."""
 
 import os
 import re
@@ -8,18 +8,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
+from bi_experiments.paths import OutputFolder
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"python -m bi_experiments((?: +[\w@.+/-]+=[\w@.,/-]+| +-m)*)", README)))
+PAGES = {path.relative_to(REPOSITORY): path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
+PAGES[Path("README.md")] = README
+COMMAND = re.compile(r"(?:python -m bi_experiments|bi-experiments)((?: +[\w@.+/-]+=[\w@.,/-]+| +-m)*)")
+COMMANDS = sorted({found for page in PAGES.values() for found in COMMAND.findall(page)})
 
 
 @pytest.mark.parametrize("arguments", COMMANDS)
 def test_every_command_composes_and_passes_the_checks(arguments: str) -> None:
-    overrides = [word for word in shlex.split(arguments) if word != "-m"]
+    # What is Hydra's own is the business of the sweeps' and the launchers' tests.
+    overrides = [word for word in shlex.split(arguments) if word != "-m" and not word.startswith("hydra")]
     for override in one_job(overrides):
         check(compose(override))
 
@@ -35,19 +41,62 @@ def one_job(overrides: list[str]) -> list[list[str]]:
 
 
 def test_there_are_commands_to_test() -> None:
-    assert len(COMMANDS) > 8
+    assert len(COMMANDS) > 20
+
+
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)?(?:#([\w-]+))?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere_and_every_picture_is_described(page: Path) -> None:
+    for picture, text, target, anchor in LINK.findall(PAGES[page]):
+        if target.startswith("http"):
+            continue
+        there = (REPOSITORY / page.parent / target).resolve() if target else REPOSITORY / page
+        assert there.exists(), target
+        assert not picture or len(text) > 20, f"{target}: what a reader sees where the picture is not shown"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, anchor
+
+
+def test_the_readme_stays_short_enough_to_read() -> None:
+    assert len(README.splitlines()) < 230
+
+
+def targets(page: str) -> set[str]:
+    return {target for _, _, target, _ in LINK.findall(page)}
+
+
+def test_every_page_of_the_docs_can_be_found_from_the_readme() -> None:
+    linked = targets(README)
+    behind = {f"docs/{target}" for path in PAGES if str(path) in linked for target in targets(PAGES[path])}
+    assert {str(path) for path in PAGES} - {"README.md"} <= linked | behind
+
+
+def test_the_workflow_of_the_docs_runs_a_command_that_is_possible_and_reads_files_that_are_written() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGES[Path("docs/ci.md")], re.DOTALL)
+    steps = yaml.safe_load(text)["jobs"]["measure"]["steps"]
+    (command,) = (one["run"] for one in steps if "bi-experiments" in one.get("run", ""))
+    _, *overrides = shlex.split(command)
+    check(compose([word for word in overrides if not word.startswith("hydra")]))
+    (dashboard,) = (one["with"] for one in steps if "github-action-benchmark" in one.get("uses", ""))
+    assert dashboard["tool"] == "customSmallerIsBetter"
+    assert Path(dashboard["output-file-path"]).name == OutputFolder(Path()).benchmark.name
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([\w.-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`make ([\w.-]+)`", README)) | set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    text = "\n".join(PAGES.values())
+    named = set(re.findall(r"`make ([\w.-]+)`", text)) | set(re.findall(r"^make (\w+)", text, re.MULTILINE))
     assert named
     assert named <= targets
 
 
 def python_block(word: str) -> str:
     """The block of Python that has a word in it."""
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if word in block)
+    text = "\n".join(PAGES.values())
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if word in block)
     return str(block)
 
 
