@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -20,7 +21,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
-from bi_experiments.config.keys import refuse_overrides
+from bi_experiments.config.help import STUB
+from bi_experiments.config.keys import did_you_mean, refuse_overrides
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import (
     ConfigurationError,
@@ -43,6 +45,8 @@ def main() -> int:
     _handle_signals(_interrupt)
     sys.stdout, sys.stderr = SparedStream(sys.stdout), SparedStream(sys.stderr)
     register_schema()
+    if "--version" in sys.argv[1:]:
+        return _print_versions(sys.argv[1:])
     codes: list[ExitCode] = []
     composed_whole = False
 
@@ -63,11 +67,13 @@ def main() -> int:
     warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")
     try:
         options = _options(sys.argv[1:])
-        refuse_overrides(options.overrides or [])
-        if options.cfg and options.package:
-            _show_part(job)
-        else:
-            job()
+        settings: list[str] = options.overrides or []
+        refuse_overrides(settings)
+        with _only_options(options):
+            if options.cfg and options.package:
+                _show_part(job)
+            else:
+                job()
     except ConfigurationError as error:
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
@@ -83,6 +89,32 @@ def main() -> int:
     return max(codes, default=ExitCode.DONE)
 
 
+def _print_versions(arguments: Sequence[str]) -> ExitCode:
+    """Say this project's version and that of vLLM in the interpreter that would run the phases; neither is imported."""
+    from bi_experiments import __version__
+    from bi_experiments.machine.preflight import phase_versions
+
+    named = [text.partition("=")[2] for text in arguments if text.startswith("runtime.python=")]
+    python = named[-1] if named else sys.executable
+    try:
+        vllm = phase_versions(python).get("vllm", f"not installed for {python}")
+    except ExperimentError as error:
+        return complain(str(error), error.exit_code)
+    sys.stdout.write(f"bi_experiments {__version__}\nvllm {vllm}\n")
+    return ExitCode.DONE
+
+
+@contextlib.contextmanager
+def _only_options(options: argparse.Namespace) -> Iterator[None]:
+    """Leave what options inherit from out of the answers that a shell completes with."""
+    if not options.shell_completion or not any(one.startswith("query=") for one in options.overrides or []):
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as answer:
+        yield
+    sys.stdout.write(re.sub(rf"(?<!\S)(\S+=)?{STUB}\w+\s?", "", answer.getvalue()))
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """Hydra's options on the command line, and the settings, as `overrides`.
 
@@ -94,13 +126,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
         try:
             options: argparse.Namespace = get_args_parser().parse_args(arguments)
-        except SystemExit as end:
-            if end.code in {None, 0}:  # --version, which Hydra itself answers
-                return argparse.Namespace(overrides=[], cfg=None, package=None)
+        except SystemExit:
             why = said.getvalue().strip().rpartition("error: ")[2]
             between = why.removeprefix("unrecognized arguments: ")
             if between != why and not between.startswith("-"):
                 why = f"{between} is on the other side of an option than the settings before it: put the options first"
+            elif between != why:
+                option = between.split()[0]
+                why = f"{option} is not an option{did_you_mean(option, _OPTIONS) or ': --help lists them'}"
             raise ConfigurationError(why) from None
     if options.experimental_rerun is not None:  # it would load a pickle
         raise ConfigurationError("--experimental-rerun is not possible: run the command that a report ends with")
@@ -135,6 +168,10 @@ def _show_warning(
         sys.stderr.write(f"warning: {printable(str(message).strip())}\n")
 
 
+_OPTIONS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--multirun", "--info")
+"""Those that are mistyped most."""
+
+
 def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     """Run one composed configuration; returns its exit code and the second arm's own time per token in seconds."""
     # Imported here, so that --help and --cfg answer at once.
@@ -154,12 +191,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     console = Console()
     try:
         config = from_hydra(composed)
-        if config.sweep.resume and not any(_is_folder(text) for text in HydraConfig.get().overrides.hydra):
-            raise ConfigurationError(
-                "sweep.resume=true resumes a sweep, but this is a single run: add -m before the settings, or name the "
-                "folder of the run to resume with hydra.run.dir=FOLDER"
-            )
-        prepare(config)
+        prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
         with _claimed(folder, config), progress_for(console, recorded_configuration(config)) as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
@@ -180,10 +212,6 @@ def _command() -> str:
 
     overrides = as_set(HydraConfig.get().overrides.task)
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
-
-
-def _is_folder(override: str) -> bool:
-    return override.startswith("hydra.run.dir=")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,16 @@ class OutputFolder:
         return self.root / "report.md"
 
     @property
+    def trials(self) -> Path:
+        """Every timed trial as a row."""
+        return self.root / "trials.csv"
+
+    @property
+    def benchmark(self) -> Path:
+        """The numbers that github-action-benchmark draws over the commits."""
+        return self.root / "benchmark.json"
+
+    @property
     def figures(self) -> Path:
         """The report's figures, one PNG file each."""
         return self.root / "figures"
@@ -117,6 +128,23 @@ class OutputFolder:
     def order(self) -> Path:
         """The seed of the order."""
         return self.root / "order.json"
+
+
+def with_results(folders: Iterable[Path]) -> tuple[list[Path], str | None]:
+    """Those of several folders that have a record, and one line about the others.
+
+    Args:
+        folders: As a shell makes them of `outputs/*/*`: also of runs that were refused or killed early.
+
+    Returns:
+        The folders, each once, and the line; all of them and no line where none has a record, or none lacks one.
+    """
+    named = list(dict.fromkeys(folders))
+    without = [folder for folder in named if not OutputFolder(folder).result.exists()]
+    if not without or len(without) == len(named):
+        return named, None
+    kept = [folder for folder in named if folder not in without]
+    return kept, f"skipped without a result.json: {', '.join(map(str, without))}"
 
 
 def read_result(folder: Path) -> ExperimentResult:

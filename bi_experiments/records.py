@@ -937,6 +937,12 @@ def to_json(record: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
+def json_schema() -> str:
+    """The JSON schema (2020-12) of an experiment's record, as other languages check it: `docs/result.schema.json`."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(ExperimentResult)}
+    return msgspec.json.format(msgspec.json.encode(schema, order="deterministic"), indent=1).decode() + "\n"
+
+
 def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
     """Read a record back.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.errors import ConfigurationError, ExitCode, complain
-from bi_experiments.paths import read_result
+from bi_experiments.errors import ConfigurationError, ExitCode, complain, printable
+from bi_experiments.paths import read_result, with_results
 from bi_experiments.records import ExperimentResult
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     given = parser.parse_args(arguments)
-    logged = [_track(folder, given.uri) for folder in given.folders]
+    folders, skipped = with_results(given.folders)
+    if skipped is not None:
+        sys.stderr.write(f"{printable(skipped)}\n")
+    logged = [_track(folder, given.uri) for folder in folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
 
 

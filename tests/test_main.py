@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,11 +95,20 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(program: Program, argume
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+    assert list(program.folder.iterdir()) == [], "a refusal leaves nothing"
+
+
+def test_a_sweep_that_is_refused_leaves_nothing(program: Program) -> None:
+    done = program("-m", "nonsense=1,2")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert list(program.folder.iterdir()) == []
 
 
 def test_a_machine_without_a_gpu_is_told_what_runs_there(program: Program) -> None:
     done = program("model=deepseek", "tp=8", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
+    assert list(program.folder.iterdir()) == []
     assert "experiment=cpu_demo" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
@@ -151,6 +161,57 @@ def test_help_names_the_groups_and_needs_no_engine(program: Program) -> None:
     for option in ("qwen3", "deepseek", "flash_attn", "cpu_demo", "rigorous"):
         assert option in done.stdout
     assert "base_" not in done.stdout, "what options inherit from is not an option"
+    assert "A complete run on a machine without a GPU" in done.stdout, "the first sentence of a preset"
+    assert "workload.num_trials=5  Timed trials in each phase." in done.stdout, "a key, its value and its meaning"
+
+
+def test_help_shows_the_values_that_a_command_line_gives_its_keys(program: Program) -> None:
+    assert "workload.num_trials=2 " in program("--help", "workload=quick").stdout
+
+
+def test_the_version_is_this_projects_and_vllms_and_imports_neither(program: Program) -> None:
+    done = program("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"bi_experiments \S+\nvllm .+\n", done.stdout)
+    wrong = program("--version", "runtime.python=/nowhere/python")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_a_mistyped_option_is_answered_with_what_was_meant(program: Program) -> None:
+    done = program("--hlep")
+    assert (done.returncode, done.stderr) == (2, "error: --hlep is not an option: did you mean --help?\n")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """`bi-experiments` as pip writes it for the entry point."""
+    path = tmp_path / "bin" / "bi-experiments"
+    path.parent.mkdir()
+    path.write_text(f"#!{sys.executable}\nimport sys\nfrom bi_experiments.__main__ import main\nsys.exit(main())\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("bi-experiments protocol=", "protocol=rigorous"), ("bi-experiments workload.num_t", "workload.num_trials=")],
+)
+def test_bash_completes_options_and_keys(program: Program, script: Path, line: str, completed: str) -> None:
+    """As a shell does it: install, then ask the function that was installed."""
+    typed = (
+        f'eval "$(bi-experiments -sc install=bash)"; COMP_LINE="{line}" COMP_POINT={len(line)} COMP_CWORD=1; '
+        'hydra_bash_completion; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", typed],
+        cwd=program.folder,
+        env={**program.environment, "PATH": f"{script.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert completed in done.stdout.split()
+    assert "base_" not in done.stdout
 
 
 def test_a_users_own_folder_adds_options(program: Program) -> None:

@@ -30,18 +30,20 @@ def test_folders_that_mlflow_missed_are_logged_once(tmp_path: Path) -> None:
         record = msgspec.structs.replace(result(), started_at=factories.START + seconds)
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_bytes(to_json(record))
+    (tmp_path / "empty").mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "bi_experiments.track", "one", "two", "one"],
+        [sys.executable, "-m", "bi_experiments.track", "one", "empty", "two", "one"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("skipped without a result.json: empty\n")
     lines = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["one", "two", "one"]
-    assert lines[0] == lines[2] != lines[1]
+    assert [line.split(":")[0] for line in lines] == ["one", "two"]
+    assert lines[0] != lines[1]
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("bi_experiments")
     assert len(client.search_runs([experiment.experiment_id])) == 2 * (1 + 6)

@@ -8,11 +8,10 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bi_experiments.config import backends
+from bi_experiments.config import backends, help
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import two_engines_fit
 from bi_experiments.config.keys import key_types, refuse_foreign_keys, refuse_overrides, several_values, unknown
@@ -50,19 +49,7 @@ def register_schema() -> None:
         store.store(group=group, name=f"base_{group}", node=node)
     store.store(group="hydra/launcher", name="base_submitit_slurm", node=SlurmSettings)
     store.store(group="hydra/launcher", name="base_ray", node=RaySettings)
-    OmegaConf.register_new_resolver("options", options, replace=True)
-
-
-STUB = "base_"
-"""What the names of configurations begin with that options inherit from, and that are not options themselves."""
-
-
-def options() -> str:
-    """The options of every group, one group a line, for `--help`; in the YAML files `${options:}`."""
-    loader = GlobalHydra.instance().config_loader()
-    groups = sorted(group for group in loader.list_groups("") if group != "hydra")
-    choices = [[name for name in loader.get_group_options(group) if not name.startswith(STUB)] for group in groups]
-    return "\n".join(f"{group}: {', '.join(sorted(names))}" for group, names in zip(groups, choices, strict=True))
+    help.register()
 
 
 def conf_folder() -> Path:
@@ -134,7 +121,7 @@ def one_line(error: Exception) -> str:
         return several_values(sweep[1])
     for index, line in enumerate(said):
         if line.startswith("Available options in"):
-            existing = ", ".join(option for option in said[index + 1 :] if not option.startswith(STUB))
+            existing = ", ".join(option for option in said[index + 1 :] if not option.startswith(help.STUB))
             removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
             why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
             return f"{said[0]}{f' ({why})' if why else ''}; use one of {existing}"

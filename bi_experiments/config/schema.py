@@ -69,13 +69,21 @@ class SeededCheckpoint:
     architecture: str = MISSING
     """`model_type` known to transformers."""
     hidden_size: int = MISSING
+    """Width of the model."""
     num_hidden_layers: int = MISSING
+    """Layers."""
     num_attention_heads: int = MISSING
+    """Heads of queries."""
     num_key_value_heads: int = MISSING
+    """Heads of keys and values."""
     head_dim: int = MISSING
+    """Width of a head."""
     intermediate_size: int = MISSING
+    """Width of the feed-forward layers."""
     vocab_size: int = MISSING
+    """Tokens of the vocabulary."""
     seed: int = MISSING
+    """Seed of the weights."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Further values of the architecture's own configuration: experts, latent attention, ..."""
 
@@ -87,6 +95,7 @@ class ModelConfig:
     name: str = MISSING
     """Name on the Hugging Face hub, or a local folder."""
     dtype: str = MISSING
+    """Data type of weights and activations: `bfloat16`, `float16`, `float32`, `auto`."""
     max_model_len: int = MISSING
     """Longest sequence, prompt and output, in tokens."""
     gpu_memory_utilization: float = MISSING
@@ -94,8 +103,11 @@ class ModelConfig:
     load_format: str = MISSING
     """vLLM's `load_format`: `auto`, `dummy` (random weights, no download), ..."""
     quantization: str | None = MISSING
+    """vLLM's `quantization`; null: what the checkpoint says."""
     trust_remote_code: bool = MISSING
+    """Run code that comes with the checkpoint."""
     attention: AttentionKind = MISSING
+    """The kind of attention, which decides what backends run it."""
     parameters_billion: float | None = MISSING
     """Parameters in billions, for the memory check before the start; null: not checked."""
     bytes_per_parameter: float = MISSING
@@ -111,10 +123,13 @@ class BackendConfig:
     attention: str | None = MISSING
     """Attention backend, a name of vLLM's registry; null: vLLM chooses."""
     platform: Platform = MISSING
+    """What the phases run on."""
     enforce_eager: bool = MISSING
     """No torch.compile and no CUDA graphs."""
     enable_prefix_caching: bool = MISSING
+    """Keep the KV cache of prompts for later ones."""
     async_scheduling: bool = MISSING
+    """Prepare the next step while the current one runs."""
     max_num_batched_tokens: int | None = MISSING
     """Largest step in tokens; null: vLLM's default."""
     distributed_executor_backend: str | None = MISSING
@@ -144,8 +159,11 @@ class WorkloadConfig:
     max_tokens: int = MISSING
     """Tokens generated for each prompt."""
     temperature: float = MISSING
+    """Sampling temperature; 0: greedy."""
     top_p: float = MISSING
+    """Share of the probability that tokens are sampled from, 0 to 1."""
     sampling_seed: int = MISSING
+    """Seed of the sampling, for every request."""
     ignore_eos: bool = MISSING
     """Whether every prompt generates exactly `max_tokens`."""
     fresh_prompts: bool = MISSING
@@ -163,6 +181,7 @@ class ProtocolConfig:
     control: bool = MISSING
     """A/A: a second baseline instead of the batch-invariant arm."""
     order: Order = MISSING
+    """Order of the arms within the pairs."""
     seed: int | None = MISSING
     """Seed of the order of launches, turns and trials; null: the experiment's own, which its record has."""
     discard_first: bool = MISSING
@@ -172,9 +191,11 @@ class ProtocolConfig:
     warmup: int = MISSING
     """Rounds of uncounted generations before the trials, a batch of each of their shapes, after the needle alone."""
     caches: Caches = MISSING
+    """Whose compile caches the phases use."""
     launches_per_cache: int = MISSING
     """With `caches=fresh`: launches of an arm that share caches; from 2 on the report tells caches from launches."""
     interleave: Interleave = MISSING
+    """What alternates within a pair: launches or trials."""
     equivalence_pct: float = MISSING
     """Changes within plus or minus this many per cent count as none."""
     target_half_width_pct: float | None = MISSING
@@ -191,11 +212,13 @@ class VerifyConfig:
     """Group `verify`: how invariance is probed."""
 
     level: ProofLevel = MISSING
+    """How thoroughly invariance is probed."""
     compositions: list[str] = MISSING
     """Batch compositions that every probe is put in."""
     later_launches: list[str] | None = MISSING
     """Those of them that the second and later launches of an arm run, to compare launches by; null: all of them."""
     probes: int = MISSING
+    """Probe prompts."""
     max_tokens: int = MISSING
     """Tokens generated for each probe."""
     logprobs: int = MISSING
@@ -206,6 +229,7 @@ class VerifyConfig:
     """Once the probes of a launch have taken this share of the time of its arm's trials, in all its launches, `trial`
     samples no more prompts than needed; null: however long it takes."""
     seed: int = MISSING
+    """Seed of the probes."""
     keep: bool = MISSING
     """Keep the raw logprobs of the probes."""
     strict: bool = MISSING
@@ -221,6 +245,7 @@ class TrackingConfig:
     """Group `tracking`: where MLflow logs to."""
 
     enabled: bool = MISSING
+    """Whether anything is logged."""
     uri: str = MISSING
     """MLflow tracking URI."""
     experiment: str = MISSING
@@ -238,7 +263,9 @@ class RuntimeConfig:
     init_timeout_s: float | None = MISSING
     """Longest time until its engine is ready, in seconds; null, as in those below: as long as the phase may take."""
     warmup_timeout_s: float | None = MISSING
+    """Longest time of its warm-up, in seconds."""
     trial_timeout_s: float | None = MISSING
+    """Longest time of one trial, in seconds."""
     probe_timeout_s: float | None = MISSING
     """Longest time of the probes of one batch composition, in seconds."""
     cache_dir: str = MISSING
@@ -274,14 +301,23 @@ class ExperimentConfig:
     """One composed configuration."""
 
     model: ModelConfig = MISSING
+    """What is run."""
     backend: BackendConfig = MISSING
+    """What runs it."""
     workload: WorkloadConfig = MISSING
+    """What it is asked."""
     protocol: ProtocolConfig = MISSING
+    """How it is measured."""
     verify: VerifyConfig = MISSING
+    """How invariance is probed."""
     tracking: TrackingConfig = MISSING
+    """Where MLflow logs to."""
     runtime: RuntimeConfig = MISSING
+    """How the phases are started."""
     gate: GateConfig = MISSING
+    """The limit that continuous integration sets."""
     sweep: SweepConfig = MISSING
+    """How the experiments of a multirun are run."""
     tp: int = MISSING
     """Tensor parallel size."""
     pp: int = MISSING

@@ -55,7 +55,7 @@ def describe() -> Environment:
     versions = installed_versions(_PACKAGES)
     commit, dirty = own_checkout()
     return Environment(
-        project_version=versions.get("bi_experiments", "0.0.0"),
+        project_version=versions.get("bi_experiments", "unknown"),
         commit=commit,
         dirty=dirty,
         versions={"python": platform.python_version(), **versions},

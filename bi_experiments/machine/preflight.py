@@ -18,7 +18,7 @@ import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, HALF_TYPE_FLAGS, HALF_TYPES, Platform, lowest_capability
 from bi_experiments.config.keys import did_you_mean
-from bi_experiments.config.schema import ExperimentConfig, Interleave
+from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError, MachineError
 from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, named_twice, read_nvidia
@@ -283,8 +283,23 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
     )
     return (
         f"{config.model.name} with tp={config.tp} pp={config.pp} needs {ranks} {gpus}{capability}{share}; "
-        f"found {found}{why}; {demo}"
+        f"found {found}{why}; {demo}{_or_smaller(config) if names else ''}"
     )
+
+
+def _or_smaller(config: ExperimentConfig) -> str:
+    """The options for smaller machines, with the weights that each needs on one device; empty for the smallest."""
+    mla = config.model.attention is AttentionKind.mla
+    known = _SMALLER_MLA if mla else _SMALLER
+    needed = _weights_bytes(config) or 0.0
+    smaller = [f"{option} ({size_gb:g} GB)" for option, size_gb in known.items() if size_gb * _GB < needed]
+    kind = "with the same attention " if mla else ""
+    return f"; smaller {kind}on one device: {', '.join(smaller)}" if smaller else ""
+
+
+_SMALLER_MLA = {"model=deepseek_lite tp=1": 31.4}
+_SMALLER = {"model=qwen3_moe tp=1": 61.0, "model=qwen3_8b tp=1": 16.4, "model=qwen3 tp=1": 3.4}
+"""Options for smaller machines, the larger first, with the size of their weights in GB."""
 
 
 def _lowest_capability(config: ExperimentConfig, machine: Machine) -> tuple[int, int] | None:
@@ -331,7 +346,9 @@ def _device_memory_problem(config: ExperimentConfig, name: str, memory_bytes: in
         tp = config.tp
         while weights / (tp * config.pp) > memory_bytes * 0.9:
             tp *= 2
-        instead = f"tp={tp} model.gpu_memory_utilization=0.9 on a machine with {tp * config.pp} of these"
+        instead = (
+            f"tp={tp} model.gpu_memory_utilization=0.9 on a machine with {tp * config.pp} of these{_or_smaller(config)}"
+        )
     return (
         f"{config.model.name} needs {share / _GB:.1f} GB for weights on each of {ranks} devices; {name} has "
         f"{memory_bytes / _GB:.1f} GB, of which model.gpu_memory_utilization={utilization:g} allows "

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.errors import ConfigurationError, ExitCode, complain
+from bi_experiments.errors import ConfigurationError, ExitCode, complain, printable
 from bi_experiments.files import write_atomically
-from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.paths import OutputFolder, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
 from bi_experiments.report.output import write_pages, write_text
 from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Write the reports of every folder named on the command line and return the process's exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bi_experiments.report",
-        description="Regenerate report.txt, report.html, report.md and the figures from result.json.",
+        description="Regenerate the reports, tables and figures from result.json.",
         epilog="Given several folders, it also writes a page that compares them.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
@@ -30,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         "--output", type=Path, metavar="FILE.html", help=f"the page that compares several folders ({COMPARISON})"
     )
     given = parser.parse_args(arguments)
-    folders = list(dict.fromkeys(given.folders))
+    folders, skipped = with_results(given.folders)
     try:
         if given.output is not None and len(folders) == 1:
             raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
+        if skipped is not None:
+            sys.stderr.write(f"{printable(skipped)}\n")
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))

@@ -33,11 +33,12 @@ def render(result: ExperimentResult) -> str:
             parts += [_table(tables.trial_costs(result)), escape(tables.trials_note(result))]
         parts += [_table(tables.metrics(result)), *map(escape, tables.withheld(result))]
     if result.invariance is not None:
-        parts.append(_table(_without_empty(tables.invariance(result.invariance))))
-        parts += map(escape, tables.first_differences(result.invariance))
-        parts += map(escape, tables.proof_notes(result.invariance))
+        proof = [_table(_without_empty(tables.invariance(result.invariance)))]
+        proof += map(escape, tables.first_differences(result.invariance))
+        proof += map(escape, tables.proof_notes(result.invariance))
         ledger = tables.ledger(result.invariance)
-        parts += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
+        proof += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
+        parts += ["<details><summary>The proof, by composition</summary>", *proof, "</details>"]
     if result.comparison is not None and result.comparison.findings:
         findings = (
             f"- **{escape(finding_name(one.kind))}**: {escape(one.message)} {escape(one.remedy)}"

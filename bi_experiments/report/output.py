@@ -9,7 +9,7 @@ from pathlib import Path
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult
-from bi_experiments.report import markdown, text
+from bi_experiments.report import exports, markdown, text
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -19,8 +19,10 @@ def _to_stderr(message: str) -> None:
 
 
 def write_text(result: ExperimentResult, folder: OutputFolder) -> None:
-    """Write `report.txt`, which needs no library."""
+    """Write what needs no library: `report.txt`, and what other programs read, `trials.csv` and `benchmark.json`."""
     write_atomically(folder.report_text, text.render(result, folder.root).encode())
+    write_atomically(folder.trials, exports.trials_csv(result).encode())
+    write_atomically(folder.benchmark, exports.benchmark_json(result))
 
 
 def write_pages(result: ExperimentResult, folder: OutputFolder) -> None:

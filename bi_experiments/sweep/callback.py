@@ -6,6 +6,8 @@ when the program exits.
 """
 
 import atexit
+import contextlib
+import copy
 import fcntl
 import os
 import sys
@@ -19,7 +21,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bi_experiments.config.credentials import refuse_secret, secrets_in
-from bi_experiments.errors import ConfigurationError, ExitCode, complain, file_problem
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
@@ -38,14 +40,21 @@ class SweepCallback(Callback):
     def __init__(self) -> None:
         self._running: int | None = None
         """File descriptor of the lock that says that this sweep runs."""
+        self._resumed = False
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
-        """Before Hydra writes the settings of a single run into its folder.
+        """Refuse a single run before Hydra makes its folder, so that a refusal leaves nothing.
 
         Raises:
-            SystemExit: One of them looks like a credential.
+            SystemExit: A setting looks like a credential, or the run is refused.
         """
         _refuse_secrets(config)
+        try:
+            _refuse_run(config)
+        except ExperimentError as error:
+            raise SystemExit(complain(str(error), error.exit_code)) from error
+        except OSError as error:
+            raise SystemExit(complain(file_problem(error))) from error
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Find or make the sweep's folder, and claim it.
@@ -56,6 +65,7 @@ class SweepCallback(Callback):
         _refuse_secrets(config)
         try:
             sweep = self._claim(config)
+            self._resumed = sweep.record.exists()
             _begin(sweep, config)
         except ConfigurationError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
@@ -81,7 +91,7 @@ class SweepCallback(Callback):
         raise SystemExit(_finish(config, "FINISHED"))
 
     def _cut_short(self, config: DictConfig) -> None:
-        """Mark the experiments that were running as interrupted, and finish the summary."""
+        """Mark the experiments that were running as interrupted, and finish the summary; of none, leave nothing."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         records = sweep.read()
         for record in records:
@@ -89,6 +99,8 @@ class SweepCallback(Callback):
                 sweep.append(interrupted(record))
         if records:
             _finish(config, "KILLED")
+        elif not self._resumed:
+            _leave_nothing(sweep)
 
     def _claim(self, config: DictConfig) -> SweepFolder:
         _refuse_shared_folder(config)
@@ -127,6 +139,36 @@ def _refuse_secrets(config: DictConfig) -> None:
     secret = next(secrets_in(OmegaConf.to_container(config, resolve=False)), None)
     if secret is not None:
         raise SystemExit(complain(str(refuse_secret(secret))))
+
+
+def _refuse_run(config: DictConfig) -> None:
+    """Refuse a single run that is refused anyway.
+
+    Raises:
+        ExperimentError: It contradicts itself, or cannot run here.
+    """
+    from bi_experiments.config.compose import from_hydra
+    from bi_experiments.experiment import prepare
+
+    own = copy.deepcopy(config)
+    OmegaConf.set_readonly(own, False)
+    with open_dict(own):
+        del own["hydra"]
+    asked = from_hydra(own)
+    if asked.sweep.resume and not any(text.startswith("hydra.run.dir=") for text in config.hydra.overrides.hydra):
+        raise ConfigurationError(
+            "sweep.resume=true resumes a sweep, but this is a single run: add -m before the settings, or name the "
+            "folder of the run to resume with hydra.run.dir=FOLDER"
+        )
+    prepare(asked)
+
+
+def _leave_nothing(sweep: SweepFolder) -> None:
+    """Remove the folder of a sweep that was refused before its first experiment, and what becomes empty with it."""
+    for name in (sweep.record, sweep.running_lock, sweep.root / "multirun.yaml"):
+        name.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it
+        os.removedirs(sweep.root)
 
 
 def _refuse_shared_folder(config: DictConfig) -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from bi_experiments.config.checks import check
-from bi_experiments.config.compose import STUB, compose, conf_folder
+from bi_experiments.config.compose import compose, conf_folder
+from bi_experiments.config.help import STUB
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
 

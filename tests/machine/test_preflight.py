@@ -14,6 +14,7 @@ from tests.fake_nvml import FakeDevice, FakeNvml
 
 GB = 1_000_000_000
 H200 = Device(index=0, name="NVIDIA H200", memory_bytes=150 * GB, compute_capability=(9, 0))
+H100 = Device(index=0, name="NVIDIA H100 80GB HBM3", memory_bytes=85_520_809_984, compute_capability=(9, 0))
 A100 = Device(index=0, name="NVIDIA A100", memory_bytes=85 * GB, compute_capability=(8, 0))
 B200 = Device(index=0, name="NVIDIA B200", memory_bytes=190 * GB, compute_capability=(10, 0))
 T4 = Device(index=0, name="Tesla T4", memory_bytes=16 * GB, compute_capability=(7, 5))
@@ -122,7 +123,19 @@ def test_weights_must_fit_the_share_of_the_device() -> None:
 
 def test_weights_over_the_whole_device_need_more_devices() -> None:
     line = problem(gpu_machine(A100), "model.parameters_billion=100", "model.gpu_memory_utilization=0.9")
-    assert line.endswith("use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these")
+    assert "use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these; smaller on one device: " in line
+
+
+def test_deepseek_fits_eight_h200_and_eight_h100_are_told_what_does() -> None:
+    """The README's own command: 83.9 GB of weights on each device."""
+    deepseek = ("model=deepseek", "tp=8")
+    assert runs(gpu_machine(*[H200] * 8), *deepseek)
+    line = problem(gpu_machine(*[H100] * 8), *deepseek)
+    assert "needs 83.9 GB for weights on each of 8 devices; NVIDIA H100 80GB HBM3 has 85.5 GB" in line
+    assert "use tp=16 model.gpu_memory_utilization=0.9 on a machine with 16 of these" in line
+    assert line.endswith("; smaller with the same attention on one device: model=deepseek_lite tp=1 (31.4 GB)")
+    assert runs(gpu_machine(H100), "model=deepseek_lite")
+    assert "model=deepseek_lite tp=1 (31.4 GB)" in problem(gpu_machine(H100), *deepseek)
 
 
 def test_the_demo_runs_on_a_small_machine() -> None:

@@ -23,8 +23,7 @@ def test_the_answer_is_first_then_tables_findings_configuration_command() -> Non
         "Some CPU at 2.0 GHz",
         "<details><summary>Configuration</summary>",
         "workload.max_batch_size=",
-        "</details>",
-        "python -m bi_experiments experiment=cpu_demo",
+        "</details>\n\n```\npython -m bi_experiments experiment=cpu_demo",
     ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)

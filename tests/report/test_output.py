@@ -13,7 +13,14 @@ def test_everything_is_written(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
     output.write_text(factories.whole_result(), folder)
     output.write_pages(factories.whole_result(), folder)
-    assert {path.name for path in tmp_path.iterdir()} == {"report.txt", "report.html", "report.md", "figures"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.txt",
+        "report.html",
+        "report.md",
+        "trials.csv",
+        "benchmark.json",
+        "figures",
+    }
     figures = sorted(folder.figures.iterdir())
     assert [path.stem for path in figures] == [
         "drift",

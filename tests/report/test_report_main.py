@@ -38,6 +38,8 @@ def test_one_folder_gets_its_reports_as_typed(folders: list[Path]) -> None:
     assert {path.name for path in folders[0].iterdir()} == {
         "result.json",
         "report.txt",
+        "trials.csv",
+        "benchmark.json",
         "report.html",
         "report.md",
         "figures",
@@ -62,16 +64,31 @@ def test_the_comparison_is_in_the_working_folder_by_default(
     assert Path("comparison.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"), [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\xff", "result.json")]
-)
-def test_a_folder_without_a_record_is_an_error_of_one_line_and_nothing_is_written(
-    content: bytes | None, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_folders_without_a_record_are_skipped_with_one_line(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("refused", "killed"):
+        (tmp_path / name).mkdir()
+    assert main(["refused", str(folders[0]), "killed"]) == ExitCode.DONE
+    assert capsys.readouterr().err == "skipped without a result.json: refused, killed\n"
+    assert (folders[0] / "report.html").exists()
+    assert not Path("comparison.html").exists()
+
+
+def test_no_folder_with_a_record_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == ExitCode.CANNOT_RUN
+    captured = capsys.readouterr().err
+    assert captured == f"error: {tmp_path} has no result.json: pass the output folder of an experiment\n"
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"{}", "not a ExperimentResult"), (b"\xff", "result.json")])
+def test_a_damaged_record_is_an_error_of_one_line_and_nothing_is_written(
+    content: bytes, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
-    if content is not None:
-        (bad / "result.json").write_bytes(content)
+    (bad / "result.json").write_bytes(content)
     assert main([str(folders[0]), str(bad)]) == ExitCode.CANNOT_RUN
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")

@@ -9,10 +9,12 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bi_experiments.config.compose import conf_folder
+from bi_experiments.records import json_schema
 
 ROOT = Path(__file__).parents[2]
 OMITTED = {"torchvision", "torchaudio", "torchcodec"}
@@ -76,6 +78,17 @@ def test_the_wheel_has_the_configuration_the_templates_the_licence_and_the_plugi
     assert "bi_experiments/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "bi_experiments_cpu = bi_experiments.vllm_cpu:register" in entry_points
+    assert "bi-experiments = bi_experiments.__main__:main" in entry_points
+
+
+def test_the_installed_command_runs_and_says_what_it_is(other_python: Path, tmp_path: Path) -> None:
+    command = other_python.parent / "bi-experiments"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(command), "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    (version,) = re.findall(r"^bi_experiments (\S+)$", done.stdout, re.MULTILINE)
+    assert version == project()["version"]
 
 
 def test_the_wheel_runs_from_any_folder(other_python: Path, tmp_path: Path) -> None:
@@ -125,6 +138,31 @@ def test_the_tests_ray_is_one_that_is_allowed() -> None:
     pinned = re.search(r"^RAY := ray==(\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert pinned is not None
     assert Requirement(extras["ray"][0]).specifier.contains(pinned[1])
+
+
+def test_the_citation_has_the_projects_version_and_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project()["version"], project()["license"])
+
+
+def test_the_workflow_runs_what_a_change_is_judged_by() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert {"run": ".ci/run"} in workflow["jobs"]["run"]["steps"]
+
+
+@pytest.mark.parametrize(
+    "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda path: path.stem
+)
+def test_an_issue_template_is_a_form_that_github_takes(form: Path) -> None:
+    content = yaml.safe_load(form.read_text())
+    assert {"name", "description", "body"} <= content.keys()
+    identifiers = [field["id"] for field in content["body"]]
+    assert len(set(identifiers)) == len(identifiers)
+    assert all(field["type"] == "textarea" and field["attributes"]["label"] for field in content["body"])
+
+
+def test_the_schema_of_the_record_is_up_to_date() -> None:
+    assert (ROOT / "docs/result.schema.json").read_text() == json_schema(), "run make schema"
 
 
 def test_vllm_is_the_same_release_with_and_without_a_gpu() -> None:
