@@ -43,7 +43,8 @@ def options() -> str:
 
 def presets() -> str:
     """The presets, one a line, with the first sentence of their files' comments."""
-    names = _names(PRESETS)
+    below = GlobalHydra.instance().config_loader().list_groups(PRESETS)
+    names = [*_names(PRESETS), *(f"{folder}/{name}" for folder in below for name in _names(f"{PRESETS}/{folder}"))]
     width = max(map(len, names))
     return "\n".join(f"  {name:{width}}  {_first_sentence(name)}".rstrip() for name in names)
 

@@ -288,16 +288,15 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
 
 
 def _or_smaller(config: ExperimentConfig) -> str:
-    """The options for smaller machines, with the weights that each needs on one device; empty for the smallest."""
+    """The options for smaller machines, with the weights of each in all; empty for the smallest."""
     mla = config.model.attention is AttentionKind.mla
     known = _SMALLER_MLA if mla else _SMALLER
     needed = _weights_bytes(config) or 0.0
     smaller = [f"{option} ({size_gb:g} GB)" for option, size_gb in known.items() if size_gb * _GB < needed]
-    kind = "with the same attention " if mla else ""
-    return f"; smaller {kind}on one device: {', '.join(smaller)}" if smaller else ""
+    return f"; smaller{' with the same attention' if mla else ''}: {', '.join(smaller)}" if smaller else ""
 
 
-_SMALLER_MLA = {"model=deepseek_lite tp=1": 31.4}
+_SMALLER_MLA = {"model=deepseek_lite tp=1": 31.4, "model=deepseek_h100 verify=off": 11.0}
 _SMALLER = {"model=qwen3_moe tp=1": 61.0, "model=qwen3_8b tp=1": 16.4, "model=qwen3 tp=1": 3.4}
 """Options for smaller machines, the larger first, with the size of their weights in GB."""
 

@@ -123,7 +123,7 @@ def test_weights_must_fit_the_share_of_the_device() -> None:
 
 def test_weights_over_the_whole_device_need_more_devices() -> None:
     line = problem(gpu_machine(A100), "model.parameters_billion=100", "model.gpu_memory_utilization=0.9")
-    assert "use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these; smaller on one device: " in line
+    assert "use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these; smaller: " in line
 
 
 def test_deepseek_fits_eight_h200_and_eight_h100_are_told_what_does() -> None:
@@ -133,8 +133,10 @@ def test_deepseek_fits_eight_h200_and_eight_h100_are_told_what_does() -> None:
     line = problem(gpu_machine(*[H100] * 8), *deepseek)
     assert "needs 83.9 GB for weights on each of 8 devices; NVIDIA H100 80GB HBM3 has 85.5 GB" in line
     assert "use tp=16 model.gpu_memory_utilization=0.9 on a machine with 16 of these" in line
-    assert line.endswith("; smaller with the same attention on one device: model=deepseek_lite tp=1 (31.4 GB)")
+    smaller = "model=deepseek_lite tp=1 (31.4 GB), model=deepseek_h100 verify=off (11 GB)"
+    assert line.endswith(f"; smaller with the same attention: {smaller}")
     assert runs(gpu_machine(H100), "model=deepseek_lite")
+    assert runs(gpu_machine(*[H100] * 8), "model=deepseek_h100", "verify=off", "tp=8")
     assert "model=deepseek_lite tp=1 (31.4 GB)" in problem(gpu_machine(H100), *deepseek)
 
 
