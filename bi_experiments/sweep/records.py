@@ -6,9 +6,10 @@ from enum import StrEnum
 import msgspec
 
 from bi_experiments.analysis.agreement import AloneDigest, alone_digest
+from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
-from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
 
@@ -75,6 +76,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     low_pct: float | None = None
     high_pct: float | None = None
     verdict: Difference | None = None
+    differs: str | None = None
+    """What vLLM ran the arms with differently, besides the mode; None where it reports nothing of the kind."""
     own_s_per_token: float | None = None
     """Time of the second arm for each token that it generated, in seconds: what a search makes as small as it can."""
     invariance: Invariance | None = None
@@ -116,6 +119,10 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
         "wall_time_s": result.wall_time_s,
         "invariance": verdicts.get(second_arm(result.phases)),
         "own_s_per_token": own_s_per_token(result.phases),
+        "differs": ", ".join(
+            f"{one.name} ({one.baseline} → {one.second})" for one in engine_differences(complete_pairs(result.phases))
+        )
+        or None,
     }
     if alone := alone_digest(result):
         fields |= {"probed_alone": alone.probed, "outputs_alone": alone.digest}

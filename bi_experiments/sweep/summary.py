@@ -190,6 +190,9 @@ def _table(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
     ]
     header = ("#", *keys, "change %", "95 % interval", "invariance", "status")
     reasons = [f"{record.number}: {record.reason}" for record in records if record.reason]
+    for differs in dict.fromkeys(record.differs for record in records if record.differs):
+        rows_of = ", ".join(str(record.number) for record in records if record.differs == differs)
+        reasons += paragraph(f"{rows_of}: vLLM ran the arms with other settings too: {differs}")
     return [*table(header, rows, left=(*range(1, 1 + len(keys)), len(keys) + 3, len(keys) + 4)), *reasons]
 
 

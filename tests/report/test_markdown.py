@@ -17,7 +17,7 @@ def test_the_answer_is_first_then_tables_findings_configuration_command() -> Non
         f"**{escape(whole.comparison.sentence)}**",
         "Invariance is violated: 1 of 24 probes differed.",
         "invariance: **violated**",
-        "|trial time \\[s\\]|2.750|2.956|+7.50|+6.26 .. +8.75|3|slower|",
+        "|trial time \\[s\\]|2.692|2.894|+7.50|+6.26 .. +8.75|3|slower|",
         "|ragged|20/24|10|",
         "- **warm up**: The first trial is slow. Set protocol.warmup=2.",
         "Some CPU at 2.0 GHz",

@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.records import Arm, ArmVerdict, Invariance, InvarianceReport
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, of_result
+from tests import factories
 from tests.factories import experiment_result
 
 
@@ -24,6 +26,15 @@ def record(number: int, status: Status = Status.DONE, **fields: object) -> Exper
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path / "sweep")
+
+
+def test_what_the_engines_of_the_arms_do_not_share_is_part_of_the_row() -> None:
+    compiled = factories.observed(compilation_mode="VLLM_COMPILE")
+    phases = [
+        replace(one, observed=compiled) if one.arm is Arm.BASELINE else one for one in factories.phases((7.0, 8.0))
+    ]
+    assert of_result(experiment_result(phases))["differs"] == "compilation mode (VLLM_COMPILE → NONE)"
+    assert of_result(experiment_result())["differs"] is None
 
 
 def test_the_last_line_of_an_experiment_counts(folder: SweepFolder) -> None:

@@ -91,6 +91,15 @@ def test_what_measuring_the_cheapest_again_gave_is_said() -> None:
     assert len(summary.to_text([*once, again], OF)) == len(summary.to_text(once, OF))
 
 
+def test_rows_in_which_vllm_changed_more_than_the_mode_say_so() -> None:
+    differs = "compilation mode (VLLM_COMPILE → NONE)"
+    records = [done(0, 7.5), replace(done(1, 5.0), differs=differs), replace(done(2, 6.0), differs=differs)]
+    said = " ".join(summary.to_text(records, OF))
+    assert f"1, 2: vLLM ran the arms with other settings too: {differs}" in said
+    assert said.count("VLLM_COMPILE") == 1
+    assert summary.to_csv(records, OF).count(differs) == 2
+
+
 def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> None:
     many = [done(number, float(number)) for number in range(990)]
     many += [record(number, Status.FAILED, reason="it broke") for number in range(990, 1000)]
