@@ -209,7 +209,11 @@ def _log_workload(client: "MlflowClient", run_id: str, result: ExperimentResult)
         source=json.dumps({"uri": "workload.json"}),
         profile=_profile(result),
     )
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])])
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "workload")])]
+    try:
+        client.log_inputs(run_id, inputs)
+    except Exception:  # noqa: BLE001  MLflow loses a race with a process that makes the same dataset; now it is there
+        client.log_inputs(run_id, inputs)
 
 
 def _profile(result: ExperimentResult) -> str:

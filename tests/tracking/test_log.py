@@ -109,6 +109,22 @@ def test_an_experiment_is_a_run_with_one_child_a_phase(store: Store, result: Exp
     assert [(point.step, point.value) for point in series] == [(0, 2.0), (1, 3.0), (2, 2.5), (3, 3.5)]
 
 
+def test_a_workload_that_another_process_has_just_logged_is_the_same_one(
+    store: Store, result: ExperimentResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs, lost = MlflowClient.log_inputs, [True]
+
+    def lose_once(client: MlflowClient, *arguments: object) -> None:
+        if lost.pop() if lost else False:
+            raise RuntimeError("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        log_inputs(client, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", lose_once)
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id is not None
+    assert len(store.client.get_run(run_id).inputs.dataset_inputs) == 1
+
+
 def test_everything_in_the_folder_is_an_artifact_beside_the_store(
     store: Store, result: ExperimentResult, folder: Path
 ) -> None:
