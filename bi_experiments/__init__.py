@@ -21,6 +21,7 @@ Other doors:
 * `api`: one phase, as a function
 * `compare`: two experiments against each other
 * `locate`: names the first operator whose output depends on the batch
+* `operations`: the names of what a profiled experiment ran, with their class
 * `plan`: what more pairs would buy
 * `track`: logs to MLflow what was not logged
 

@@ -37,6 +37,11 @@ class PhaseFolder:
         return self.root / "engine.log"
 
     @property
+    def profile(self) -> Path:
+        """Traces of the profiled trial, where there was one."""
+        return self.root / "profile"
+
+    @property
     def system_metrics(self) -> Path:
         """CPU, memory and GPUs while it ran, one reading a line; only when the experiment is tracked."""
         return self.root / "system_metrics.jsonl"

@@ -14,6 +14,8 @@ History of the file format (`RECORD_VERSION`):
   written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
   `PhaseSpec.locate`, `PhaseResult.location`
   and `ExperimentResult.location` are None where nobody looked for the operator behind a difference.
+  `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
+  what the engine's log says of paths that are not tuned.
 """
 
 from enum import StrEnum
@@ -116,6 +118,17 @@ class StepKind(StrEnum):
     """The sequence decodes while another one's prompt is processed."""
     DECODE = "decode"
     """All sequences of the step decode."""
+
+
+class ProfiledStep(StrEnum):
+    """What the engine did at a point of a profiled trial."""
+
+    PREFILL = "prefill"
+    """A step in which a prompt is read; other sequences may decode in it."""
+    DECODE = "decode"
+    """A step in which all sequences decode."""
+    OUTSIDE = "outside"
+    """Before the first step's work, or after the last one's."""
 
 
 # --- What a phase is passed -----------------------------------------------------------------------------------------
@@ -253,6 +266,8 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     """Slow-down on purpose: how long to wait within each timed trial, in per cent of what the trial took."""
     locate: LocatePlan | None = None
     """Looks for the operator behind one differing probe, and runs neither trials nor probes."""
+    profiler: str | None = None
+    """Profiler of one more trial, which is not timed, after trials and probes; None: there is no such trial."""
 
 
 class OrderSeed(Record, frozen=True, kw_only=True):
@@ -569,6 +584,63 @@ class Located(Record, frozen=True, kw_only=True, tag="located"):
     location: Location
 
 
+class Operation(Record, frozen=True, kw_only=True):
+    """One kernel or operator of a profiled trial, in one kind of step: the mean over the workers."""
+
+    name: str
+    """As the profiler names it, cut where it is long: a kernel on a device, else an operator on the CPU."""
+    within: str | None = None
+    """The outermost operator of vLLM's that called it, `vllm::unified_attention_with_output`; None: none did, or it
+    ran on a device, where graphs know of no operators."""
+    steps: ProfiledStep
+    calls: int
+    time_s: float
+    """Time in seconds that is its own alone: without the operators that it calls, and without the time in which a
+    kernel that started earlier ran too."""
+
+
+class StepsTime(Record, frozen=True, kw_only=True):
+    """The steps of one kind in a profiled trial: the mean over the workers."""
+
+    steps: ProfiledStep
+    number: int
+    time_s: float
+    """From the beginning of each to that of the next, in seconds: on a device by its first kernel."""
+
+
+class Profile(Record, frozen=True, kw_only=True):
+    """One more trial of a phase, observed by a profiler: its time counts nowhere."""
+
+    profiler: str
+    """`torch`."""
+    stopped: str | None = None
+    """Why there is no profile, in one sentence; None when there is one."""
+    trial: int
+    """Index of the trial whose batch ran again."""
+    on_device: bool = False
+    """Whether the operations are kernels of a device; else operators on the CPU."""
+    workers: int = 0
+    time_s: float = 0.0
+    """Wall time of `generate` while it was observed, in seconds."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    whole: bool = True
+    """Whether it generated as many tokens as the timed trial; a long one is cut, so that its trace can be read."""
+    steps: tuple[StepsTime, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    """The longest first."""
+    traces: tuple[str, ...] = ()
+    """Chrome traces, gzipped, one a worker: names in the phase's folder `profile`."""
+    traces_left_out: tuple[str, ...] = ()
+    """Those that were too large to keep, with their size."""
+
+
+class Profiled(Record, frozen=True, kw_only=True, tag="profiled"):
+    """The profiled trial is over."""
+
+    profile: Profile
+
+
 class Done(Record, frozen=True, kw_only=True, tag="done"):
     """The phase did everything it was passed."""
 
@@ -585,7 +657,7 @@ class Failed(Record, frozen=True, kw_only=True, tag="failed"):
     """One line."""
 
 
-Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Located | Done | Failed
+Event: TypeAlias = Started | EngineReady | WarmedUp | TrialDone | ProbeDone | Located | Profiled | Done | Failed
 
 
 class PhaseResult(Record, frozen=True, kw_only=True):
@@ -625,6 +697,10 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""
+    profile: Profile | None = None
+    """One more trial, observed and not timed; None where none was asked for."""
+    untuned: tuple[str, ...] = ()
+    """What the engine's log says of paths that are not tuned or fall back to slower ones, each message once."""
     peak_memory_bytes: int | None = None
     load_average: float
     """One-minute load average of the machine just before the process was started."""

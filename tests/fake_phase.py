@@ -20,6 +20,7 @@ from bi_experiments import __version__
 from bi_experiments.phase.arguments import engine_arguments
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.records import (
+    Arm,
     BatchRequest,
     Done,
     EngineReady,
@@ -30,6 +31,7 @@ from bi_experiments.records import (
     NeedleCheck,
     ObservedEngine,
     PhaseSpec,
+    Profiled,
     SmallestBatch,
     Started,
     Trial,
@@ -38,6 +40,7 @@ from bi_experiments.records import (
     Workload,
     from_json,
 )
+from tests import profiles
 
 OBSERVED = ObservedEngine(
     batch_invariant=False,
@@ -137,8 +140,7 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
     if spec.wait_for_turn:
         pipes.wait_for_turn()
     hang_if(behaviour == "hangs_in_probes")
-    pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
-    end(pipes, behaviour)
+    end(spec, pipes, behaviour)
 
 
 def hang_if(hangs: bool) -> None:
@@ -147,8 +149,11 @@ def hang_if(hangs: bool) -> None:
         time.sleep(600)
 
 
-def end(pipes: ParentPipes, behaviour: str) -> None:
-    """What comes after the last event."""
+def end(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
+    """The last events, and what comes after them."""
+    if spec.profiler is not None:
+        pipes.emit(Profiled(profile=profiles.BASELINE if spec.arm is Arm.BASELINE else profiles.SECOND))
+    pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
     if behaviour == "dies_after_done":
         os._exit(3)
     hang_if(behaviour == "hangs_after_done")
@@ -192,11 +197,18 @@ def write_a_wild_log(pipes: ParentPipes) -> NoReturn:
     sys.exit(1)
 
 
+def say_untuned(_: ParentPipes) -> None:
+    """What vLLM says of a mixture of experts that nobody tuned."""
+    print("WARNING 11-25 12:00:00 [fused_moe.py:1164] Using default MoE config. Config file not found at", end=" ")
+    print("/home/ada/configs/E=8,N=64.json", flush=True)
+
+
 AT_START: dict[str, Callable[[ParentPipes], object]] = {
     "core_fails": fail_as_a_core,
     "endless_event": write_without_end,
     "wild_log": write_a_wild_log,
     "setsid": leave_a_child,
+    "untuned": say_untuned,
 }
 
 CORE = "(EngineCore pid=4242) "

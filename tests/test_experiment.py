@@ -367,3 +367,25 @@ def test_phases_that_take_turns_are_taken_over_in_pairs(run: Run) -> None:
     assert len(starts(first)) == 1
     second = resumed(run, *arguments)
     assert not starts(second).items() & starts(first).items()
+
+
+def test_the_first_launch_of_each_arm_is_profiled_and_no_other(run: Run) -> None:
+    result = run("protocol.pairs=2", "profile=true")
+    profiled = {(phase.arm, phase.launch): phase.profile is not None for phase in result.phases}
+    assert profiled == {
+        (Arm.BASELINE, 0): True,
+        (Arm.BATCH_INVARIANT, 0): True,
+        (Arm.BASELINE, 1): False,
+        (Arm.BATCH_INVARIANT, 1): False,
+    }
+    assert [len(phase.trials) for phase in result.phases] == [2] * 4  # the profiled trial counts nowhere
+    assert "Where the time goes" in run.folder.report_text.read_text()
+    assert run.folder.figure("profile").exists()
+
+
+def test_what_the_log_says_of_an_untuned_path_is_a_finding(run: Run) -> None:
+    result = run("protocol.pairs=1", behaviour={Arm.BASELINE: "untuned"})
+    assert {phase.arm: len(phase.untuned) for phase in result.phases} == {Arm.BASELINE: 1, Arm.BATCH_INVARIANT: 0}
+    assert result.comparison is not None
+    (finding,) = (one for one in result.comparison.findings if one.kind == "untuned")
+    assert "Config file not found at E=8,N=64.json" in finding.message

@@ -356,6 +356,7 @@ OWN_ENGINE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
         "quantization": "use model.quantization",
         "distributed_executor_backend": "use backend.distributed_executor_backend",
         "worker_extension_cls": "the program reads back through it what the engine runs with",
+        "profiler_config": "use profile=true",
         "disable_log_stats": "the latencies come from the engine's statistics",
     }
 )

@@ -324,3 +324,5 @@ class ExperimentConfig:
     """Pipeline parallel size."""
     seed: int = MISSING
     """Seed of the workload."""
+    profile: bool = MISSING
+    """Run one more trial in the first launch of each arm, observed by a profiler and not timed: where the time goes."""

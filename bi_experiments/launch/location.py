@@ -110,6 +110,7 @@ def locate(
             workload_path=str(folder.workload.resolve()),
             wait_for_turn=False,
             locate=plan,
+            profiler=None,
         )
         found = msgspec.structs.replace(_run(config, spec, folder.location_phase(number), progress), level=level)
         first = first or (found, arguments)

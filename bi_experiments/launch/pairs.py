@@ -22,6 +22,7 @@ from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
+from bi_experiments.phase.profilers import PROFILER
 from bi_experiments.records import (
     RECORD_VERSION,
     Arm,
@@ -218,6 +219,7 @@ class Launches:
             trials_digest=trials[1] if trials else None,
             trial_order=trial_order(self._config.workload.num_trials, self._inputs.order_seed, slot.pair),
             inject_pct=0.0 if slot.arm is Arm.BASELINE else protocol.inject_pct,
+            profiler=PROFILER if self._config.profile and slot.launch == 0 else None,
         )
 
 

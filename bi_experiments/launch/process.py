@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
+from bi_experiments.analysis.findings.untuned import untuned_messages
 from bi_experiments.errors import MachineError
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.causes import cause, concerns_both_arms
@@ -37,6 +38,7 @@ from bi_experiments.records import (
     PhaseSpec,
     PhaseStatus,
     ProbeDone,
+    Profiled,
     RecordError,
     Started,
     TrialDone,
@@ -209,6 +211,7 @@ class PhaseProcess:
         self._events_file.close()
         self.result = msgspec.structs.replace(self.result, wall_time_s=time.monotonic() - self._started)
         bound_log(self._folder.log)
+        self.result = msgspec.structs.replace(self.result, untuned=untuned_messages(self._folder.log))
         if self.result.status is PhaseStatus.FAILED:
             log = log_tail(self._folder.log, CAUSE_LINES, CAUSE_CHARACTERS)
             self.result = msgspec.structs.replace(self.result, error=cause(self.result.error or "", log))
@@ -429,6 +432,8 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
             }
         case Located():
             changes = {"location": event.location}
+        case Profiled():
+            changes = {"profile": event.profile}
         case Done():
             changes = {"peak_memory_bytes": event.peak_memory_bytes, "probe_time_s": event.probe_time_s}
         case Failed():

@@ -19,6 +19,7 @@ from bi_experiments.records import (
     Located,
     ObservedEngine,
     PhaseSpec,
+    Profiled,
     Started,
     Workload,
     from_json,
@@ -63,13 +64,15 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
 
     imported = time.perf_counter()
     from bi_experiments.phase import engine, trials
+    from bi_experiments.phase.profilers import PROFILERS, trial
     from bi_experiments.phase.proof import probes
 
     workload = timed = trials.read_workload(Path(spec.workload_path), spec.workload_digest)
     if spec.trials_path is not None and spec.trials_digest is not None:
         timed = trials.read_workload(Path(spec.trials_path), spec.trials_digest)
     started = time.perf_counter()
-    llm = engine.build_engine(spec.engine)
+    profiler = PROFILERS[spec.profiler](folder / "profile") if spec.profiler is not None else None
+    llm = engine.build_engine(spec.engine, profiler.engine_arguments if profiler is not None else None)
     init_time_s = time.perf_counter() - started
     watch = EngineWatch(pipes.emit)
     watch.start()
@@ -98,6 +101,8 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
                 time_s=None if spec.probes.trial_times is None else spec.probes.trial_times * trial_time_s,
             )
         probe_time_s = time.perf_counter() - probed
+        if profiler is not None:  # last, so that neither trials nor probes run in a process that was profiled
+            pipes.emit(Profiled(profile=trial.profile_trial(llm, timed, profiler)))
         pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=probe_time_s))
     finally:
         watch.stop()

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,11 +35,13 @@ class Tokenizer(Protocol):
         ...
 
 
-def build_engine(spec: EngineSpec) -> "LLM":
+def build_engine(spec: EngineSpec, profiler: Mapping[str, object] | None = None) -> "LLM":
     """Build the engine; vLLM must be imported before, so that the time of this call is the engine's alone.
 
     Args:
         spec: Engine arguments.
+        profiler: vLLM's `profiler_config`, where a trial is to be profiled. Until `profiling` is entered it changes
+            nothing: a worker makes its profiler at the first start, and asks at each step only whether it has one.
     """
     from vllm import LLM
 
@@ -60,11 +62,12 @@ def build_engine(spec: EngineSpec) -> "LLM":
         # Request metrics (time to first token, ...) exist only with statistics on.
         "disable_log_stats": False,
     }
-    optional = {
+    optional: dict[str, Any] = {
         "max_num_batched_tokens": spec.max_num_batched_tokens,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
     }
+    optional["profiler_config"] = dict(profiler) if profiler is not None else None
     arguments.update({name: value for name, value in optional.items() if value is not None})
     llm = LLM(**(arguments | further_arguments(spec)))
     # With statistics come loggers that count every step for Prometheus, in the timed process; nobody reads them here.
@@ -396,6 +399,16 @@ def end_observation(llm: "LLM") -> list[ModuleDifference]:
         for rank, worker in enumerate(workers)
         for found in worker
     ]
+
+
+@contextlib.contextmanager
+def profiling(llm: "LLM") -> Iterator[None]:
+    """Have vLLM's profiler observe every worker meanwhile; its files are whole when the context is left."""
+    llm.start_profile()
+    try:
+        yield
+    finally:
+        llm.stop_profile()
 
 
 def to_output(request: Request, output: "RequestOutput") -> Output:

@@ -7,6 +7,8 @@ from bi_experiments.analysis.engines import engine_sentence
 from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.analysis.profiles import describe as describe_profile
+from bi_experiments.analysis.profiles import profiled
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
@@ -42,6 +44,8 @@ def sentences(result: ExperimentResult) -> list[str]:
         said.append(result.invariance.sentence)
     if result.location is not None:
         said.append(" ".join(describe(result.location)))
+    if (where := profiled(result)) is not None:
+        said.append(describe_profile(where))
     limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bi_experiments.records import ExperimentResult
-from bi_experiments.report import answer, method, pages, tables
+from bi_experiments.report import answer, method, pages, profiles, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.planning import planning
 from bi_experiments.wording import finding_name
@@ -39,6 +39,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         ledger_note=tables.LEDGER_NOTE,
         layers=tables.layers(result.location) if result.location and result.location.layers else None,
         layers_note=tables.LAYERS_NOTE,
+        profile=profiles.sections(result),
         tokens=tables.tokens(result.tokens),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),

@@ -4,7 +4,7 @@ import re
 
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import ExperimentResult
-from bi_experiments.report import answer, tables
+from bi_experiments.report import answer, profiles, tables
 from bi_experiments.report.method import provenance, ran_on
 from bi_experiments.report.planning import planning
 from bi_experiments.report.tables import Table
@@ -39,6 +39,8 @@ def render(result: ExperimentResult) -> str:
         ledger = tables.ledger(result.invariance)
         proof += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
         parts += ["<details><summary>The proof, by composition</summary>", *proof, "</details>"]
+    for section in profiles.sections(result)[:1]:  # the operations are in the page
+        parts += [_table(section.table), escape(section.note)]
     if result.comparison is not None and result.comparison.findings:
         findings = (
             f"- **{escape(finding_name(one.kind))}**: {escape(one.message)} {escape(one.remedy)}"

@@ -10,6 +10,8 @@ from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.metrics import PRIMARY
 from bi_experiments.analysis.outcome import describe_gate, primary
 from bi_experiments.analysis.pairs import Pair, complete_pairs, second_arm
+from bi_experiments.analysis.profiles import describe as describe_profile
+from bi_experiments.analysis.profiles import profiled
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
@@ -21,7 +23,7 @@ from bi_experiments.records import (
     PhaseResult,
     PhaseStatus,
 )
-from bi_experiments.report import tables
+from bi_experiments.report import profiles, tables
 from bi_experiments.report.blocks import head, phase_block, stages_lines
 from bi_experiments.report.layout import RULE, heading, paragraph, table
 from bi_experiments.report.planning import planning
@@ -64,6 +66,7 @@ def render_comparison(result: ExperimentResult, folder: Path | None = None) -> s
         sections.append(_metrics(result))
     if result.invariance is not None:
         sections.append(_invariance(result.invariance))
+    sections += _profile(result)
     sections.append(_lines(tables.tokens(result.tokens)))
     if result.comparison is not None and result.comparison.findings:
         sections.append(_findings(result.comparison.findings))
@@ -135,6 +138,8 @@ def _answer(result: ExperimentResult) -> list[str]:
         lines += paragraph(result.invariance.sentence)
     if result.location is not None:
         lines += paragraph(" ".join(describe(result.location)))
+    if (where := profiled(result)) is not None:
+        lines += paragraph(describe_profile(where))
     limit = result.configuration.get("gate", {}).get("max_overhead_pct")
     if result.comparison is not None and limit is not None:
         lines += paragraph(describe_gate(result.comparison, float(limit)))
@@ -167,6 +172,17 @@ def _invariance(report: InvarianceReport) -> list[str]:
     lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
     ledger = tables.ledger(report)
     return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
+
+
+def _profile(result: ExperimentResult) -> list[list[str]]:
+    comparison = profiled(result)
+    if comparison is None:
+        return []
+    classes, operations = profiles.classes(comparison), profiles.operations(comparison, profiles.NARROW)
+    return [
+        [*_lines(classes), *(line for said in profiles.notes(comparison) for line in paragraph(said))],
+        [*_lines(operations), *paragraph(profiles.OPERATIONS_NOTE)],
+    ]
 
 
 def _lines(cells: tables.Table) -> list[str]:

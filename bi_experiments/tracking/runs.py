@@ -12,6 +12,8 @@ from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import PRIMARY, own_s_per_token, peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
+from bi_experiments.analysis.profiles import describe as describe_profile
+from bi_experiments.analysis.profiles import profiled
 from bi_experiments.config.plain import as_text, flatten, setting
 from bi_experiments.records import (
     Arm,
@@ -126,6 +128,7 @@ def of_experiment(result: ExperimentResult) -> RunContent:
     """The run of an experiment; its sweep's tag is added when that run's id is known."""
     end_ms = _ms(result.started_at + result.wall_time_s)
     values = _cost(result) | _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
+    values |= _profile_values(result)
     return RunContent(
         name=result.name,
         start_ms=_ms(result.started_at),
@@ -237,6 +240,8 @@ def note(result: ExperimentResult) -> str:
         paragraphs.append(changed)
     if result.invariance is not None:
         paragraphs.append(result.invariance.sentence)
+    if (where := profiled(result)) is not None:
+        paragraphs.append(describe_profile(where))
     if result.stopped is not None:
         paragraphs.append(f"Ended early: {result.stopped}.")
     if result.comparison is not None:
@@ -358,6 +363,20 @@ def _overheads(result: ExperimentResult) -> dict[str, float]:
         for metric in metrics
         if metric.name in _OF_CHANGES and metric.change_pct is not None
     }
+
+
+def _profile_values(result: ExperimentResult) -> dict[str, float]:
+    """Time by class in the profiled trial of each arm, and how much longer the second one took."""
+    comparison = profiled(result)
+    if comparison is None:
+        return {}
+    values = {
+        f"profile/{arm.arm}/{kind.replace(' ', '_')}_s": time.total_s
+        for arm in (comparison.baseline, comparison.second)
+        for kind, time in arm.classes.items()
+    }
+    differences = {f"profile/difference/{kind.replace(' ', '_')}_s": s for kind, s in comparison.differences()}
+    return values | differences
 
 
 def _invariance_values(report: InvarianceReport | None) -> dict[str, float]:

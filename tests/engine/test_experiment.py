@@ -1,5 +1,7 @@
 """Both arms of one small experiment on real vLLM, as a user runs it; the tests share its two phases."""
 
+import gzip
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.analysis.operation_classes import OperationClass
+from bi_experiments.analysis.profiles import KNOWN_PCT, of_phase
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseStatus, Workload, from_json
+from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseStatus, ProfiledStep, Workload, from_json
 
 pytestmark = pytest.mark.engine
 
@@ -20,6 +24,7 @@ OVERRIDES = (
     "workload.max_batch_size=8",
     "workload.max_tokens=8",
     "backend.enforce_eager=true",
+    "profile=true",
 )
 
 
@@ -120,6 +125,38 @@ def test_the_timed_trials_of_the_two_phases_never_overlap(finished: Finished) ->
     assert all(spans[index][1] <= spans[index + 1][0] for index in range(len(spans) - 1))
 
 
+def test_the_profile_of_each_arm_adds_up_to_its_trial(finished: Finished) -> None:
+    for phase in finished.result.phases:
+        profile = phase.profile
+        assert profile is not None
+        assert (profile.stopped, profile.on_device, profile.workers, profile.whole) == (None, False, 1, True)
+        same = next(trial for trial in phase.trials if trial.index == profile.trial)
+        assert (profile.prompt_tokens, profile.output_tokens) == (same.prompt_tokens, same.output_tokens)
+        arm = of_phase(phase)
+        assert sum(time.total_s for time in arm.classes.values()) == pytest.approx(profile.time_s, rel=0.02)
+        assert arm.known_pct >= KNOWN_PCT
+        assert arm.classes[OperationClass.MATRIX_MULTIPLICATION].prefill_s > 0
+        assert arm.classes[OperationClass.ATTENTION].decode_s > 0
+
+
+def test_prefill_and_decode_are_told_apart_by_vllms_own_steps(finished: Finished) -> None:
+    for phase in finished.result.phases:
+        assert phase.profile is not None
+        numbers = {one.steps: one.number for one in phase.profile.steps}
+        assert numbers[ProfiledStep.PREFILL] >= 1
+        assert sum(numbers.values()) >= 8  # as many as output tokens
+        assert numbers[ProfiledStep.DECODE] >= 8 - numbers[ProfiledStep.PREFILL]
+
+
+def test_the_traces_are_in_chromes_format(finished: Finished) -> None:
+    for phase in finished.result.phases:
+        assert phase.profile is not None
+        (name,) = phase.profile.traces
+        path = finished.folder.phase(phase.index, phase.arm).profile / name
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        assert {"ph", "name", "ts"} <= events[-1].keys()
+
+
 def test_the_terminal_shows_both_phases_and_the_comparison(finished: Finished) -> None:
     for line in (
         "PHASE 1: Running",
@@ -128,6 +165,7 @@ def test_the_terminal_shows_both_phases_and_the_comparison(finished: Finished) -
         "Engine initialization time:",
         "Trial 2/2: batch_size=",
         "COMPARISON: Batch Invariance vs Baseline",
+        "Where the time goes",
     ):
         assert line in finished.output
 

@@ -14,7 +14,9 @@ from bi_experiments.analysis.findings.inside import inside_trials
 from bi_experiments.analysis.findings.interval import incomplete, single_launch, stages
 from bi_experiments.analysis.findings.order import caches, interrupted, order
 from bi_experiments.analysis.findings.outlying import outlying
+from bi_experiments.analysis.findings.profiling import profiling
 from bi_experiments.analysis.findings.size import batch_size
+from bi_experiments.analysis.findings.untuned import untuned
 from bi_experiments.analysis.findings.warm_up import warm_up
 from bi_experiments.analysis.findings.work import injected, needle, token_counts
 from bi_experiments.analysis.pairs import complete_pairs
@@ -46,6 +48,7 @@ def all_findings(
         needle(pairs),
         token_counts(pairs),
         engine(pairs),
+        untuned(pairs),
         inside_trials(pairs, protocol),
         incomplete(phases, pairs, planned_pairs),
         single_launch(pairs),
@@ -59,6 +62,7 @@ def all_findings(
         drift_over_launches(pairs, protocol),
         clock_findings(pairs, protocol),
         interrupted(pairs, protocol),
+        profiling(pairs),
         shared(beside),
         () if beside else busy_machine(phases, protocol, cpu_count),
     )
