@@ -113,6 +113,12 @@ def phase_end(phase: PhaseResult) -> list[str]:
         differing = sum(not probe.equal for probe in phase.probes)
         took = "" if phase.probe_time_s is None else f" ({phase.probe_time_s:.2f}s)"
         lines.append(f"Probes: {differing} of {len(phase.probes)} differ from the probe alone{took}")
+    if phase.profile is not None and phase.profile.stopped is None:
+        one = phase.profile
+        lines.append(
+            f"Profile: trial {one.trial + 1} again, observed by the profiler {one.profiler}, {one.time_s:.2f}s, "
+            "counted nowhere"
+        )
     if phase.status is not PhaseStatus.OK:
         word = "INTERRUPTED" if phase.status is PhaseStatus.INTERRUPTED else "FAILED"
         lines += paragraph(f"{word} after {phase.wall_time_s:.1f}s: {phase.error or phase.status}", "  ", "")

@@ -18,6 +18,7 @@ def test_the_text_report_has_sentence_classes_and_operations() -> None:
     said = text.render(result())
     assert SENTENCE in " ".join(said.split())
     lines = said.splitlines()
+    assert "Profile: trial 1 again, observed by the profiler torch, 2.30s, counted nowhere" in lines
     assert max(map(len, lines)) <= 100
     row = next(line.split() for line in lines if line.startswith("matrix multiplication  "))
     assert row[2:] == ["1.250", "0.500", "0.750", "1.750", "0.700", "1.050", "+0.50"]
