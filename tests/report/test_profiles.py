@@ -22,7 +22,7 @@ def test_the_text_report_has_sentence_classes_and_operations() -> None:
     assert max(map(len, lines)) <= 100
     row = next(line.split() for line in lines if line.startswith("matrix multiplication  "))
     assert row[2:] == ["1.250", "0.500", "0.750", "1.750", "0.700", "1.050", "+0.50"]
-    assert next(line.split()[-1] for line in lines if line.startswith("together")) == "+0.60"
+    assert next(line.split()[-1] for line in lines if line.startswith("together  ")) == "+0.60"
     kernel = next(line.split() for line in lines if line.startswith("matmul_kernel_persistent"))
     assert kernel[-4:] == ["-", "-", "68", "1,750"]
     assert "baseline 2.300 s (2.000 s when timed)" in " ".join(said.split())
