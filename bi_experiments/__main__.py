@@ -183,8 +183,8 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.experiment import prepare, run_experiment
     from bi_experiments.localisation import locate_violation
     from bi_experiments.report.failures import last_words
-    from bi_experiments.report.live import progress_for
-    from bi_experiments.report.text import render_comparison
+    from bi_experiments.report.live import coloured, progress_for
+    from bi_experiments.report.text import render_end
     from bi_experiments.tracking.log import log_experiment, warn_early
 
     folder = OutputFolder(Path(HydraConfig.get().runtime.output_dir))
@@ -192,7 +192,8 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     try:
         config = from_hydra(composed)
         prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
-        with _claimed(folder, config), progress_for(console, recorded_configuration(config)) as progress:
+        shown = progress_for(console, recorded_configuration(config), _command(), folder)
+        with _claimed(folder, config), shown as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
             result = locate_violation(result, config, folder)
@@ -201,7 +202,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     except OSError as error:
         kept = f"; finished phases are kept in {folder.root / 'phases'}"
         return complain(f"{file_problem(error)}{kept}", ExitCode.PHASE_FAILED), None
-    console.print(render_comparison(result, folder.root), markup=False, highlight=False, soft_wrap=True, end="")
+    console.print(coloured(render_end(result, folder.root)), soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
     log_experiment(result, folder.root, config.tracking)
     return exit_code(result, config), own_s_per_token(result.phases)

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from bi_experiments.analysis.agreement import outputs_agree
 from bi_experiments.analysis.design import Design
-from bi_experiments.analysis.estimates import Estimate, contrast_estimate
+from bi_experiments.analysis.estimates import Estimate, contrast_estimate, per_cent
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
 from bi_experiments.config.plain import setting
@@ -43,7 +43,7 @@ from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.several import settings_that_differ
 from bi_experiments.tracking import store
-from bi_experiments.wording import band, signed, unsigned
+from bi_experiments.wording import NO_INTERVAL, band, signed, unsigned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
     code = decide(change, *margins) if equal else ExitCode.GATE_UNDECIDED
     shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
-    answer = f"{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
+    answer = f"{describe_overheads(first, second)}\n{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
     if said := outputs_agree(first, second):
         sys.stdout.write(f"{said}\n")
@@ -248,12 +248,18 @@ def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> E
     return ExitCode.OVER_GATE if change.low_pct > max_change_pct else ExitCode.GATE_UNDECIDED
 
 
+def describe_overheads(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
+    """What the mode costs on each side, in one sentence: the two that the ratio compares."""
+    costs = (per_cent(fmean(_logs(side, by_experiment=len(side) > 1).differences)) for side in (first, second))
+    return "The second arm's overhead is {} in A and {} in B.".format(*map(signed, costs))
+
+
 def describe(changes: Changes) -> str:
     """Which of the three moved, in one sentence."""
     if changes.ratio.low_pct is None:
         return (
             f"Mode {signed(changes.mode.change_pct)}, baseline {signed(changes.baseline.change_pct)} from A to B: "
-            "whether either moved is undecided, since one of them has only one launch an arm."
+            f"{NO_INTERVAL}, since one of them has only one launch an arm, and so which of them moved is undecided."
         )
     named = changes._asdict().items()
     moved = ", ".join(f"the {name} got {_how_far(change)}" for name, change in named if _has_moved(change))
@@ -340,7 +346,7 @@ def _changes_table(changes: Changes) -> str:
 
 def _interval(estimate: Estimate) -> str:
     if estimate.low_pct is None or estimate.high_pct is None:
-        return "(one launch an arm: no interval)"
+        return f"({NO_INTERVAL})"
     return band(estimate.low_pct, estimate.high_pct)
 
 

@@ -83,6 +83,10 @@ class OutputFolder:
         """The report in GitHub's markdown."""
         return self.root / "report.md"
 
+    def written_report(self) -> Path | None:
+        """The report that is there, the page before the text; None where there is neither."""
+        return next((path for path in (self.report_html, self.report_text) if path.is_file()), None)
+
     @property
     def trials(self) -> Path:
         """Every timed trial as a row."""

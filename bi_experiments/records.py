@@ -373,6 +373,8 @@ class ClockReading(Record, frozen=True, kw_only=True):
     """NVML's index."""
     sm_clock_mhz: int | None
     """Clock of the multiprocessors right after the trial, in MHz; None, here and below: NVML does not say."""
+    highest_sm_clock_mhz: int | None = None
+    """What the device can do, in MHz; None in older records too."""
     temperature_c: int | None
     """Right after the trial, in degrees Celsius."""
     power_w: float | None

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from bi_experiments.records import Arm, Environment, PhaseResult
+from bi_experiments.records import Arm, Environment, Metric, PhaseResult
 
 
 def signed(per_cent: float) -> str:
@@ -55,6 +55,36 @@ def change_text(per_cent: float) -> str:
 def finding_name(kind: str) -> str:
     """What a kind of finding is called: `warm up`, `busy machine` (stored as `neighbour`)."""
     return "busy machine" if kind == "neighbour" else kind.replace("_", " ")
+
+
+NO_INTERVAL = "no interval"
+"""What is said of a single launch of an arm everywhere: nothing can be said, for launches differ too."""
+
+_SHORT_NAMES = {
+    "time_to_first_token": "TTFT",
+    "time_per_output_token": "TPOT",
+    "end_to_end_latency": "E2E",
+    "decode_step": "ITL, all decoding",
+    "request_time_per_token": "TPOT, request by request",
+    "prompts_per_sec": "prompts a second",
+}
+"""Stored names of metrics to those that vllm bench and other benchmarks of servers print."""
+
+
+def metric_name(stored: str) -> str:
+    """What a metric is called: `total time`, `TTFT p50`."""
+    name, at, percentile = stored.rpartition("_p")
+    if not (at and percentile.isdigit()):
+        name, percentile = stored, ""
+    name = _SHORT_NAMES.get(name, name.replace("_", " "))
+    return f"{name} p{percentile}" if percentile else name
+
+
+def shown_in(metric: Metric) -> tuple[str, float]:
+    """The unit in which a metric is shown, and what its stored values are multiplied by: request times are in ms."""
+    stored = metric.name.rpartition("_p")[0] or metric.name
+    in_ms = metric.unit == "s" and (stored in _SHORT_NAMES or metric.name in _SHORT_NAMES)
+    return ("ms", 1000.0) if in_ms else (metric.unit, 1.0)
 
 
 def device(environment: Environment) -> str:

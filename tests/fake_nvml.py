@@ -49,6 +49,7 @@ class FakeNvml:
             "nvmlDeviceGetHandleByIndex": self.handle,
             "nvmlDeviceGetUUID": self.uuid,
             "nvmlDeviceGetClockInfo": self.clock,
+            "nvmlDeviceGetMaxClockInfo": self.highest_clock,
             "nvmlDeviceGetTemperature": self.temperature,
             "nvmlDeviceGetCurrentClocksEventReasons": self.event_reasons,
             "nvmlDeviceGetTotalEnergyConsumption": self.energy,
@@ -81,6 +82,10 @@ class FakeNvml:
     def clock(self, device: FakeDevice, kind: int) -> int:
         assert kind == pynvml.NVML_CLOCK_SM
         return _supported(device.sm_clock_mhz)
+
+    def highest_clock(self, device: FakeDevice, kind: int) -> int:
+        assert kind == pynvml.NVML_CLOCK_SM
+        return _supported(device.sm_clock_mhz and 1980)
 
     def temperature(self, device: FakeDevice, sensor: int) -> int:
         return _supported(device.temperature_c)

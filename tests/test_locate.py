@@ -61,7 +61,7 @@ def test_the_operator_is_named_and_stands_in_the_record_and_every_page(
 ) -> None:
     assert main([str(experiment.root)]) is ExitCode.DONE
     said = capsys.readouterr().out
-    assert f"the first operator that differs is {CULPRIT}, at position 2" in said
+    assert f"the first operator that differs is {CULPRIT}, at position 3" in said
     assert "from 6 prompt tokens of the neighbour on" in said
     assert str(experiment.reproduction) in said
     result = read_result(experiment.root)
@@ -147,7 +147,7 @@ def test_a_difference_of_compiled_models_alone_is_looked_for_level_by_level(
         path.write_bytes(to_json(msgspec.structs.replace(spec, engine=engine)))
     monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "compiled_only"}))
     assert main([str(experiment.root)]) is ExitCode.DONE
-    assert "compiled with piecewise graphs, output token 1 differs" in capsys.readouterr().out
+    assert "compiled with piecewise graphs, output token 2 differs" in capsys.readouterr().out
     asked = [passed(experiment, level).engine.extra.get("compilation_config") for level in range(3)]
     assert asked == [None, {"cudagraph_mode": "NONE"}, {"cudagraph_mode": "PIECEWISE"}]
     assert not experiment.location_phase(3).root.exists()

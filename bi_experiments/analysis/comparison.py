@@ -11,7 +11,7 @@ from bi_experiments.analysis.robust import robust_paired, robust_unpaired
 from bi_experiments.analysis.trial_costs import trial_costs
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Arm, Comparison, Difference, Metric, PhaseResult, RobustChange
-from bi_experiments.wording import band, count, signed, unsigned
+from bi_experiments.wording import band, count, four_digits, signed, unsigned
 
 
 def compare_experiment(
@@ -102,8 +102,11 @@ def sentence(
     elif launches_per_cache is not None:
         pairs += f", every {launches_per_cache} launches of an arm with compile caches of their own"
     if low is None or high is None:
-        arms = "two baselines" if control else "the arms"
-        return f"Total time differs by {signed(change)} between {arms} here: one launch an arm, no interval."
+        what = "whether two baselines differ here" if control else "what batch invariance costs here"
+        return (
+            f"One launch an arm has no interval: {what} is undecided. Total time was {four_digits(total_time.baseline)}"
+            f" s in the baseline and {four_digits(total_time.batch_invariant)} s in the second arm."
+        )
     if inject_pct:
         return (
             f"With {inject_pct:g} % injected into the second arm on purpose, total time differs by {signed(change)} "

@@ -363,7 +363,7 @@ def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
         largest = max(one.largest_logprob_difference for one in changed)
         behind = ", ".join(one.composition for one in changed if one.composition != first.composition)
         clauses.append(
-            f"probe {first.probe} changed at output token {first.first_difference} (the first is 0) in composition "
+            f"probe {first.probe + 1} changed at output token {(first.first_difference or 0) + 1} in composition "
             f"{first.composition}, as did {len(evidence.differing)} of "
             f"{count(len(evidence.compared), 'probe output')} in all{f' (also in {behind})' if behind else ''}, "
             f"largest |delta logprob| {largest:.2g}"

@@ -18,16 +18,16 @@ def describe(location: Location) -> tuple[str, ...]:
 
 
 def _where(location: Location) -> str:
-    place = f"In the {LABELS[location.arm]} arm, probe batch {location.composition} #{location.batch}"
+    place = f"In the {LABELS[location.arm]} arm, probe batch {location.composition} #{location.batch + 1}"
     if location.first is not None:
         one = location.first
-        token = location.first_difference
+        token = _token(location)
         inputs = (
             "its inputs are equal" if one.inputs_equal else "its inputs differ already: code before it in the model"
         )
         return (
-            f"{place}: the first operator that differs is {_named(one)}, at position {one.position} of the sequence "
-            f"(output token {token}); {inputs}."
+            f"{place}: the first operator that differs is {_named(one)}, at position {one.position + 1} of the "
+            f"sequence (output token {token}); {inputs}."
         )
     if location.first_difference is None:
         tried = "" if location.level == "eager" else ", compiled or not"
@@ -35,9 +35,14 @@ def _where(location: Location) -> str:
     if location.stopped is None:
         return (
             f"{place}: eager, the output is the same as alone; {location.level}, output token "
-            f"{location.first_difference} differs. The difference comes from compiled kernels or graphs."
+            f"{_token(location)} differs. The difference comes from compiled kernels or graphs."
         )
-    return f"{place}: output token {location.first_difference} differs, and {location.stopped}."
+    return f"{place}: output token {_token(location)} differs, and {location.stopped}."
+
+
+def _token(location: Location) -> int:
+    """Number of the first output token that differs, from 1."""
+    return (location.first_difference or 0) + 1
 
 
 def _named(one: ModuleDifference) -> str:

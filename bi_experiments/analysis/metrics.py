@@ -155,6 +155,22 @@ def _peak_memory(phase: PhaseResult) -> Values:
     return () if found is None else (found / 2**30,)
 
 
+def _decode_step(phase: PhaseResult) -> Values:
+    """Median time of a step in which all sequences decode: what each of them waits for its next token."""
+    steps = [trial.decode_step_s for trial in phase.trials if trial.decode_step_s is not None]
+    return tuple(steps) if len(steps) == len(phase.trials) else ()
+
+
+def _energy_per_token(phase: PhaseResult) -> Values:
+    """Energy of all devices during the trials, from their own counters, for each token generated."""
+    times_s = {trial.index: trial.time_s for trial in phase.trials}
+    read = [one for one in phase.clocks if one.trial in times_s and one.power_w is not None]
+    tokens = sum(output_tokens(phase))
+    if not tokens or not read or len(read) < len(phase.clocks) or {one.trial for one in read} != times_s.keys():
+        return ()
+    return (sum((one.power_w or 0.0) * times_s[one.trial] for one in read) / tokens,)
+
+
 def _requests(phase: PhaseResult, field: LatencyField) -> Values:
     """The timings of all requests of all trials; none unless every trial has them."""
     latencies = [trial.latencies for trial in phase.trials if trial.latencies is not None]
@@ -194,6 +210,8 @@ _QUANTITIES = (
         for name, field in _LATENCIES
         for percent in (50, 90, 99)
     ),
+    _Quantity("decode_step", "s", _decode_step),
+    _Quantity("energy_per_token", "J/token", _energy_per_token, AMOUNT),
     _Quantity("peak_memory", "GiB", _peak_memory, AMOUNT),
 )
 
@@ -205,8 +223,10 @@ def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metri
     `request_time_per_token` compare the trials and the requests one by one, the rest is one value a launch.
     `init_time_cold` rests on the launches that found empty caches, `init_time_warm` on the others: with caches of an
     arm's own the first launch is the only cold one, and has no interval. `_p50`, `_p90`, `_p99` are percentiles over
-    the requests of all trials of a launch (linear between order statistics). A quantity that no complete pair has in
-    both arms is missing from the result; one whose ratio would mislead is there, withheld, with the reason.
+    the requests of all trials of a launch (linear between order statistics). `decode_step` is the time of a step in
+    which every sequence decodes, `energy_per_token` that of all devices in the trials over the tokens generated. A
+    quantity that no complete pair has in both arms is missing from the result; one whose ratio would mislead is there,
+    withheld, with the reason.
 
     Args:
         phases: The phases of one experiment, complete pairs or not.
@@ -271,8 +291,11 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
 
 def _of_an_arm(launches: Sequence[Values]) -> float:
     """What stands in an arm's column: the geometric mean, whose ratio is the change; of a value of 0 the mean."""
-    if any(value <= 0 for values in launches for value in values):
+    every = [value for values in launches for value in values]
+    if min(every) <= 0:
         return fmean(map(fmean, launches))
+    if min(every) == max(every):
+        return every[0]  # not the exponential of its logarithm, which may be off by a bit
     return math.exp(fmean(mean_log(values) for values in launches))
 
 

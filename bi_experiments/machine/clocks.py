@@ -96,6 +96,7 @@ class ClockReader:
                 trial=trial,
                 device=index,
                 sm_clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+                highest_sm_clock_mhz=_ask(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
                 temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
                 power_w=_mean_power_w(before[index], after[index]),
                 reasons=_reasons(handle),

@@ -12,6 +12,7 @@ from bi_experiments.errors import ConfigurationError, ExitCode, complain, printa
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
+from bi_experiments.report.labels import short_names
 from bi_experiments.report.output import write_pages, write_text
 from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
 
@@ -54,21 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page: Path) -> str:
     summaries = [Summary.of(result) for result in results]
+    labels = short_names([f"{folder}: {summary.name}" for folder, summary in zip(folders, summaries, strict=True)], 24)
     rows = [
         Row(
-            label=f"{folder}: {summary.name}",
+            label=label,
             settings=settings,
             status=_status(result),
             reason=result.stopped,
-            folder=os.path.relpath(folder, page.parent),
+            page=os.path.relpath(OutputFolder(folder).report_html, page.parent),
             result=summary,
         )
-        for folder, result, summary, settings in zip(
-            folders, results, summaries, settings_that_differ(summaries), strict=True
+        for label, folder, result, summary, settings in zip(
+            labels, folders, results, summaries, settings_that_differ(summaries), strict=True
         )
     ]
     command = shlex.join(["python", "-m", "bi_experiments.report", *map(str, folders), "--output", str(page)])
-    return render_html(f"{len(rows)} experiments compared", rows, command)
+    return render_html(f"{len(rows)} experiments compared", rows, command, sweep=False)
 
 
 def _status(result: ExperimentResult) -> str:

@@ -1,5 +1,6 @@
 """The answer before any table: sentences, verdicts in a word, and what kept the experiment from being whole."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -9,10 +10,11 @@ from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.analysis.profiles import describe as describe_profile
 from bi_experiments.analysis.profiles import profiled
+from bi_experiments.config.plain import setting
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
-from bi_experiments.wording import LABELS, band, count, four_digits, signed
+from bi_experiments.wording import LABELS, NO_INTERVAL, count, device, version
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
 
@@ -25,14 +27,6 @@ class Badge(NamedTuple):
     tone: Tone
 
 
-class Tile(NamedTuple):
-    """One number that the reader came for."""
-
-    name: str
-    value: str
-    detail: str
-
-
 def sentences(result: ExperimentResult) -> list[str]:
     """What was found, the cost first; at least one sentence."""
     said = ["No comparison: no pair is complete."]
@@ -41,7 +35,7 @@ def sentences(result: ExperimentResult) -> list[str]:
     if (changed := engine_sentence(result)) is not None:
         said.append(changed)
     if result.invariance is not None:
-        said.append(result.invariance.sentence)
+        said.append(result.invariance.sentence + _length_of_probes(result))
     if result.location is not None:
         said.append(" ".join(describe(result.location)))
     if (where := profiled(result)) is not None:
@@ -50,6 +44,45 @@ def sentences(result: ExperimentResult) -> list[str]:
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
+
+
+def _length_of_probes(result: ExperimentResult) -> str:
+    """How long the outputs were that the verdict is about: a fault may only show in longer ones."""
+    longest, of_trials = (setting(result.configuration, group, "max_tokens") for group in ("verify", "workload"))
+    compositions = {probe.composition for phase in result.phases for probe in phase.probes}
+    if not compositions or not isinstance(longest, int):
+        return ""
+    own = f", of the workload's own prompts up to {of_trials}" if compositions & {"trial", "workload", "needle"} else ""
+    return f" Outputs compared: up to {count(longest, 'token')}{own}."
+
+
+def subject(result: ExperimentResult) -> str:
+    """What the answer is about, in one line: device, vLLM, attention backend, parallelism, workload, date."""
+    observed = next((phase.observed for phase in result.phases if phase.observed is not None), None)
+    vllm = version("vllm", result.environment, result.phases)
+    tp, pp = (setting(result.configuration, key) for key in ("tp", "pp"))
+    parts = [
+        device(result.environment),
+        f"vLLM {vllm}" if vllm else "",
+        observed.attention_backend if observed else "",
+        f"tp {tp}" if tp is not None else "",
+        f"pp {pp}" if isinstance(pp, int) and pp > 1 else "",
+        _workload(result),
+        datetime.fromtimestamp(result.started_at, UTC).strftime("%-d %b %Y"),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _workload(result: ExperimentResult) -> str:
+    """The trials' sizes: `64 to 128 prompts of 1024 to 2048 words, 128 tokens`."""
+    asked = setting(result.configuration, "workload") or {}
+    sizes = [trial.batch_size for phase in result.phases for trial in phase.trials]
+    if not sizes or "max_tokens" not in asked:
+        return ""
+    lengths = f" of {asked['min_prompt']} to {asked['max_prompt']} words" if "max_prompt" in asked else ""
+    smallest, largest = min(sizes), max(sizes)
+    prompts = f"{smallest} to {largest} prompts" if smallest < largest else count(largest, "prompt")
+    return f"{prompts}{lengths}, {count(asked['max_tokens'], 'token')}"
 
 
 def badges(result: ExperimentResult) -> list[Badge]:
@@ -65,28 +98,6 @@ def badges(result: ExperimentResult) -> list[Badge]:
     limit = gate_limit(result)
     if result.comparison is not None and limit is not None:
         found.append(Badge(f"gate of {limit:g} %", *_GATE_WORDS[decide_gate(result.comparison, limit)]))
-    return found
-
-
-def tiles(result: ExperimentResult) -> list[Tile]:
-    """Cost, throughput and proof, where they were measured."""
-    found = []
-    total_time = primary(result.comparison) if result.comparison else None
-    if total_time is not None and total_time.change_pct is not None:
-        interval = "one launch an arm, no interval"
-        if total_time.low_pct is not None and total_time.high_pct is not None:
-            interval = f"{band(total_time.low_pct, total_time.high_pct)}, {count(total_time.pairs, 'pair')}"
-        found.append(Tile("Change of total time", signed(total_time.change_pct), interval))
-    throughput = result.comparison.metric("throughput") if result.comparison else None
-    label = LABELS[second_arm(result.phases)]
-    if throughput is not None:
-        values = f"{four_digits(throughput.baseline)} → {four_digits(throughput.batch_invariant)}"
-        found.append(Tile("Throughput, tokens/s", values, f"baseline → {label}"))
-    verdicts = {verdict.arm: verdict for verdict in result.invariance.arms} if result.invariance else {}
-    other, baseline = verdicts.get(second_arm(result.phases)), verdicts.get(Arm.BASELINE)
-    if other is not None and other.total:
-        control = f"baseline: {baseline.differing} / {baseline.total}" if baseline else "no baseline was probed"
-        found.append(Tile(f"Outputs that changed, {label}", f"{other.differing} / {other.total}", control))
     return found
 
 
@@ -143,7 +154,7 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
     if total_time.withheld is not None:
         return "withheld", "open"
     if total_time.low_pct is None:
-        return "no interval", "open"
+        return NO_INTERVAL, "open"
     return total_time.verdict, _COST_TONES[total_time.verdict]
 
 

@@ -1,8 +1,9 @@
-"""The parts of the text report that are known while the experiment runs: its head, and one block for each phase.
+"""The parts of the text report that are known while the experiment runs: its settings, and one block for each phase.
 
 The live display prints these lines as they happen, `text.render` prints them from the record.
 """
 
+import shlex
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -17,22 +18,35 @@ from bi_experiments.wording import LABELS, count, duration
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def head(name: str, configuration: Mapping[str, Any]) -> list[str]:
-    """The title and all settings, one paragraph a group.
+TITLE = "VLLM BATCH INVARIANCE BENCHMARK"
+
+
+def head(name: str, configuration: Mapping[str, Any], command: str = "") -> list[str]:
+    """The title and all settings.
 
     Args:
         name: The experiment's readable name.
         configuration: The composed configuration, as in the record.
+        command: The command line, whose own settings are named first.
     """
-    lines = [*heading("VLLM BATCH INVARIANCE BENCHMARK"), f"Configuration: {name}"]
+    return [*heading(TITLE), *settings(name, configuration, command)]
+
+
+def settings(name: str, configuration: Mapping[str, Any], command: str = "") -> list[str]:
+    """All settings, one paragraph a group: those of the command line first, then the composed ones."""
+    lines = [f"Configuration: {name}"]
+    if given := [part for part in shlex.split(command) if "=" in part]:
+        lines += _setting_lines("set here", " ".join(map(_unbroken, given)))
     split = [(*key.rpartition(".")[::2], value) for key, value in flatten(configuration).items()]
     # Keys without a group first: they are what is changed most.
     for group, entries in groupby(sorted(split, key=lambda entry: entry[0] != ""), key=lambda entry: entry[0]):
         text = " ".join(f"{key}={_unbroken(value)}" for _, key, value in entries)
-        lines += [
-            line.replace(_NO_BREAK, " ") for line in paragraph(text, " " * 12, f"  {group:<10}" if group else "  ")
-        ]
+        lines += _setting_lines(group, text)
     return lines
+
+
+def _setting_lines(group: str, text: str) -> list[str]:
+    return [line.replace(_NO_BREAK, " ") for line in paragraph(text, " " * 12, f"  {group:<10}" if group else "  ")]
 
 
 def _unbroken(value: str) -> str:
@@ -88,7 +102,7 @@ def trial_line(trial: Trial, trials: int) -> str:
     """
     line = f"Trial {trial.index + 1}/{trials}: batch_size={trial.batch_size}, time={trial.time_s:.2f}s"
     if not trial.needle.equal:
-        line += f", needle differs from token {trial.needle.first_difference}"
+        line += f", needle differs from token {(trial.needle.first_difference or 0) + 1}"
     return line
 
 

@@ -10,5 +10,6 @@ def last_words(result: ExperimentResult, folder: OutputFolder) -> str:
     for phase in (*([result.discarded] if result.discarded else []), *result.phases):
         if phase.status in {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
             log = folder.phase(phase.index, phase.arm).log
-            lines += [f"The end of {log}:", *log_tail(log)]
+            if tail := log_tail(log):
+                lines += [f"The end of {log}:", *tail]
     return "".join(f"{line}\n" for line in lines)

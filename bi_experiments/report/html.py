@@ -3,38 +3,41 @@
 from collections.abc import Sequence
 
 from bi_experiments.records import ExperimentResult
-from bi_experiments.report import answer, method, pages, profiles, tables
+from bi_experiments.report import answer, compositions, method, pages, profiles, tables
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.planning import planning
 from bi_experiments.wording import finding_name
 
 
 def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
-    """The page: the answer, then figures, tables, findings, method, environment, configuration, command.
+    """The page: the answer, what limits it, then figures, tables, method, environment, configuration, command.
 
     Args:
         result: The record.
         drawn: Its figures, laid out; to be called within `theme.style`.
     """
     comparison, report = result.comparison, result.invariance
+    metrics, more_metrics = tables.folded(tables.metrics(result), result)
     return pages.render(
         "experiment.html.j2",
         title=f"{result.name}: batch-invariance benchmark",
         result=result,
+        subject=answer.subject(result),
         sentences=answer.sentences(result),
         badges=answer.badges(result),
-        tiles=answer.tiles(result),
         problems=answer.problems(result),
         figures=pages.shown(one for one in drawn if isinstance(one, Drawing)),
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
         trial_costs=tables.trial_costs(result),
         trials_note=tables.trials_note(result),
-        metrics=tables.metrics(result),
-        metrics_note=tables.METRICS_NOTE,
+        metrics=metrics,
+        more_metrics=more_metrics,
+        metrics_note=tables.metrics_note(result),
         withheld=tables.withheld(result),
         invariance=tables.invariance(report) if report else None,
         invariance_note=tables.INVARIANCE_NOTE,
-        first_differences=(*tables.first_differences(report), *tables.proof_notes(report)) if report else (),
+        glossary=compositions.glossary(report) if report else (),
+        first_differences=(*tables.first_differences(report), *tables.proof_notes(report, result)) if report else (),
         ledger=tables.ledger(report) if report else None,
         ledger_note=tables.LEDGER_NOTE,
         layers=tables.layers(result.location) if result.location and result.location.layers else None,

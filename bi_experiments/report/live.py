@@ -1,7 +1,6 @@
 """What the terminal shows while an experiment runs: the report's lines as they happen, and below them where it is.
 
-The lines are those of `blocks`, in schedule order, so that the terminal ends up with the first part of the text that
-`text.render` makes; `text.render_comparison` makes the rest.
+The lines are those of `blocks`, in schedule order; `text.render_end` makes the rest.
 """
 
 import time
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bi_experiments.launch.progress import Progress
+from bi_experiments.paths import OutputFolder, log_tail
 from bi_experiments.records import (
     EngineReady,
     Event,
@@ -33,20 +33,44 @@ from bi_experiments.records import (
 from bi_experiments.report import blocks
 from bi_experiments.wording import LABELS
 
+_COLOURS = (
+    (r"(?m)\b(slower|more|violated|violated: .*|not deterministic|not reproducible)$", "red"),
+    (r"(?m)\b(holds|equivalent|faster|less)$", "green"),
+    (r"(?m)\b(no control|not probed|no interval|inconclusive|withheld)$", "yellow"),
+    (r"(?m)^(VIOLATED|Not deterministic):", "bold red"),
+    (r"(?m)^Batch invariance holds:", "bold green"),
+    (r"(?m)^(No control|Not probed):", "bold yellow"),
+    (r"(?m)^(Batch invariance (costs|saves|makes)|What batch invariance costs|One launch an arm)\b", "bold"),
+    (r"(?m)^  [a-z ]+(?=: [A-Z])", "bold"),
+)
+"""What is coloured on a terminal: verdicts at the ends of rows, the words that sentences open with, findings' names."""
+
+
+def coloured(text: str) -> Text:
+    """The report with its verdicts in colour; a console without colours shows it as it is."""
+    shown = Text(text)
+    for pattern, style in _COLOURS:
+        shown.highlight_regex(pattern, style)
+    return shown
+
 
 @contextmanager
-def progress_for(console: Console, configuration: Mapping[str, Any]) -> Iterator["PlainProgress | LiveProgress"]:
+def progress_for(
+    console: Console, configuration: Mapping[str, Any], command: str = "", folder: OutputFolder | None = None
+) -> Iterator["PlainProgress | LiveProgress"]:
     """The display that fits the console: live on a terminal, plain lines elsewhere. Leaves the terminal as it was.
 
     Args:
         console: Where to write.
         configuration: The composed configuration, as in the record: it heads the output.
+        command: The command line, whose own settings stand before the rest.
+        folder: Where the engines' logs are, whose last line is shown while an engine is loading.
     """
-    plain = PlainProgress(console, configuration)
+    plain = PlainProgress(console, configuration, command)
     if not console.is_terminal or console.is_dumb_terminal:
         yield plain
         return
-    with LiveProgress(console, plain) as live:
+    with LiveProgress(console, plain, folder=folder) as live:
         yield live
 
 
@@ -58,10 +82,12 @@ class PlainProgress:
     Args:
         console: Where to write.
         configuration: The composed configuration, as in the record.
+        command: The command line, whose own settings stand before the rest.
     """
 
-    def __init__(self, console: Console, configuration: Mapping[str, Any]) -> None:
+    def __init__(self, console: Console, configuration: Mapping[str, Any], command: str = "") -> None:
         self._console = console
+        self._command = command
         self._configuration = configuration
         self._launches = 0
         self._trials = 0
@@ -75,7 +101,7 @@ class PlainProgress:
         """Write the head."""
         self._launches = planned_phases // 2
         self._trials = trials_per_phase
-        self._write(blocks.head(name, self._configuration))
+        self._write(blocks.head(name, self._configuration, self._command))
 
     def phase_started(self, spec: PhaseSpec) -> None:
         """Write the title of the phase's block."""
@@ -157,10 +183,18 @@ class LiveProgress:
         console: The terminal.
         lines: Writes the lines to the same terminal, or is silent.
         now: Clock, in seconds.
+        folder: Where the engines' logs are; None: nothing is shown of them.
     """
 
-    def __init__(self, console: Console, lines: Progress, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        lines: Progress,
+        now: Callable[[], float] = time.monotonic,
+        folder: OutputFolder | None = None,
+    ) -> None:
         self._lines = lines
+        self._folder = folder
         self._clock = _Clock(now)
         self._name = ""
         self._planned = 0
@@ -235,6 +269,7 @@ class LiveProgress:
         for phase in running:
             which = f"phase {phase.spec.index + 1} of {self._planned}"
             grid.add_row(Text(which, "bold"), LABELS[phase.spec.arm], phase.doing)
+        logs = [Text(line, "dim", no_wrap=True, overflow="ellipsis") for one in running if (line := self._log(one))]
         ended = len(self._clock.phases)
         done = ended + sum(phase.done / phase.steps for phase in running)
         footer = Table.grid(padding=(0, 2))
@@ -243,7 +278,13 @@ class LiveProgress:
             f"elapsed {_duration(self._clock.now() - self._clock.started)}",
             self._expected(running),
         )
-        return Group(Text(self._name, "dim"), grid, footer)
+        return Group(Text(self._name, "dim"), grid, *logs, footer)
+
+    def _log(self, phase: _RunningPhase) -> str:
+        """What an engine that is being built said last: it may take minutes."""
+        if self._folder is None or phase.done:
+            return ""
+        return "".join(log_tail(self._folder.phase(phase.spec.index, phase.spec.arm).log, lines=1)[-1:])
 
     def _expected(self, running: tuple[_RunningPhase, ...]) -> str:
         """The time left, by how long the phases took so far."""

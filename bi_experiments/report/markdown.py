@@ -24,6 +24,7 @@ def render(result: ExperimentResult) -> str:
     first, *others = answer.sentences(result)
     parts = [
         f"**{escape(first)}**",
+        escape(answer.subject(result)),
         *map(escape, others),
         escape(verdicts, keep="*"),
         *map(escape, answer.problems(result)),
@@ -35,7 +36,7 @@ def render(result: ExperimentResult) -> str:
     if result.invariance is not None:
         proof = [_table(_without_empty(tables.invariance(result.invariance)))]
         proof += map(escape, tables.first_differences(result.invariance))
-        proof += map(escape, tables.proof_notes(result.invariance))
+        proof += map(escape, tables.proof_notes(result.invariance, result))
         ledger = tables.ledger(result.invariance)
         proof += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
         parts += ["<details><summary>The proof, by composition</summary>", *proof, "</details>"]

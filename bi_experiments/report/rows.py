@@ -79,8 +79,8 @@ class Row:
     """`done`, `failed`, `cannot run`, `running` or `missing`."""
     reason: str | None
     """One line for everything but `done`."""
-    folder: str
-    """The experiment's output folder, relative to the page; its `report.html` is linked where there is a result."""
+    page: str | None
+    """The experiment's report, relative to the page; None where there is none to be linked."""
     result: Summary | None
     """`Summary.of` its record; None when it has none."""
 

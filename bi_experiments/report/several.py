@@ -1,6 +1,6 @@
 """Several experiments on one page: a sweep, or folders that are compared by hand.
 
-rows = [Row(label=..., settings=..., status="done", reason=None, folder="0", result=Summary.of(record)), ...]
+rows = [Row(label=..., settings=..., status="done", reason=None, page="0/report.html", result=Summary.of(record)), ...]
 page = render_html("Sweep of backends", rows, "python -m bi_experiments -m backend=flash_attn,triton_attn")
 files = draw(rows, Path("figures"))
 """
@@ -15,7 +15,7 @@ from bi_experiments.analysis.agreement import outputs_alike
 from bi_experiments.analysis.multiplicity import benjamini_hochberg
 from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
-from bi_experiments.records import ExperimentResult
+from bi_experiments.records import Difference, ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
@@ -48,7 +48,9 @@ def settings_that_differ(results: Sequence[ExperimentResult | Summary]) -> list[
     return [{key: one.get(key, "-") for key in different} for one in flat]
 
 
-def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: str | None = None) -> str:
+def render_html(
+    title: str, rows: Sequence[Row], command: str | None, cheapest: str | None = None, *, sweep: bool = True
+) -> str:
     """The page: self-contained, no network, no script.
 
     Args:
@@ -56,6 +58,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: 
         rows: The experiments, in the order in which they are shown.
         command: The command line that regenerates all of it, if there is one.
         cheapest: What is to be said of the lowest cost, where it was measured again or should be.
+        sweep: Whether settings were varied on purpose, so that the cost is drawn against each of them.
     """
     from bi_experiments.report import pages
     from bi_experiments.report.figures import theme
@@ -65,7 +68,7 @@ def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: 
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
     adjusted = _adjusted(rows)
     with theme.style():
-        drawn = draw_all(rows)
+        drawn = draw_all(rows, sweep=sweep)
         drawings = [one for one in drawn if isinstance(one, Drawing)]
         for one in drawings:
             theme.lay_out(one.figure)
@@ -77,22 +80,21 @@ def render_html(title: str, rows: Sequence[Row], command: str | None, cheapest: 
         sentences=_sentences(rows, cheapest),
         figures=figures,
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
-        header=[
-            {"text": text, "number": text in _NUMBERS}
-            for text in ("experiment", "status", *keys, *_COLUMNS, "findings")
-        ],
+        header=[{"text": text, "number": text in _NUMBERS} for text in ("experiment", *_FIRST, *keys, *_LAST)],
         rows=[
             {
                 "label": row.label,
-                "link": f"{quote(row.folder)}/report.html" if row.result is not None else None,
-                "cells": _cells(row, keys, adjusted.get(at)),
+                "link": quote(row.page) if row.page is not None else None,
+                "findings": _findings(row),
+                "first": _first_cells(row),
+                "last": [*_settings_cells(row, keys), *_last_cells(row.result, adjusted.get(at)), _status(row)],
             }
             for at, row in enumerate(rows)
         ],
-        note="overhead: change of total time against the baseline, with its 95 % interval; n: pairs of launches; "
-        "adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % "
-        "at most are expected to show a change where there is none; "
-        "differ: probe outputs that changed with the batch, in the second arm.",
+        note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; invariance: "
+        "the verdict on the second arm, and of its probe outputs those that changed with the batch; adjusted p: that "
+        "there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % at most are "
+        "expected to show a change where there is none.",
         command=command,
     )
 
@@ -122,20 +124,10 @@ def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, ...]:
     return tuple(written)
 
 
-_COLUMNS = (
-    "overhead",
-    "95 % interval",
-    "n",
-    "verdict",
-    "adjusted p",
-    "baseline tokens/s",
-    "second arm tokens/s",
-    "invariance",
-    "differ",
-)
-_NUMBERS = frozenset(
-    {"overhead", "95 % interval", "n", "adjusted p", "baseline tokens/s", "second arm tokens/s", "differ"}
-)
+_FIRST = ("cost", "95 % interval", "pairs", "verdict", "invariance", "findings")
+"""What a reader came for, directly after the name."""
+_LAST = ("adjusted p", "baseline tokens/s", "second arm tokens/s", "status")
+_NUMBERS = frozenset({"cost", "95 % interval", "pairs", *_LAST[:3]})
 
 
 def _counted(rows: Sequence[Row]) -> str:
@@ -151,7 +143,8 @@ def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
     costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
     if costs:
         (low, lowest), (high, highest) = costs[0], costs[-1]
-        said.append(f"Total time changes by {signed(low)} ({lowest}) to {signed(high)} ({highest}).")
+        to = "" if len(costs) == 1 else f" to {signed(high)} ({highest})"
+        said.append(f"Total time changes by {signed(low)} ({lowest}){to}.")
         if cheapest is not None:
             said.append(cheapest)
         elif len(costs) > 1:
@@ -168,35 +161,57 @@ def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
     return said + [alike.sentence for alike in outputs_alike(outputs)]
 
 
-def _cells(row: Row, keys: Sequence[str], adjusted: float | None) -> list[_Cell]:
-    status = _Cell(row.status if row.reason is None else f"{row.status}: {row.reason}", "reason" if row.reason else "")
+def _first_cells(row: Row) -> list[_Cell]:
+    """The answer, without the findings, which are a link; of an experiment without one, why."""
+    result = row.result
+    if result is None:
+        return [_Cell("", "number")] * 3 + [_Cell(row.status), _Cell("")]
+    cost = result.total_time
+    change = cost.change_pct if cost is not None else None
+    interval = ""
+    if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
+        interval = band(cost.low_pct, cost.high_pct)
+    word, tone = INVARIANCE_WORDS[result.invariance]
+    decided = bool(interval) and cost is not None and cost.verdict is not Difference.INCONCLUSIVE
+    return [
+        _Cell("" if change is None else signed(change), "number strong" if decided else "number"),
+        _Cell(interval, "number"),
+        _Cell(str(result.pairs), "number"),
+        _Cell(verdict_word(cost) if cost is not None else ""),
+        _Cell(f"{word} {result.differing}/{result.probed}" if result.probed else word, tone),
+    ]
+
+
+def _findings(row: Row) -> dict[str, str | int | None]:
+    """How many findings there are, what kinds they are of, and where they stand."""
+    kinds = row.result.findings if row.result is not None else ()
+    on_page = row.page is not None and row.page.endswith(".html")
+    return {
+        "count": len(kinds),
+        "kinds": ", ".join(map(finding_name, kinds)),
+        "link": f"{quote(row.page)}#findings" if row.page is not None and on_page else None,
+    }
+
+
+def _status(row: Row) -> _Cell:
+    return _Cell(row.status) if row.reason is None else _Cell(f"{row.status}: {row.reason}", "reason")
+
+
+def _settings_cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
     values = [row.settings.get(key, "") for key in keys]
-    settings = [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
-    return [status, *settings, *_result_cells(row.result, adjusted)]
+    return [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
+
+
+def _last_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:
+    throughput = result.throughput if result is not None else None
+    return [
+        _Cell("" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}", "number"),
+        _Cell(four_digits(throughput.baseline) if throughput else "", "number"),
+        _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
+    ]
 
 
 def _adjusted(rows: Sequence[Row]) -> dict[int, float]:
     """Position of a row to the p value of its cost, adjusted over all rows (Benjamini and Hochberg)."""
     tested = [(at, row.cost.p_value) for at, row in enumerate(rows) if row.cost and row.cost.p_value is not None]
     return dict(zip([at for at, _ in tested], benjamini_hochberg([p_value for _, p_value in tested]), strict=True))
-
-
-def _result_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:
-    if result is None:
-        return [_Cell("", "number" if column in _NUMBERS else "") for column in (*_COLUMNS, "")]
-    cost, throughput = result.total_time, result.throughput
-    interval = ""
-    if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
-        interval = band(cost.low_pct, cost.high_pct)
-    return [
-        _Cell(signed(cost.change_pct) if cost is not None and cost.change_pct is not None else "", "number"),
-        _Cell(interval, "number"),
-        _Cell(str(result.pairs), "number"),
-        _Cell(verdict_word(cost) if cost is not None else ""),
-        _Cell("" if adjusted is None else "< 0.001" if adjusted < 0.001 else f"{adjusted:.3f}", "number"),
-        _Cell(four_digits(throughput.baseline) if throughput else "", "number"),
-        _Cell(four_digits(throughput.batch_invariant) if throughput else "", "number"),
-        _Cell(*INVARIANCE_WORDS[result.invariance]),
-        _Cell(f"{result.differing}/{result.probed}" if result.probed else "", "number"),
-        _Cell(", ".join(map(finding_name, result.findings))),
-    ]

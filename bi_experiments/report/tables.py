@@ -1,14 +1,19 @@
 """The tables that the terminal, the HTML page and the markdown share, cell by cell as text."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from msgspec import structs
+
 from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.analysis.ledger import NEEDED_PCT, SOURCE, in_words
 from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
+from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import (
     Arm,
     ArmAgreement,
@@ -22,7 +27,17 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.wording import LABELS, band, change_text, four_digits, signed
+from bi_experiments.report.compositions import why_not_run
+from bi_experiments.wording import (
+    LABELS,
+    NO_INTERVAL,
+    band,
+    change_text,
+    four_digits,
+    metric_name,
+    shown_in,
+    signed,
+)
 from bi_experiments.wording import count as count_of
 
 
@@ -44,21 +59,66 @@ def in_order(arms: Sequence[Arm] | Mapping[Arm, object]) -> tuple[Arm, ...]:
 # --- What was found -------------------------------------------------------------------------------------------------
 
 
+FIRST_METRICS = (
+    PRIMARY,
+    "throughput",
+    "time_to_first_token_p50",
+    "time_per_output_token_p50",
+    "decode_step",
+    "end_to_end_latency_p50",
+    "energy_per_token",
+    "peak_memory",
+)
+"""What is shown before all else, and without unfolding anything."""
+
+
+def metrics_in_order(result: ExperimentResult) -> tuple[Metric, ...]:
+    """All metrics, those of `FIRST_METRICS` first."""
+    found = result.comparison.metrics if result.comparison else ()
+    places = {name: place for place, name in enumerate(FIRST_METRICS)}
+    return tuple(sorted(found, key=lambda metric: places.get(metric.name, len(places))))
+
+
 def metrics(result: ExperimentResult) -> Table:
-    """Every metric in both arms, its change, interval and verdict."""
-    arm = second_arm(result.phases)
-    short = "invariant" if arm is Arm.BATCH_INVARIANT else LABELS[arm]
+    """Every metric in both arms, its change, interval and verdict; the first ones are those of `FIRST_METRICS`."""
     return Table(
-        header=("Metric", "baseline", short, "change %", "95 % interval", "n", "verdict"),
-        rows=tuple(_metric_row(metric) for metric in (result.comparison.metrics if result.comparison else ())),
+        header=("Metric", *_short_labels(result), "change %", "95 % interval", "n", "verdict"),
+        rows=tuple(_metric_row(metric) for metric in metrics_in_order(result)),
         left=frozenset({0, 6}),
     )
 
 
-METRICS_NOTE = (
-    "n: pairs of launches. The columns of the arms are geometric means over the launches, the change is their ratio, "
-    "with its 95 % t interval. The total time is what the experiment is about; of the others, the verdict is slower, "
-    "faster, more or less only where Holm's procedure over all of them lets it."
+def _short_labels(result: ExperimentResult) -> tuple[str, str]:
+    arm = second_arm(result.phases)
+    return "baseline", "invariant" if arm is Arm.BATCH_INVARIANT else LABELS[arm]
+
+
+def folded(table: Table, result: ExperimentResult) -> tuple[Table, Table | None]:
+    """The metrics' table cut after those of `FIRST_METRICS`; None where that is all."""
+    first = sum(metric.name in FIRST_METRICS for metric in metrics_in_order(result))
+    rest = table.rows[first:]
+    return replace(table, rows=table.rows[:first]), replace(table, rows=rest) if rest else None
+
+
+def metrics_note(result: ExperimentResult) -> str:
+    """What the values, their change and its interval are."""
+    values = "Both values are geometric means over the launches, and the change is their ratio,"
+    if not all(_is_ratio(metric) for metric in metrics_in_order(result)):  # a record of an earlier release
+        values = "Values: means over the launches. Change: exp(difference of the mean logs) - 1,"
+    return f"{values} {_METRICS_NOTE}"
+
+
+def _is_ratio(metric: Metric) -> bool:
+    if metric.change_pct is None or not metric.baseline:
+        return True
+    return math.isclose(metric.batch_invariant / metric.baseline, 1 + metric.change_pct / 100, rel_tol=1e-6)
+
+
+_METRICS_NOTE = (
+    "with its 95 % t interval over the n pairs of launches. The total time is what the experiment is about; of the "
+    "others, the verdict is slower, faster, more or less only where Holm's procedure over all of them lets it. TTFT: "
+    "time to first token; TPOT: (E2E - TTFT) / (output tokens - 1); E2E: end to end, each over the requests; ITL: "
+    "median step while every sequence decodes, which is what each of them waits for its next token."
 )
 
 
@@ -71,8 +131,7 @@ def trial_costs(result: ExperimentResult) -> Table:
             "prompts",
             "prompt tokens",
             "generated",
-            "baseline [s]",
-            "second [s]",
+            *(f"{label} [s]" for label in _short_labels(result)),
             "change %",
             "95 % interval",
         ),
@@ -118,7 +177,7 @@ def withheld(result: ExperimentResult) -> tuple[str, ...]:
     metrics = result.comparison.metrics if result.comparison else ()
     reasons = dict.fromkeys(metric.withheld for metric in metrics if metric.withheld is not None)
     named = {
-        reason: ", ".join(one.name.replace("_", " ") for one in metrics if one.withheld == reason) for reason in reasons
+        reason: ", ".join(metric_name(one.name) for one in metrics if one.withheld == reason) for reason in reasons
     }
     said = [f"Change of {names} withheld: {reason}." for reason, names in named.items()]
     if any(metric.name == PRIMARY and metric.withheld == UNEQUAL_TOKENS for metric in metrics):
@@ -130,16 +189,19 @@ def withheld(result: ExperimentResult) -> tuple[str, ...]:
 
 
 def verdict_word(metric: Metric) -> str:
-    """The verdict on a metric; `-` without an interval."""
-    return "-" if metric.low_pct is None or metric.high_pct is None else metric.verdict
+    """The verdict on a metric; what is said of a single launch without an interval."""
+    if metric.withheld is not None:
+        return "withheld"
+    return NO_INTERVAL if metric.low_pct is None or metric.high_pct is None else metric.verdict
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:
+    unit, scale = shown_in(metric)
     return (
-        f"{metric.name.replace('_', ' ')} [{metric.unit}]",
-        four_digits(metric.baseline),
-        four_digits(metric.batch_invariant),
-        "withheld" if metric.change_pct is None else change_text(metric.change_pct),
+        f"{metric_name(metric.name)} [{unit}]",
+        four_digits(scale * metric.baseline),
+        four_digits(scale * metric.batch_invariant),
+        "-" if metric.change_pct is None else change_text(metric.change_pct),
         _interval(metric.low_pct, metric.high_pct),
         str(metric.pairs),
         verdict_word(metric),
@@ -213,13 +275,12 @@ LEDGER_NOTE = (
 )
 
 
-def proof_notes(report: InvarianceReport) -> tuple[str, ...]:
-    """What was left out of the proof, and whether both arms compute the same, a sentence each."""
-    said = []
-    if report.not_run:
-        said.append(
-            f"Not run: {', '.join(report.not_run)}: the engine's limits make them impossible, or no phase got that far."
-        )
+def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:
+    """What was left out of the proof and why, and whether both arms compute the same, a sentence each."""
+    by_reason: dict[str, list[str]] = {}
+    for name in report.not_run:
+        by_reason.setdefault(why_not_run(name, result), []).append(name)
+    said = [f"Not run: {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))
     return tuple(said)
@@ -243,12 +304,16 @@ INVARIANCE_NOTE = "tokens: those of them that differ in a token id; the others d
 def first_differences(report: InvarianceReport) -> tuple[str, ...]:
     """Where an arm other than the baseline first differed, one sentence an arm."""
     return tuple(
-        f"First difference with batch invariance: probe {verdict.first.probe} at position {verdict.first.position} of "
-        f"batch {verdict.first.batch} of {verdict.first.composition}, from output token "
-        f"{verdict.first.first_difference}."
+        f"First difference with batch invariance: probe {verdict.first.probe + 1} at position "
+        f"{verdict.first.position + 1} of batch {verdict.first.batch + 1} of {verdict.first.composition}"
+        f"{_from_token(verdict.first.first_difference)}."
         for verdict in report.arms
         if verdict.first is not None and verdict.arm is not Arm.BASELINE
     )
+
+
+def _from_token(first_difference: int | None) -> str:
+    return "" if first_difference is None else f", from output token {first_difference + 1}"
 
 
 def layers(location: Location) -> Table:
@@ -349,12 +414,23 @@ def _launch_row(phase: PhaseResult) -> tuple[str, ...]:
 
 
 def clocks(phases: Sequence[PhaseResult]) -> Table | None:
-    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not read."""
+    """The devices' clocks, temperature and power by phase, means over its trials; None where NVML was not read.
+
+    What throttled a device comes with its share of the trial time; what never did is left out.
+    """
     keys = [(phase, device) for phase in phases for device in sorted({one.device for one in phase.clocks})]
     if not keys:
         return None
     return Table(
-        header=("Phase", "arm", "device", "SM clock [MHz]", "temperature [°C]", "power [W]", "throttled by"),
+        header=(
+            "Phase",
+            "arm",
+            "device",
+            "SM clock [MHz]",
+            "temperature [°C]",
+            "power [W]",
+            "throttled by",
+        ),
         rows=tuple(_clock_row(phase, device) for phase, device in keys),
         left=frozenset({0, 1, 6}),
     )
@@ -362,7 +438,8 @@ def clocks(phases: Sequence[PhaseResult]) -> Table | None:
 
 def _clock_row(phase: PhaseResult, device: int) -> tuple[str, ...]:
     readings = [one for one in phase.clocks if one.device == device]
-    reasons = dict.fromkeys(reason for one in readings for reason in (*one.reasons, *one.held_back_s))
+    own = structs.replace(phase, clocks=tuple(readings))
+    shares = {reason: 100 * held_back_share(own, reason) for reason in REASONS} if phase.trials else {}
     return (
         str(phase.index + 1),
         LABELS[phase.arm],
@@ -370,8 +447,17 @@ def _clock_row(phase: PhaseResult, device: int) -> tuple[str, ...]:
         _mean([one.sm_clock_mhz for one in readings]),
         _mean([one.temperature_c for one in readings]),
         _mean([one.power_w for one in readings]),
-        ", ".join(reasons) or "-",
+        ", ".join(
+            f"{reason} {'<1' if share < 1 else f'{share:.0f}'} % of the time"
+            for reason, share in shares.items()
+            if share
+        )
+        or "-",
     )
+
+
+def _share(per_cent: float) -> str:
+    return "<1 %" if per_cent < 1 else f"{per_cent:.0f} %"
 
 
 def _mean(values: Sequence[float | None]) -> str:

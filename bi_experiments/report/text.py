@@ -1,37 +1,28 @@
-"""The report as plain text: what the terminal shows and `report.txt` keeps, from the record alone."""
+"""The report as plain text, from the record alone: `report.txt`, and the terminal's last part.
 
-from collections.abc import Iterable
+The terminal has the answer at its end, where it stays in sight; the file has it at its beginning.
+"""
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
-from msgspec.structs import replace
-
-from bi_experiments.analysis.engines import engine_sentence
-from bi_experiments.analysis.location import describe
-from bi_experiments.analysis.metrics import PRIMARY
-from bi_experiments.analysis.outcome import describe_gate, primary
-from bi_experiments.analysis.pairs import Pair, complete_pairs, second_arm
-from bi_experiments.analysis.profiles import describe as describe_profile
+from bi_experiments.analysis.metrics import summarise
+from bi_experiments.analysis.outcome import primary
+from bi_experiments.analysis.pairs import Pair, complete_pairs, output_tokens, second_arm, total_time_s
 from bi_experiments.analysis.profiles import profiled
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import (
-    Arm,
-    Environment,
-    ExperimentResult,
-    Finding,
-    InvarianceReport,
-    Metric,
-    PhaseResult,
-    PhaseStatus,
-)
-from bi_experiments.report import profiles, tables
-from bi_experiments.report.blocks import head, phase_block, stages_lines
+from bi_experiments.config.plain import setting
+from bi_experiments.records import Arm, ExperimentResult, Finding, InvarianceReport, Metric, PhaseResult
+from bi_experiments.report import answer, profiles, tables
+from bi_experiments.report.blocks import TITLE, phase_block, settings, stages_lines
 from bi_experiments.report.layout import RULE, heading, paragraph, table
+from bi_experiments.report.method import ran_on
 from bi_experiments.report.planning import planning
-from bi_experiments.wording import LABELS, change_text, device, finding_name, version
+from bi_experiments.wording import LABELS, change_text, finding_name
 
 
 def render(result: ExperimentResult, folder: Path | None = None) -> str:
-    """The whole report.
+    """The whole report: the title, what was found, then the terminal's blocks.
 
     Args:
         result: The record; of an experiment that ended early, what there is of it.
@@ -43,44 +34,51 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
     launches = result.planned_phases // 2
     stages = result.comparison.stages if result.comparison else None
     trials = int(result.configuration["workload"]["num_trials"])
-    lines = head(result.name, result.configuration)
+    lines = [*heading(TITLE), *_result(result), ""]
+    lines += settings(result.name, result.configuration, result.command)
     for phase in (*([result.discarded] if result.discarded else []), *result.phases):
         first = stages is not None and phase.pair < stages.first_pairs
         lines += phase_block(phase, stages.first_pairs if stages and first else launches, trials)
         if stages is not None and phase.index == 2 * stages.first_pairs - 1:
             lines += stages_lines(stages)
-    return "\n".join(lines) + "\n" + render_comparison(result, folder)
+    return "\n".join([*lines, *_numbers(result, folder), RULE]) + "\n"
 
 
-def render_comparison(result: ExperimentResult, folder: Path | None = None) -> str:
-    """The report from the comparison on: what is not known before all phases are over.
+def render_end(result: ExperimentResult, folder: Path | None = None) -> str:
+    """What the terminal shows once all phases are over: the comparison, the tables, and what was found as the last.
 
     Args:
         result: The record.
-        folder: Where the results are, to be named at the end.
+        folder: Where the results are, to be named.
     """
-    sections = [_comparison(result), _answer(result)]
+    return "\n".join([*_numbers(result, folder), *_result(result), RULE]) + "\n"
+
+
+def _result(result: ExperimentResult) -> list[str]:
+    """The answer and what limits it."""
+    found = result.comparison.findings if result.comparison else ()
+    return [*_answer(result), *(["", *_findings(found)] if found else [])]
+
+
+def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
+    """The comparison, and all that is known beside it."""
+    sections = []
     if result.comparison is not None:
         if result.comparison.trials:
             sections.append(_trial_costs(result))
         sections.append(_metrics(result))
     if result.invariance is not None:
-        sections.append(_invariance(result.invariance))
+        sections.append(_invariance(result.invariance, result))
     sections += _profile(result)
     sections.append(_lines(tables.tokens(result.tokens)))
-    if result.comparison is not None and result.comparison.findings:
-        sections.append(_findings(result.comparison.findings))
     if plans := planning(result):
         # The command is one line, to be copied.
         sections.append([line for said in plans for line in ([said] if said.startswith("Run: ") else paragraph(said))])
-    sections.append(_ran_on(result.environment, result.phases))
+    sections.append(paragraph(f"Ran on {ran_on(result)}.", "  ", ""))
     if folder is not None:
         sections.append([f"Results: {folder}"])
-    # The comparison and the answer have rules of their own; paragraphs are set apart by an empty line.
-    lines = sections[0] + sections[1]
-    for section in sections[2:]:
-        lines += ["", *section]
-    return "\n".join([*lines, RULE]) + "\n"
+    # The comparison has rules of its own; paragraphs are set apart by an empty line.
+    return [*_comparison(result), *(line for section in sections for line in ["", *section])]
 
 
 # --- The comparison that vLLM's script prints -------------------------------------------------------------------------
@@ -94,34 +92,50 @@ def _comparison(result: ExperimentResult) -> list[str]:
     pairs = complete_pairs(result.phases)
     if result.comparison is None or not pairs:
         return [*lines, "No comparison: no pair is complete."]
-    init_time = result.comparison.metric("init_time_cold") or result.comparison.metric("init_time_warm")
     total_time, throughput = primary(result.comparison), result.comparison.metric("throughput")
+    sums = [(summarise(pair.baseline), summarise(pair.second)) for pair in pairs]
+    times = _means((one.avg_time_s, other.avg_time_s) for one, other in sums)
+    rates = (_throughput([pair.baseline for pair in pairs]), _throughput([pair.second for pair in pairs]))
     return [
         *lines,
         "Initialization Time:",
-        *(_three_lines(name, init_time, "s", "Overhead") if init_time else []),
+        *_three_lines(name, _init_times(result, pairs), "s", "Overhead"),
         "Average Trial Time:",
-        *(_three_lines(name, _of_a_trial(total_time, pairs[0]), "s", "Overhead") if total_time else []),
+        *_three_lines(name, times, "s", "Overhead", total_time),
         "Throughput (tokens/s):",
-        *(_three_lines(name, throughput, "", "Change") if throughput else []),
+        *_three_lines(name, rates, "", "Change", throughput),
     ]
 
 
-def _of_a_trial(total_time: Metric, pair: Pair) -> Metric:
-    """The mean over the trials: its change is that of the total."""
-    trials = len(pair.baseline.trials) if total_time.name == PRIMARY else 1
-    return replace(
-        total_time, baseline=total_time.baseline / trials, batch_invariant=total_time.batch_invariant / trials
-    )
+def _init_times(result: ExperimentResult, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of launches that are alike: where caches are kept, the first of each arm or else the later ones, never both."""
+    always_cold = setting(result.configuration, "protocol", "caches") == "fresh"
+    times = [
+        (pair.baseline.launch == pair.second.launch == 0, (pair.baseline.init_time_s, pair.second.init_time_s))
+        for pair in pairs
+    ]
+    cold = [both for first, both in times if first or always_cold]
+    return _means((one or 0.0, other or 0.0) for one, other in cold or [both for _, both in times])
 
 
-def _three_lines(name: str, metric: Metric, unit: str, change: str) -> list[str]:
-    changed = f"withheld: {metric.withheld}" if metric.change_pct is None else f"{change_text(metric.change_pct)}%"
-    rows = (
-        ("Baseline", f"{metric.baseline:.2f}{unit}"),
-        (name, f"{metric.batch_invariant:.2f}{unit}"),
-        (change, changed),
-    )
+def _means(values: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    baseline, second = zip(*values, strict=True)
+    return fmean(baseline), fmean(second)
+
+
+def _throughput(phases: Sequence[PhaseResult]) -> float:
+    return sum(sum(output_tokens(phase)) for phase in phases) / sum(map(total_time_s, phases))
+
+
+def _three_lines(
+    name: str, values: tuple[float, float], unit: str, change: str, metric: Metric | None = None
+) -> list[str]:
+    """The two values and (second - baseline) / baseline, as vLLM's script has it, unless the change is withheld."""
+    baseline, second = values
+    changed = f"{change_text(100 * (second - baseline) / baseline)}%" if baseline else "-"
+    if metric is not None and metric.withheld is not None:
+        changed = f"withheld: {metric.withheld}"
+    rows = (("Baseline", f"{baseline:.2f}{unit}"), (name, f"{second:.2f}{unit}"), (change, changed))
     return [f"  {label + ':':<18}{value}" for label, value in rows]
 
 
@@ -129,46 +143,25 @@ def _three_lines(name: str, metric: Metric, unit: str, change: str) -> list[str]
 
 
 def _answer(result: ExperimentResult) -> list[str]:
-    lines = heading("RESULT")
-    if result.comparison is not None:
-        lines += paragraph(result.comparison.sentence)
-    if (changed := engine_sentence(result)) is not None:
-        lines += paragraph(changed)
-    if result.invariance is not None:
-        lines += paragraph(result.invariance.sentence)
-    if result.location is not None:
-        lines += paragraph(" ".join(describe(result.location)))
-    if (where := profiled(result)) is not None:
-        lines += paragraph(describe_profile(where))
-    limit = result.configuration.get("gate", {}).get("max_overhead_pct")
-    if result.comparison is not None and limit is not None:
-        lines += paragraph(describe_gate(result.comparison, float(limit)))
-    if result.stopped is not None:
-        ran = f"{len(result.phases)} of {result.planned_phases} phases"
-        lines += paragraph(f"It ended early, after {ran}: {result.stopped}.")
-    for phase in result.phases:
-        if phase.status is not PhaseStatus.OK:
-            log = OutputFolder(Path()).phase(phase.index, phase.arm).log
-            lines.append(
-                f"Phase {phase.index + 1} ({LABELS[phase.arm]}) {phase.status.replace('_', ' ')}; its log: {log}"
-            )
-    return lines
+    """The sentences of the pages' first screen."""
+    said = (*answer.sentences(result), *answer.problems(result))
+    return [*heading("RESULT"), *(line for sentence in said for line in paragraph(sentence))]
 
 
 def _metrics(result: ExperimentResult) -> list[str]:
     notes = [line for said in tables.withheld(result) for line in paragraph(said, "  ", "")]
-    return [*_lines(tables.metrics(result)), *paragraph(tables.METRICS_NOTE), *notes]
+    return [*_lines(tables.metrics(result)), *paragraph(tables.metrics_note(result)), *notes]
 
 
 def _trial_costs(result: ExperimentResult) -> list[str]:
     return [*_lines(tables.trial_costs(result)), *paragraph(tables.trials_note(result))]
 
 
-def _invariance(report: InvarianceReport) -> list[str]:
+def _invariance(report: InvarianceReport, result: ExperimentResult) -> list[str]:
     lines = _lines(tables.invariance(report))
     if report.compositions:
         lines += paragraph(tables.INVARIANCE_NOTE)
-    said = (*tables.first_differences(report), *tables.proof_notes(report))
+    said = (*tables.first_differences(report), *tables.proof_notes(report, result))
     lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
     ledger = tables.ledger(report)
     return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
@@ -194,14 +187,3 @@ def _findings(findings: Iterable[Finding]) -> list[str]:
     for finding in findings:
         lines += paragraph(f"{finding.message} {finding.remedy}", "    ", f"  {finding_name(finding.kind)}: ")
     return lines
-
-
-def _ran_on(environment: Environment, phases: tuple[PhaseResult, ...]) -> list[str]:
-    packages = [(name, version(name, environment, phases)) for name in ("vllm", "torch", "python")]
-    known = ", ".join(f"{name} {number}" for name, number in packages if number is not None)
-    memory = f"{environment.memory_bytes / 2**30:.0f} GiB memory"
-    return paragraph(
-        f"Ran on {device(environment)}; {environment.cpu_count} CPUs, {memory}, {environment.platform}; {known}.",
-        "  ",
-        "",
-    )

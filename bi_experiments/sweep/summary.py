@@ -19,6 +19,7 @@ import msgspec
 from bi_experiments.analysis.agreement import Alike, outputs_alike
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import locked, write_atomically
+from bi_experiments.paths import OutputFolder
 from bi_experiments.report.layout import paragraph, table
 from bi_experiments.report.rows import Summary
 from bi_experiments.report.several import Row, draw, render_html
@@ -224,20 +225,36 @@ def to_csv(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
 
 
 def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Row]:
-    """The rows of the page."""
-    settings = [settings_of(record, sweep_record) for record in records]
+    """The rows of the page, named by what differs between them."""
+    settings = _that_differ([settings_of(record, sweep_record) for record in records])
     keys = list(dict.fromkeys(key for one in settings for key in one))
+    last = {key: key.rpartition(".")[2] for key in keys}
+    names = last if len(set(last.values())) == len(keys) else {key: key for key in keys}
     return [
         Row(
-            label=label(record, sweep_record),
+            label=" ".join(f"{names[key]}={value}" for key, value in one.items()) or f"experiment {record.number}",
             settings={key: one.get(key, "-") for key in keys},
             status=str(record.status),
             reason=record.reason,
-            folder=record.folder,
+            page=_page(sweep, record),
             result=_summed_up(sweep.root / record.folder) if record.change_pct is not None else None,
         )
         for record, one in zip(records, settings, strict=True)
     ]
+
+
+def _that_differ(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Without the settings that all experiments have in common, unless there is one experiment alone."""
+    if len(settings) < 2:
+        return list(settings)
+    alike = {key for key in settings[0] if len({one.get(key) for one in settings}) == 1}
+    return [{key: value for key, value in one.items() if key not in alike} for one in settings]
+
+
+def _page(sweep: SweepFolder, record: ExperimentRecord) -> str | None:
+    """Where the experiment's report is, if it was written: short ones have a text alone."""
+    report = OutputFolder(sweep.root / record.folder).written_report()
+    return None if report is None else str(report.relative_to(sweep.root))
 
 
 def sum_up(summary: Summary, folder: Path) -> None:

@@ -25,7 +25,8 @@ def test_an_interrupted_experiment_rests_on_its_complete_pairs_and_says_so() -> 
     assert comparison is not None
     assert comparison.pairs == 1
     assert comparison.sentence == (
-        "Total time differs by +7.0 % between the arms here: one launch an arm, no interval."
+        "One launch an arm has no interval: what batch invariance costs here is undecided. Total time was 11.00 s in "
+        "the baseline and 11.77 s in the second arm."
     )
     assert [finding.kind for finding in comparison.findings] == ["incomplete", "single_launch"]
 
@@ -94,5 +95,6 @@ def test_the_sentence_says_whose_caches_the_interval_is_about(launches: int | No
 
 def test_two_baselines_with_one_launch_each() -> None:
     assert sentence(factories.metric(0.4, None, None, pairs=1), 1.0, control=True) == (
-        "Total time differs by +0.4 % between two baselines here: one launch an arm, no interval."
+        "One launch an arm has no interval: whether two baselines differ here is undecided. Total time was 2.000 s in "
+        "the baseline and 2.008 s in the second arm."
     )

@@ -116,9 +116,7 @@ def test_one_differing_probe_of_one_launch_violates_and_is_named() -> None:
     assert (verdict.differing, verdict.total) == (1, 4)
     assert verdict.first is not None
     assert (verdict.first.probe, verdict.first.first_difference) == (3, 17)
-    assert judged.sentence.startswith(
-        "VIOLATED: probe 3 changed at output token 17 (the first is 0) in composition batch_8"
-    )
+    assert judged.sentence.startswith("VIOLATED: probe 4 changed at output token 18 in composition batch_8")
     assert "1 of 4 probe outputs" in judged.sentence
     assert "|delta logprob| 0.016" in judged.sentence
 

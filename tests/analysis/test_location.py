@@ -54,7 +54,7 @@ def said(location: Location) -> str:
 
 def test_the_operator_its_size_the_smallest_batch_and_the_border_are_named() -> None:
     text = said(FOUND)
-    assert "model.layers.2.mlp.down_proj (RowParallelLinear, matrix multiplication), at position 4" in text
+    assert "model.layers.2.mlp.down_proj (RowParallelLinear, matrix multiplication), at position 5" in text
     assert "its inputs are equal" in text
     assert "512 of 2560 elements differ (shape 5 x 512), by at most 0.125" in text
     assert "357 rows in the batch and 5 alone" in text
@@ -87,7 +87,7 @@ def test_a_search_that_ran_out_of_time_says_so() -> None:
 def test_a_difference_of_compiled_models_is_said_to_come_from_there() -> None:
     level = "compiled with piecewise graphs"
     compiled = replace(FOUND, level=level, first=None, layers=(), smallest=replace(SMALLEST, first=None))
-    assert f"{level}, output token 0 differs. The difference comes from compiled kernels or graphs." in said(compiled)
+    assert f"{level}, output token 1 differs. The difference comes from compiled kernels or graphs." in said(compiled)
 
 
 def test_what_could_not_be_located_names_no_operator() -> None:

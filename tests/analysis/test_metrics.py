@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from bi_experiments.analysis.estimates import HIGHER_IS_QUICKER, paired_estimate
 from bi_experiments.analysis.metrics import compare_phases, own_s_per_token, summarise
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.trial_costs import trial_costs
-from bi_experiments.records import Arm, Difference, Metric, PhaseResult, PhaseStatus
+from bi_experiments.records import Arm, ClockReading, Difference, Metric, PhaseResult, PhaseStatus
 from tests import factories
 
 DESIGN = Design(equivalence_pct=1.0)
 
 
-def metric(phases: tuple[PhaseResult, ...], name: str) -> Metric:
+def metric(phases: Sequence[PhaseResult], name: str) -> Metric:
     return next(metric for metric in compare_phases(phases, DESIGN) if metric.name == name)
 
 
@@ -145,6 +146,35 @@ def test_the_columns_of_every_row_have_the_ratio_that_the_row_states() -> None:
         for cost in trial_costs(complete_pairs(phases), DESIGN._replace(paired=paired)):
             assert cost.change_pct is not None
             assert cost.second_s / cost.baseline_s == pytest.approx(1 + cost.change_pct / 100)
+
+
+def test_the_two_values_of_a_row_and_its_change_say_the_same() -> None:
+    """A wild second trial of the baseline: 1.117 s and 0.445 s beside -50.93 % would be of two estimators."""
+    phases = (
+        factories.phase(Arm.BASELINE, times_s=(0.456, 1.778)),
+        factories.phase(Arm.BATCH_INVARIANT, times_s=(0.45, 0.44)),
+    )
+    for found in compare_phases(phases, DESIGN):
+        assert found.withheld or 100 * (found.batch_invariant / found.baseline - 1) == pytest.approx(found.change_pct)
+
+
+def test_energy_a_token_and_decode_steps_are_compared_where_every_trial_has_them() -> None:
+    def read(phase: PhaseResult, power_w: float | None) -> PhaseResult:
+        clocks = tuple(
+            ClockReading(trial=one.index, device=device, sm_clock_mhz=1, temperature_c=1, power_w=power_w)
+            for one in phase.trials
+            for device in (0, 1)
+        )
+        trials = tuple(replace(one, decode_step_s=0.004) for one in phase.trials)
+        return replace(phase, clocks=clocks, trials=trials)
+
+    phases = factories.phases((0.0,), times_s=(2.0,))
+    found = metric([read(phase, 320.0) for phase in phases], "energy_per_token")
+    assert found.baseline == pytest.approx(2 * 320.0 * 2.0 / 128)
+    assert found.unit == "J/token"
+    assert metric([read(phase, 320.0) for phase in phases], "decode_step").baseline == pytest.approx(0.004)
+    names = {one.name for one in compare_phases([read(phase, None) for phase in phases], DESIGN)}
+    assert "energy_per_token" not in names
 
 
 def test_trial_time_has_the_interval_of_its_pairs() -> None:

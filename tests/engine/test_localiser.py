@@ -123,4 +123,4 @@ def test_the_reproduction_shows_the_fault_with_vllm_alone(fault: str, status: in
     faults = str(REPOSITORY / "tests" / "engine" / "faults.py")
     ran = run(faults, fault, "repro.py", folder=place, mode="1")
     assert ran.returncode == status, ran.stderr[-3000:]
-    assert ran.stdout.splitlines()[-1] == ("differs from output token 0 on" if status else "equal")
+    assert ran.stdout.splitlines()[-1] == ("differs from output token 1 on" if status else "equal")

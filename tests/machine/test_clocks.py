@@ -22,6 +22,7 @@ def test_a_reading_says_clock_temperature_power_and_what_held_the_device_back(nv
         assert fake.open == 1
     assert fake.open == 0
     assert (reading.trial, reading.device, reading.sm_clock_mhz, reading.temperature_c) == (3, 0, 1410, 71)
+    assert reading.highest_sm_clock_mhz == 1980
     assert reading.reasons == ("power limit",)  # an idle device is not a slowed one
     assert reading.held_back_s == {"power limit": 1.5}
     assert reading.power_w is not None

@@ -9,7 +9,7 @@ from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing
 from bi_experiments.report.figures.experiment import draw
 from bi_experiments.report.html import render
-from bi_experiments.wording import change_text, four_digits
+from bi_experiments.wording import change_text, four_digits, metric_name, shown_in
 from tests import factories
 
 LARGEST = 1_500_000
@@ -72,8 +72,9 @@ def test_every_number_of_the_comparison_is_in_the_page(whole: str) -> None:
     assert result.comparison is not None
     text = Page(whole).text
     for metric in result.comparison.metrics:
-        assert metric.name.replace("_", " ") in text
-        numbers = [four_digits(metric.baseline), four_digits(metric.batch_invariant)]
+        assert metric_name(metric.name) in text
+        _, scale = shown_in(metric)
+        numbers = [four_digits(scale * metric.baseline), four_digits(scale * metric.batch_invariant)]
         numbers += [change_text(one) for one in (metric.change_pct, metric.low_pct) if one is not None]
         assert [number for number in numbers if number not in text] == []
 
@@ -87,10 +88,10 @@ def test_the_answer_is_first_and_the_command_last(whole: str) -> None:
         result.comparison.sentence,
         result.invariance.sentence,
         "invariance violated",
+        "Findings",
         "Figures",
         "Tables",
         "Phases in launch order",
-        "Findings",
         "How it was measured",
         "Environment",
         "Configuration",
@@ -152,7 +153,7 @@ def test_light_dark_and_print_define_every_colour_that_is_used(whole: str) -> No
 def test_what_is_not_drawn_is_named() -> None:
     result = factories.whole_result(factories.phases([7.0]), "verify=off", invariance=None)
     text = page_of(result).text
-    assert "Not drawn: Change of every metric, with its interval: one launch an arm: no interval." in text
+    assert "Not drawn: Change of the metrics, with its interval: no interval, for there is one launch an arm." in text
     assert "Not drawn: Outputs that change with the batch: verify=off: nothing was compared." in text
 
 
@@ -195,6 +196,32 @@ def test_a_failed_experiment_has_a_page_that_says_why() -> None:
     assert "Phase 1 (baseline) failed: out of memory; its log: phases/00-baseline/engine.log" in text
 
 
+def test_the_first_screen_says_what_it_is_about_and_leads_to_the_findings() -> None:
+    finding = Finding(kind="warm_up", message="The first trial is slow.", remedy="Set protocol.warmup=2.")
+    whole = factories.whole_result()
+    assert whole.comparison is not None
+    page = page_of(replace(whole, comparison=replace(whole.comparison, findings=(finding,) * 3)))
+    text = " ".join(page.text.split())
+    assert "Some CPU at 2.0 GHz · vLLM 0.32.0 · CPU_ATTN · tp 1 · 8 prompts of" in text
+    assert "tokens · 14 Nov 2023" in text
+    assert "3 things to know first" in text
+    assert ("a", {"href": "#findings"}) in page.elements
+    assert text.index("The first trial is slow.") < text.index("Figures")
+
+
+def test_about_eight_metrics_stand_before_the_fold(whole: str) -> None:
+    before, _, folded = whole.partition("more metrics</summary>")
+    assert "TTFT p50 [ms]" in before
+    assert "TTFT p99 [ms]" not in before.partition("<caption>Metrics")[2]
+    assert "TTFT p99 [ms]" in folded
+
+
+def test_compositions_and_verdicts_are_explained_where_they_stand() -> None:
+    text = page_of(factories.whole_result(invariance=factories.proof_report())).text
+    assert "the probe alone again: what differs here is not deterministic" in text
+    assert "nothing changed in either arm" in text
+
+
 def test_settings_method_and_environment_are_told(whole: str) -> None:
     text = Page(whole).text
     for part in (
@@ -217,12 +244,12 @@ def test_the_devices_clocks_are_a_table_where_they_were_read(whole: str) -> None
     phases = [replace(phase, clocks=readings) for phase in factories.phases()]
     text = page_of(factories.whole_result(phases)).text
     assert "SM clock [MHz]" in text
-    assert re.search(r"1,930\s*60\s*550\s*power limit", text)
+    assert re.search(r"1,930\s*60\s*550\s*power limit 18 % of the time", text)
     assert "SM clock" not in Page(whole).text
 
 
 def test_the_ledger_stands_under_the_verdicts_by_composition() -> None:
     page = page_of(factories.whole_result(invariance=factories.proof_report()))
     assert "1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill" in page.text
-    assert "Not run: long_prompt, borders" in page.text
+    assert "Not run: long_prompt, borders: no phase got that far." in page.text
     assert "from launch to launch reproducible" in " ".join(page.text.split())

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from rich.console import Console
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.spec import engine_spec, probe_plan
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Done,
     EngineReady,
@@ -23,8 +25,10 @@ from bi_experiments.records import (
     TwoStages,
     WarmedUp,
 )
-from bi_experiments.report.live import LiveProgress, PlainProgress, progress_for
-from bi_experiments.report.text import render, render_comparison
+from bi_experiments.report.blocks import TITLE
+from bi_experiments.report.layout import RULE, heading
+from bi_experiments.report.live import LiveProgress, PlainProgress, coloured, progress_for
+from bi_experiments.report.text import render, render_end
 from tests import factories
 
 CONFIG = compose(["experiment=cpu_demo", "workload.num_trials=4", "verify=standard"])
@@ -91,6 +95,13 @@ def by_turns(progress: Progress, result: ExperimentResult) -> None:
     progress.experiment_ended(result)
 
 
+def as_on_a_terminal(text: str) -> str:
+    """The file's text with the answer, with which it opens, at its end."""
+    title = "\n".join(heading(TITLE)) + "\n"
+    found, _, blocks = text.removeprefix(title).partition("\n\nConfiguration:")
+    return f"{title}Configuration:{blocks.removesuffix(RULE + chr(10))}{found}\n{RULE}\n"
+
+
 FAILED = factories.phase(init_time_s=None, trials=(), status=PhaseStatus.FAILED, error="it broke")
 
 
@@ -109,8 +120,8 @@ def test_plain_lines_and_the_comparison_are_the_report(
 ) -> None:
     result = result_of(phases)
     output = io.StringIO()
-    play(PlainProgress(Console(file=output), CONFIGURATION), result)
-    assert output.getvalue() + render_comparison(result) == render(result)
+    play(PlainProgress(Console(file=output), CONFIGURATION, result.command), result)
+    assert output.getvalue() + render_end(result) == as_on_a_terminal(render(result))
 
 
 def test_the_number_of_pairs_is_said_between_the_two_stages() -> None:
@@ -126,8 +137,8 @@ def test_the_number_of_pairs_is_said_between_the_two_stages() -> None:
     result = result_of(factories.phases([7.0, 8.0, 9.0]))
     result = replace(result, comparison=factories.comparison(stages=stages))
     output = io.StringIO()
-    one_after_the_other(PlainProgress(Console(file=output), CONFIGURATION), result)
-    assert output.getvalue() + render_comparison(result) == render(result)
+    one_after_the_other(PlainProgress(Console(file=output), CONFIGURATION, result.command), result)
+    assert output.getvalue() + render_end(result) == as_on_a_terminal(render(result))
     said = " ".join(output.getvalue().partition("PHASE 5")[0].split())
     assert "takes 5 pairs in all. protocol.max_pairs ends it at 3, with about ±1.3 points to be expected" in said
     assert "The second stage is 1 pair, 2 min." in said
@@ -157,9 +168,44 @@ def test_the_live_display_leaves_the_report_and_the_cursor_behind() -> None:
     with progress_for(console, CONFIGURATION) as progress:
         one_after_the_other(progress, result)
     written = iter(output.getvalue().replace("\r", "\n").splitlines())
-    for line in render(result).removesuffix(render_comparison(result)).splitlines():
+    plain = io.StringIO()
+    one_after_the_other(PlainProgress(Console(file=plain), CONFIGURATION), result)
+    for line in plain.getvalue().splitlines():
         assert any(shown.endswith(line) for shown in written), line
     assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")
+
+
+def test_verdicts_are_coloured_on_a_terminal_alone() -> None:
+    result = factories.whole_result()
+    text = render_end(result)
+    plain, colours = io.StringIO(), io.StringIO()
+    Console(file=plain).print(coloured(text), soft_wrap=True, end="")
+    Console(file=colours, force_terminal=True, color_system="standard").print(coloured(text), soft_wrap=True, end="")
+    assert plain.getvalue() == text
+    assert "\x1b[31mslower\x1b[0m" in colours.getvalue()
+
+
+def test_the_last_line_of_the_log_is_shown_while_an_engine_loads(tmp_path: Path) -> None:
+    phase = factories.phase()
+    folder = OutputFolder(tmp_path)
+    log = folder.phase(phase.index, phase.arm).log
+    log.parent.mkdir(parents=True)
+    log.write_text("starting\nLoading safetensors: 3 of 8\r\n\n")
+    console = Console(file=io.StringIO(), width=100)
+    progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), folder=folder)
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(progress.render())
+        return capture.get()
+
+    with progress:
+        progress.experiment_started("demo", 2, 4)
+        progress.phase_started(spec_of(phase))
+        assert "Loading safetensors: 3 of 8" in shown()
+        for event in list(events_of(phase))[:2]:
+            progress.event(spec_of(phase), event)
+        assert "Loading" not in shown()
 
 
 def test_an_interruption_gives_the_cursor_back() -> None:

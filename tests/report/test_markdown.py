@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from bi_experiments.records import Finding
 from bi_experiments.report.markdown import LIMIT, escape, render
-from bi_experiments.wording import change_text
+from bi_experiments.wording import change_text, metric_name
 from tests import factories
 
 
@@ -20,7 +20,7 @@ def test_the_answer_is_first_then_tables_findings_configuration_command() -> Non
         "|trial time \\[s\\]|2.692|2.894|+7.50|+6.26 .. +8.75|3|slower|",
         "|ragged|20/24|10|",
         "- **warm up**: The first trial is slow. Set protocol.warmup=2.",
-        "Some CPU at 2.0 GHz",
+        "Some CPU at 2.0 GHz; 2 CPUs",
         "<details><summary>Configuration</summary>",
         "workload.max_batch_size=",
         "</details>\n\n```\npython -m bi_experiments experiment=cpu_demo",
@@ -45,8 +45,8 @@ def test_every_metric_is_a_row() -> None:
     assert result.comparison is not None
     text = render(result)
     for metric in result.comparison.metrics:
-        row = next(line for line in text.splitlines() if line.startswith(f"|{metric.name.replace('_', ' ')} "))
-        change = "withheld" if metric.change_pct is None else change_text(metric.change_pct)
+        row = next(line for line in text.splitlines() if line.startswith(f"|{metric_name(metric.name)} "))
+        change = "-" if metric.change_pct is None else change_text(metric.change_pct)
         assert f"|{change}|" in row
         assert len(re.findall(r"(?<!\\)\|", row)) == 8
 

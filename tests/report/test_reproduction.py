@@ -105,7 +105,7 @@ def run(text: str, folder: Path, fault: str) -> subprocess.CompletedProcess[str]
 def test_the_script_ends_with_1_while_the_fault_is_there_and_with_0_without_it(tmp_path: Path) -> None:
     text = script(location((1, 2, 3), (4, 5, 6), (7, 8, 9)))
     with_fault = run(text, tmp_path, "yes")
-    assert (with_fault.returncode, with_fault.stdout) == (1, "differs from output token 1 on\n"), with_fault.stderr
+    assert (with_fault.returncode, with_fault.stdout) == (1, "differs from output token 2 on\n"), with_fault.stderr
     without = run(text, tmp_path, "")
     assert (without.returncode, without.stdout) == (0, "equal\n"), without.stderr
 

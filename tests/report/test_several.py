@@ -26,7 +26,7 @@ def summary(change_pct: float | None = 7.4) -> Summary:
 
 def row(change_pct: float | None = 7.4, **settings: str) -> Row:
     name = " ".join(settings.values())
-    return Row(f"run {name}", settings, "done", None, f"runs/{name or '0'}", summary(change_pct))
+    return Row(f"run {name}", settings, "done", None, f"runs/{name or '0'}/report.html", summary(change_pct))
 
 
 def sweep() -> list[Row]:
@@ -82,12 +82,14 @@ def test_only_what_differs_in_the_measurement_is_a_setting() -> None:
 
 
 def test_the_page_has_a_row_for_every_experiment_and_a_reason_for_every_failure() -> None:
-    rows = [*sweep(), Row("run 7", {"backend": "X"}, "cannot run", "no such backend", "runs/7", None)]
+    rows = [*sweep(), Row("run 7", {"backend": "X"}, "cannot run", "no such backend", None, None)]
     html = render_html("A sweep", rows, "python -m bi_experiments -m backend=a,b")
     cells = table(html)
     assert len(cells) == len(rows)
-    assert cells[0][:7] == ["run FLASH_ATTN 8", "done", "FLASH_ATTN", "8", "+2.0 %", "[+1.0 %, +3.0 %]", "3"]
-    assert cells[-1][:3] == ["run 7", "cannot run: no such backend", "X"]
+    first = ["+2.0 %", "[+1.0 %, +3.0 %]", "3", "slower", "violated 1/24"]
+    assert cells[0] == ["run FLASH_ATTN 8", *first, "", "FLASH_ATTN", "8", "", "46.55", "43.30", "done"]
+    assert cells[-1][:5] == ["run 7", "", "", "", "cannot run"]
+    assert cells[-1][-1] == "cannot run: no such backend"
     assert html.count("<a href=") == len(sweep())
     assert '<a href="runs/FLASH_ATTN%208/report.html">' in html
     assert "7 experiments: 6 done, 1 cannot run" in html
@@ -107,6 +109,35 @@ def test_nothing_of_a_row_is_markup() -> None:
     assert 'href="javascript:' not in html
 
 
+def test_only_pages_that_exist_are_linked_and_findings_are_a_count_with_a_link() -> None:
+    found = row(backend="a")
+    assert found.result is not None
+    with_findings = changed(found, result=changed(found.result, findings=("drift", "clocks")))
+    html = render_html("A sweep", [with_findings, changed(with_findings, page=None)], None)
+    assert html.count("<a href=") == 2
+    assert '<a href="runs/a/report.html#findings" title="drift, clocks">2</a>' in html
+    assert [cells[6] for cells in table(html)] == ["2", "2"]
+
+
+def test_figures_against_a_setting_are_for_sweeps() -> None:
+    html = render_html("Two folders", sweep(), None, sweep=False)
+    assert "Overhead of total time by experiment" in html
+    assert "Overhead against" not in html
+
+
+def test_long_values_of_one_prefix_stay_apart_in_every_line_and_name() -> None:
+    """Groups are of settings: a label is cut when it is drawn, and long names that begin alike are not cut alike."""
+    model = "an-organisation/a-model-with-a-name-that-is-longer-than-forty-characters"
+    rows = [
+        row(float(index), **{"model.name": model, "backend": backend, "workload.max_batch_size": size})
+        for index, (backend, size) in enumerate(product(("FLASH_ATTN_MLA", "TRITON_MLA"), ("8", "32")))
+    ]
+    other = [changed(one, settings=one.settings | {"model.name": f"{model}-2"}) for one in rows]
+    lines = svg(drawings(rows + other)["overhead_by_workload.max_batch_size"])
+    assert lines.count("TRITON") == lines.count("FLASH") == 2
+    assert "characters-2" in lines
+
+
 def test_the_cost_is_drawn_against_every_setting() -> None:
     found = drawings(sweep())
     assert list(found) == [
@@ -123,7 +154,11 @@ def test_the_cost_is_drawn_against_every_setting() -> None:
 
 
 def test_an_experiment_without_a_result_is_in_no_figure() -> None:
-    rows = [*sweep(), Row("run 7", {"backend": "X"}, "failed", "it broke", "7", None), row(None, backend="Y")]
+    rows = [
+        *sweep(),
+        Row("run 7", {"backend": "X"}, "failed", "it broke", "7/report.txt", None),
+        row(None, backend="Y"),
+    ]
     assert "n = 6 experiments" in svg(drawings(rows)["experiments_overhead"])
 
 
@@ -148,7 +183,7 @@ def test_a_thousand_experiments_make_a_page_of_limited_size() -> None:
     assert len(table(html)) == 1000
     assert len(html.encode()) < 3_000_000
     # No figure names them one by one: the table does.
-    assert html.partition("<tbody>")[0].count("m1 · ") == 0
+    assert html.partition("</tbody>")[2].count("m1 · ") == 0
 
 
 def test_the_figures_are_files_too(tmp_path: Path) -> None:

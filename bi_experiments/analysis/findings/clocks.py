@@ -14,6 +14,9 @@ from bi_experiments.wording import count, unsigned
 HELD_BACK_SHARE = 0.1
 """Difference between the arms, in shares of the trial time, from which throttling is reported."""
 
+MOSTLY = 0.5
+"""Share of the trial time from which throttling is reported although both arms are throttled alike."""
+
 LOCK_CLOCKS = (
     "If the kernels' own cost matters, fix the clock at a value that both arms can hold "
     "(nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root; --reset-gpu-clocks undoes it) and run again."
@@ -21,7 +24,9 @@ LOCK_CLOCKS = (
 
 
 def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
-    """Clocks and reasons of slowing that differ between the arms, in every pair alike so that chance is unlikely.
+    """Clocks and throttling that differ between the arms, or that slowed both for most of the time.
+
+    A difference counts when every pair has it, so that chance is unlikely.
 
     Args:
         pairs: Complete pairs, at least one.
@@ -29,8 +34,10 @@ def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[
     """
     if not all(phase.clocks for pair in pairs for phase in pair):
         return
-    for reason in REASONS:
-        yield from _held_back(pairs, reason)
+    unequal = {reason: tuple(_held_back(pairs, reason)) for reason in REASONS}
+    for found in unequal.values():
+        yield from found
+    yield from _throttled([phase for pair in pairs for phase in pair], [one for one in REASONS if not unequal[one]])
     yield from _clock(pairs, protocol.equivalence_pct)
 
 
@@ -72,6 +79,39 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
             f"{count(len(pairs), 'pair')}. Part of the difference may come from the clock.",
             remedy=LOCK_CLOCKS,
         )
+
+
+def _throttled(phases: Sequence[PhaseResult], reasons: Sequence[str]) -> Iterator[Finding]:
+    """What throttled the devices most of the time in every phase, in one finding."""
+    least = {reason: min(held_back_share(phase, reason) for phase in phases) for reason in reasons}
+    said = [
+        f"the {reason} ({'' if share > 0.995 else 'at least '}{100 * share:.0f} % of the trial time)"
+        for reason, share in least.items()
+        if share >= MOSTLY
+    ]
+    if not said:
+        return
+    readings = [reading for phase in phases for reading in phase.clocks]
+    clocks = [one.sm_clock_mhz for one in readings if one.sm_clock_mhz is not None]
+    highest = [one.highest_sm_clock_mhz for one in readings if one.highest_sm_clock_mhz is not None]
+    degrees = [one.temperature_c for one in readings if one.temperature_c is not None]
+    states = [
+        *([f"at {fmean(clocks):.0f} MHz" + (f" of {max(highest)}" if highest else "")] if clocks else []),
+        *([f"at {_range(degrees)} °C"] if degrees else []),
+    ]
+    yield Finding(
+        kind="clocks",
+        message=f"The device was throttled in both arms, by {' and '.join(said)}"
+        f"{', ' + ', '.join(states) if states else ''}: both ran on a slowed device, and what the mode costs at full "
+        "clock may be another number.",
+        remedy="Cool the device, or raise its power limit (nvidia-smi -q -d PERFORMANCE,TEMPERATURE,POWER), or fix a "
+        "clock that it can hold (nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root), and run again.",
+    )
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _clock(pairs: Sequence[Pair], equivalence_pct: float) -> Iterator[Finding]:

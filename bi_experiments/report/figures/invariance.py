@@ -3,11 +3,17 @@
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from bi_experiments.records import Arm, ExperimentResult, InvarianceReport
+from bi_experiments.records import Arm, ExperimentResult, Invariance, InvarianceReport
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import in_order
 from bi_experiments.wording import LABELS
+
+_TONES = {
+    Invariance.HOLDS: theme.BAND,
+    Invariance.VIOLATED: theme.OTHER,
+    Invariance.NOT_DETERMINISTIC: theme.OTHER,
+}
 
 STRONGEST = 0.75
 """Opacity of a cell in which every output differs: the number in it stays readable."""
@@ -27,7 +33,12 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     for y, (_, cells) in enumerate(rows):
         for x, cell in enumerate(cells):
             _draw_cell(axes, x, y, cell)
-    axes.set_xlim(-0.5, len(arms) - 0.5)
+    verdicts = {one.composition: one.verdict for one in report.compositions if one.verdict is not None}
+    for y, (name, _) in enumerate(rows):
+        if (verdict := verdicts.get(name)) is not None:
+            word, tone = verdict.replace("_", " "), _TONES.get(verdict, theme.MUTED)
+            axes.text(len(arms) - 0.45, y, word, va="center", fontsize=9, color=tone)
+    axes.set_xlim(-0.5, len(arms) - (0.5 if not verdicts else -0.05))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_xticks(range(len(arms)), [LABELS[arm] for arm in arms])
@@ -46,7 +57,8 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
         name="invariance",
         title=title,
         description=f"Outputs that differ of all outputs, {' and '.join(LABELS[arm] for arm in arms)}: {said}.",
-        caption="In each cell: outputs that differ from the same prompt alone / outputs compared, over all launches.",
+        caption="In each cell: outputs that differ from the same prompt alone / outputs compared, over all launches. "
+        "At the right: the verdict; no control: the baseline did not differ either, so that nothing is shown.",
         figure=figure,
         shape="tall",
     )

@@ -10,7 +10,7 @@ from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, PhaseResult
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import LABELS, metric_name
 
 POINTS = 200
 """Quantiles that a curve is drawn through, when it has more requests than that."""
@@ -19,9 +19,9 @@ WIDE_RANGE = 20
 """From this ratio of the largest to the smallest on, the axis is logarithmic."""
 
 _FIELDS: tuple[tuple[LatencyField, str], ...] = (
-    ("time_to_first_token_s", "time to first token"),
-    ("time_per_output_token_s", "time per output token"),
-    ("end_to_end_s", "end to end"),
+    ("time_to_first_token_s", "TTFT"),
+    ("time_per_output_token_s", "TPOT"),
+    ("end_to_end_s", "E2E"),
 )
 
 
@@ -49,7 +49,8 @@ def latency(result: ExperimentResult) -> Drawing | LeftOut:
         name="latency",
         title=title,
         description=f"Cumulative distributions of request timings, {size}{_medians(result)}.",
-        caption="Each curve: the share of an arm's requests, of all its launches, that took at most that long.",
+        caption="Each curve: the share of an arm's requests, of all its launches, that took at most that long. TTFT: "
+        "time to first token; TPOT: time per output token; E2E: end to end.",
         figure=figure,
         shape="wide",
     )
@@ -59,7 +60,8 @@ def _medians(result: ExperimentResult) -> str:
     metrics = result.comparison.metrics if result.comparison else ()
     arm = LABELS[second_arm(result.phases)]
     return "".join(
-        f"; {metric.name.replace('_', ' ')}: baseline {metric.baseline:.4g} s, {arm} {metric.batch_invariant:.4g} s"
+        f"; {metric_name(metric.name)}: baseline {1000 * metric.baseline:.4g} ms, "
+        f"{arm} {1000 * metric.batch_invariant:.4g} ms"
         for metric in metrics
         if metric.name.endswith("_p50")
     )
@@ -78,12 +80,11 @@ def _panel(field: LatencyField, name: str, phases: list[PhaseResult]) -> _Panel:
 def _draw(axes: Axes, panel: _Panel) -> None:
     largest = max(max(values) for values in panel.requests_s.values())
     smallest = min(min(values) for values in panel.requests_s.values())
-    unit, scale = ("ms", 1000) if largest < 1 else ("s", 1)
     for arm, values in panel.requests_s.items():
         style = theme.arm_style(arm)
         times, shares = _cumulative(values)
         axes.step(
-            [scale * time for time in times], shares, where="post", color=style.colour, linestyle=style.line,
+            [1000 * time for time in times], shares, where="post", color=style.colour, linestyle=style.line,
             label=LABELS[arm],
         )  # fmt: skip
     for percent in (50, 90, 99):
@@ -95,7 +96,7 @@ def _draw(axes: Axes, panel: _Panel) -> None:
     else:
         axes.set_xlim(left=0)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"{panel.name} [{unit}]")
+    axes.set_xlabel(f"{panel.name} [ms]")
 
 
 def _cumulative(values: list[float]) -> tuple[list[float], list[float]]:

@@ -9,10 +9,11 @@ from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.config.plain import setting
 from bi_experiments.records import Difference, ExperimentResult, Metric, TrialCost
+from bi_experiments.report import tables
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, signed
+from bi_experiments.wording import NO_INTERVAL, band, count, metric_name, signed
 
 MARKS = {
     Difference.SLOWER: (theme.OTHER, "s", "full"),
@@ -26,36 +27,42 @@ MARKS = {
 
 NAMED_TRIALS = 32
 """With more trials than this, only some are named beside the axis."""
+LOWER, HIGHER = "← lower", "higher →"
+FASTER, SLOWER = "← faster", "slower →"
+"""What the two directions of an axis mean, with arrows."""
+GAP = 4 * "\N{NO-BREAK SPACE}"
+"""Between them and the rest of a label: other spaces become one in an SVG."""
 
 _FACTORS = (1, 2, 5, 20, 100, 1000, 10_000)
 _STEPS_PCT = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def overhead(result: ExperimentResult) -> Drawing | LeftOut:
-    """A forest plot of all metrics with the equivalence band."""
-    title = "Change of every metric"
-    measured = result.comparison.metrics if result.comparison else ()
-    metrics = [metric for metric in measured if metric.change_pct is not None]
+    """A forest plot of the metrics that the page shows first, with the equivalence band."""
+    title = "Change of the metrics"
+    metrics = [one for one in tables.metrics_in_order(result) if one.change_pct is not None]
+    metrics = [one for one in metrics if one.name in tables.FIRST_METRICS] or metrics
     if not any(metric.low_pct is not None for metric in metrics):
-        reason = "no pair is complete" if not metrics else "one launch an arm: no interval"
+        reason = "no pair is complete" if not metrics else f"{NO_INTERVAL}, for there is one launch an arm"
         return LeftOut(f"{title}, with its interval", reason)
-    figure = theme.new_figure(theme.WIDE, 1.25 + 0.27 * len(metrics))
+    figure = theme.new_figure(theme.WIDE, 1.35 + 0.3 * len(metrics))
     axes = figure.subplots()
     draw_forest(
         axes,
-        [f"{metric.name.replace('_', ' ')}" for metric in metrics],
+        [metric_name(metric.name) for metric in metrics],
         metrics,
         setting(result.configuration, "protocol", "equivalence_pct"),
     )
     pairs = max(metric.pairs for metric in metrics)
     theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(pairs, 'pair')}")
-    axes.set_xlabel("change against the baseline [%], on a scale of ratios")
-    said = "; ".join(f"{metric.name.replace('_', ' ')} {_said(metric)}" for metric in metrics)
+    axes.set_xlabel(f"{LOWER}{GAP}change against the baseline [%], on a scale of ratios{GAP}{HIGHER}")
+    said = "; ".join(f"{metric_name(metric.name)} {_said(metric)}" for metric in metrics)
     return Drawing(
         name="overhead",
         title=title,
-        description=f"Change of every metric with its 95 % interval: {said}.",
-        caption="Shaded: what counts as no change (protocol.equivalence_pct). Without a line: one pair, no interval.",
+        description=f"Change of the metrics with its 95 % interval: {said}.",
+        caption="Shaded: what counts as no change (protocol.equivalence_pct). A cross: no interval. A higher "
+        "throughput is faster, a higher time slower.",
         figure=figure,
         shape="wide",
     )
@@ -132,7 +139,7 @@ def _cost_text(cost: TrialCost) -> str:
 
 
 def draw_forest(axes: Axes, labels: Sequence[str], metrics: Sequence[Metric], band_pct: float | None) -> None:
-    """One row a metric: the change, its interval, and both as text at the right.
+    """One row a metric: the change and its interval; the colour and the shape of the mark are the verdict's.
 
     Args:
         axes: Where to draw.
@@ -145,10 +152,7 @@ def draw_forest(axes: Axes, labels: Sequence[str], metrics: Sequence[Metric], ba
     axes.axvline(0, color=theme.MUTED, linewidth=0.9)
     for y, metric in enumerate(metrics):
         draw_interval(axes, metric, y)
-        axes.annotate(
-            _said(metric), (1.0, y), (10, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", fontsize=8.5, annotation_clip=False,
-        )  # fmt: skip
+    _explain_marks(axes, metrics)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     ends = [
@@ -156,6 +160,20 @@ def draw_forest(axes: Axes, labels: Sequence[str], metrics: Sequence[Metric], ba
     ]
     label_ratios(axes, [*ends, 0.0])
     theme.read_along(axes, "x")
+
+
+def _explain_marks(axes: Axes, metrics: Sequence[Metric]) -> None:
+    """Entries of the legend, one for each verdict that is there, in the order of `MARKS`."""
+    there = {metric.verdict for metric in metrics if metric.low_pct is not None}
+    for verdict, (colour, marker, fill) in MARKS.items():
+        if verdict in there:
+            name = "no change" if verdict is Difference.EQUIVALENT else verdict.value
+            axes.plot(
+                [], [], linestyle="", marker=marker, markersize=6.5, color=colour, markeredgewidth=1.4, label=name,
+                markerfacecolor=theme.SURFACE if fill == "none" else colour,
+            )  # fmt: skip
+    if any(metric.low_pct is None for metric in metrics):
+        axes.plot([], [], linestyle="", marker="x", markersize=6.5, color=theme.MUTED, label=NO_INTERVAL)
 
 
 def draw_interval(axes: Axes, metric: Metric, y: float) -> None:
@@ -188,6 +206,9 @@ def label_ratios(axes: Axes, ends_pct: Sequence[float], axis: str = "x") -> None
     low, high = min(map(ratio, ends_pct)), max(map(ratio, ends_pct))
     margin = max(0.04 * (high - low), 1e-3)
     low, high = low - margin, high + margin
+    if low < 0 < high:  # a tick on both sides of 0, so that what is a saving and what a cost is read off
+        step = ratio(_step_pct(low, high))
+        low, high = min(low, -1.1 * step), max(high, 1.1 * step)
     ticks = [tick for tick in _ticks_pct(low, high) if low <= ratio(tick) <= high]
     names = [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks]
     if axis == "x":
@@ -198,19 +219,27 @@ def label_ratios(axes: Axes, ends_pct: Sequence[float], axis: str = "x") -> None
         axes.set_yticks([ratio(tick) for tick in ticks], names)
 
 
+def _step_pct(low: float, high: float) -> float:
+    """Between two ticks, where they are evenly spaced; the smallest factor where they are not."""
+    span_pct = 100 * (high - low)
+    if span_pct < 120:
+        return next((step for step in _STEPS_PCT if span_pct / step <= 9), _STEPS_PCT[-1])
+    return 100.0 * ((_FACTORS if span_pct < 800 else _FACTORS[::2])[1] - 1)
+
+
 def _ticks_pct(low: float, high: float) -> list[float]:
     """Round numbers: evenly spaced per cent where the range is small, round factors where it is large."""
     span_pct = 100 * (high - low)
     if span_pct < 120:
-        step = next((step for step in _STEPS_PCT if span_pct / step <= 9), _STEPS_PCT[-1])
+        step = _step_pct(low, high)
         first, last = math.ceil(per_cent(low) / step), math.floor(per_cent(high) / step)
         return [round(step * index, 6) for index in range(first, last + 1)]
-    factors = _FACTORS if span_pct < 400 else _FACTORS[::2]
+    factors = _FACTORS if span_pct < 800 else _FACTORS[::2]
     return sorted({100 * (factor - 1) for factor in factors} | {100 * (1 / factor - 1) for factor in factors})
 
 
 def _said(metric: Metric) -> str:
     assert metric.change_pct is not None
     if metric.low_pct is None or metric.high_pct is None:
-        return f"{signed(metric.change_pct)} (no interval)"
+        return f"{signed(metric.change_pct)} ({NO_INTERVAL})"
     return f"{signed(metric.change_pct)} {band(metric.low_pct, metric.high_pct)} {verdict_word(metric)}"

@@ -14,7 +14,8 @@ from bi_experiments.config.plain import setting
 from bi_experiments.records import Arm
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.report.figures.overhead import draw_forest, label_ratios, ratio
+from bi_experiments.report.figures.overhead import FASTER, GAP, SLOWER, draw_forest, label_ratios, ratio
+from bi_experiments.report.labels import short_names
 from bi_experiments.report.rows import Row
 from bi_experiments.wording import LABELS, count, signed
 
@@ -36,15 +37,20 @@ _MARKERS = "osD^vP"
 _LINES = ("-", "--", "-.", ":", "-", "--")
 
 
-def draw_all(rows: Sequence[Row]) -> tuple[Drawing | LeftOut, ...]:
-    """Draw what there is to draw, in the order of the page; to be called within `theme.style`."""
+def draw_all(rows: Sequence[Row], *, sweep: bool = True) -> tuple[Drawing | LeftOut, ...]:
+    """Draw what there is to draw, in the order of the page; to be called within `theme.style`.
+
+    Args:
+        rows: The experiments.
+        sweep: Whether settings were varied on purpose: only then the cost is drawn against each of them.
+    """
     compared = [row for row in rows if row.cost is not None]
     if len(compared) < 2:
         return (LeftOut("Overhead and throughput of several experiments", "fewer than two experiments have a result"),)
     keys = _distinct_keys(compared)
     drawn: list[Drawing | LeftOut] = [_overhead(compared, keys)]
     numeric = {key: all(_number(row.settings.get(key, "")) is not None for row in compared) for key in keys}
-    for number, key in enumerate(keys):
+    for number, key in enumerate(keys if sweep else ()):
         title = f"Overhead against {key}"
         alone = any(len(rows) > 1 for rows in _lines(key, compared, keys).values())
         if not numeric[key] and len(keys) == 1 and len(compared) <= NAMED:
@@ -67,12 +73,15 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
     title = "Overhead of total time by experiment"
     ordered = sorted(rows, key=_cost_pct, reverse=True)
     named = len(ordered) <= NAMED
+    names = _names_of(ordered, keys)
     figure = theme.new_figure(theme.WIDE, 1.3 + 0.27 * len(ordered) if named else 3.8)
     axes = figure.subplots()
     metrics = [row.cost for row in ordered if row.cost is not None]
     if named:
-        draw_forest(axes, [_name(row, keys) for row in ordered], metrics, _equivalence_pct(rows))
-        axes.set_xlabel("change of total time against the baseline [%], on a scale of ratios")
+        draw_forest(axes, names, metrics, _equivalence_pct(rows))
+        axes.set_xlabel(
+            f"{FASTER}{GAP}change of total time against the baseline [%], on a scale of ratios{GAP}{SLOWER}"
+        )
     else:
         spans = [(x, *span) for x, row in enumerate(ordered) if (span := _span(row)) is not None]
         if spans:
@@ -85,7 +94,7 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         theme.read_along(axes, "y")
     theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(len(rows), 'experiment')}")
     costs = [_cost_pct(row) for row in ordered]
-    said = f"from {signed(costs[-1])} ({_name(ordered[-1], keys)}) to {signed(costs[0])} ({_name(ordered[0], keys)})"
+    said = f"from {signed(costs[-1])} ({names[-1]}) to {signed(costs[0])} ({names[0]})"
     return Drawing(
         name="experiments_overhead",
         title=title,
@@ -149,13 +158,15 @@ def _against(key: str, rows: Sequence[Row], keys: Sequence[str], numeric: bool) 
 
 
 def _lines(key: str, rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows that differ in that key alone, by what they have in common."""
+    """The rows that differ in that key alone, by what they have in common: by their settings, whatever is drawn."""
     if len(keys) == 1:
         return {"": list(rows)}
-    groups: dict[str, list[Row]] = {}
+    others = [other for other in keys if other != key]
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(_name(row, (other for other in keys if other != key)), []).append(row)
-    return groups
+        groups.setdefault(tuple(row.settings.get(other, "-") for other in others), []).append(row)
+    names = _names_of([found[0] for found in groups.values()], others)
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def _draw_lines(axes: Axes, key: str, groups: dict[str, list[Row]], places: dict[str, float]) -> str:
@@ -233,7 +244,7 @@ def _throughput(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
                 [pair[index] for pair in both], range(len(both)), linestyle="", marker=style.marker,
                 color=style.colour, markeredgecolor=theme.SURFACE, markeredgewidth=0.6, markersize=7, label=name,
             )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [_name(row, keys) for row in rows])
+        axes.set_yticks(range(len(rows)), _names_of(rows, keys))
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("generated tokens/s")
         theme.read_along(axes, "x")
@@ -289,9 +300,12 @@ def _equivalence_pct(rows: Iterable[Row]) -> float | None:
     return float(found) if not bands and found is not None else None
 
 
-def _name(row: Row, keys: Iterable[str]) -> str:
-    """What distinguishes the row from the others, or else its label."""
-    return _short(" · ".join(row.settings.get(key, "-") for key in keys) or row.label, _LABEL_LENGTH)
+def _names_of(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """What distinguishes each row from the others, or else its label; rows of other settings have other names."""
+    columns = [short_names([row.settings.get(key, "-") for row in rows], _LABEL_LENGTH // len(keys)) for key in keys]
+    names = [" · ".join(values) for values in zip(*columns, strict=True)] if keys else [row.label for row in rows]
+    alike = len(set(names)) < len({tuple(row.settings.get(key, "-") for key in keys) for row in rows})
+    return short_names([row.label for row in rows]) if alike or not keys else names
 
 
 def _names(keys: Sequence[str]) -> str:

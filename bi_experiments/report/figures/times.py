@@ -22,6 +22,10 @@ NAMED_PAIRS = 12
 """With more pairs than this, only some are named below the axis."""
 
 
+SIZED = 60
+"""With more trials than this, the batch size is not written at each."""
+
+
 def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
     """Every trial of every phase, the same trial of both arms above each other, the pairs in launch order."""
     title = "Trial times, paired by trial"
@@ -53,6 +57,8 @@ def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
             *zip(*points, strict=True), linestyle="", marker=style.marker, color=style.colour,
             markeredgecolor=theme.SURFACE, markeredgewidth=0.6, markersize=6.5, label=LABELS[arm], zorder=2,
         )  # fmt: skip
+    if len(pairs) * trials <= SIZED:
+        _name_sizes(axes, phases, starts)
     _times_from_zero_if_close(axes)
     for pair in pairs[1:]:
         axes.axvline(starts[pair] - (1 + gap) / 2, color=theme.GRID, linewidth=0.8)
@@ -72,10 +78,26 @@ def trial_times(result: ExperimentResult) -> Drawing | LeftOut:
         name="trial_times",
         title=title,
         description=f"Time of every trial in seconds, {size}: {_ranges(phases)}.",
-        caption="Each line joins the same prompts in both arms. Trials differ in batch size.",
+        caption="Each line joins the same prompts in both arms; the number over it: prompts in the batch."
+        if len(pairs) * trials <= SIZED
+        else "Each line joins the same prompts in both arms. Trials differ in batch size.",
         figure=figure,
         shape="wide",
     )
+
+
+def _name_sizes(axes: Axes, phases: Sequence[PhaseResult], starts: dict[int, int]) -> None:
+    """The number of prompts over each trial's upper point."""
+    tops: dict[tuple[int, int], tuple[float, int]] = {}
+    for phase in phases:
+        for trial in phase.trials:
+            place = (phase.pair, trial.index)
+            tops[place] = max(tops.get(place, (0.0, 0)), (trial.time_s, trial.batch_size))
+    for (pair, index), (top_s, size) in tops.items():
+        axes.annotate(
+            str(size), (starts[pair] + index, top_s), (0, 6), textcoords="offset points", ha="center", fontsize=8,
+            color=theme.MUTED,
+        )  # fmt: skip
 
 
 def init_time(result: ExperimentResult) -> Drawing | LeftOut:
@@ -200,4 +222,4 @@ def _times_from_zero_if_close(axes: Axes) -> None:
     """Start the axis at zero where the times reach down towards it anyway."""
     low, high = axes.get_ylim()
     if low < 0.5 * high:
-        axes.set_ylim(0, high)
+        axes.set_ylim(0, 1.06 * high)

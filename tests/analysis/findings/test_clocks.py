@@ -39,6 +39,22 @@ def test_arms_at_the_same_clocks_are_no_finding() -> None:
     assert findings([read(phase, 1740, 0.4) for phase in factories.phases()]) == []
 
 
+def test_a_device_that_is_throttled_in_both_arms_is_a_finding_too() -> None:
+    phases = [read(phase, 1065, 1.0, "temperature") for phase in factories.phases()]
+    hot = [
+        replace(
+            phase,
+            clocks=tuple(
+                replace(one, temperature_c=86 + one.trial % 5, highest_sm_clock_mhz=1980) for one in phase.clocks
+            ),
+        )
+        for phase in phases
+    ]
+    (finding,) = findings(hot)
+    assert "by the temperature (100 % of the trial time)" in finding.message
+    assert "at 1065 MHz of 1980, at 86 to 89 °C" in finding.message
+
+
 def test_records_without_readings_are_no_finding() -> None:
     assert findings(factories.phases()) == []
 

@@ -1,0 +1,39 @@
+"""Short names for several experiments: what differs between them is kept, what they have in common is dropped."""
+
+import re
+from collections.abc import Sequence
+
+LONGEST = 40
+"""Characters of a name in a figure; names that would be alike are longer."""
+
+
+def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
+    """The texts, where they are long without the words at beginning and end that all share; different ones stay so.
+
+    Args:
+        texts: Names or values; equal ones get equal names.
+        longest: Most characters, where that leaves them different.
+    """
+    kinds = list(dict.fromkeys(texts))
+    if len(kinds) < 2 or max(map(len, kinds)) <= longest:
+        return [_cut(text, longest) for text in texts]
+    words = [re.findall(r"[^\s/=,:·_-]+[\s/=,:·_-]*|[\s/=,:·_-]+", text) for text in kinds]
+    shortest = min(map(len, words))
+    start = next((at for at in range(shortest) if len({one[at] for one in words}) > 1), shortest)
+    left = shortest - start
+    end = next((at for at in range(left) if len({one[-1 - at] for one in words}) > 1), left)
+    kept = ["".join(one[start : len(one) - end]).strip(" /=,:·_-") for one in words]
+    # What would be left of a number or of nothing is not a name.
+    if any(not one or one.isdigit() for one in kept) or len(set(kept)) < len(kinds):
+        kept = kinds
+    cut = [_cut(one, longest) for one in kept]
+    names = dict(zip(kinds, cut if len(set(cut)) == len(kinds) else kept, strict=True))
+    return [names[text] for text in texts]
+
+
+def _cut(text: str, longest: int) -> str:
+    """The text with its middle cut out: names differ at their ends."""
+    if len(text) <= longest:
+        return text
+    tail = (longest - 1) // 2
+    return f"{text[: longest - 1 - tail]}…{text[-tail:]}"
