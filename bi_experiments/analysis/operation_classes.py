@@ -102,7 +102,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         _C.SAMPLING,
         r"arg_?max|gumbel|soft_?max|logsumexp|multinomial|sort|radix|topk|top_?[kp]_|penalt|_temperature|min_p"
-        r"|logprob|_ranks_kernel|sampl|rejection|exponential|bincount|_bad_words|_bias_kernel|grammar|cumsum",
+        r"|logprob|_ranks_kernel|sampl|rejection|exponential|bincount|_bad_words|_bias_kernel|grammar",
         (
             "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::ArgMaxOps<float>>>",
             "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float, float, float>",
@@ -150,7 +150,7 @@ TABLE: tuple[Row, ...] = (
         r"|sigmoid|tanh|fused_|"
         r"aten::(?:_?add|_?sub|rsub|mul|div|pow|sqrt|rsqrt|neg|abs|exp|log|cos|sin|sum|amax|amin|max|min|maximum|minimum"
         r"|clamp|where|eq|ne|lt|le|gt|ge|bitwise|logical|any|all|outer|ceil|floor|round|reciprocal|masked_fill|remainder"
-        r"|fmod|addcmul|lerp|square|isnan|isinf|nan_to_num|var|cumprod|tril|triu|polar|complex|erf)",
+        r"|fmod|addcmul|lerp|square|isnan|isinf|nan_to_num|var|cumprod|tril|triu|polar|complex|erf|cumsum|diff)",
         (
             "void vllm::fused_add_rms_norm_kernel<c10::BFloat16, 8>",
             "void vllm::act_and_mul_kernel<c10::BFloat16, &vllm::silu_kernel>",
