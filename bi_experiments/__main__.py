@@ -1,12 +1,21 @@
 """`python -m bi_experiments`: compose, validate, run, exit code."""
 
+import os
+import signal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that ask the program to end."""
+
+if __name__ == "__main__":  # while the rest is imported nothing is started, and there is nothing to clean up
+    for _number in SIGNALS:
+        if signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, lambda *_: os._exit(130))
+
 import argparse
 import contextlib
 import io
-import os
 import re
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +49,18 @@ from bi_experiments.report.streams import SparedStream
 
 def main() -> int:
     """Run what the command line asks for and return the process's exit status."""
+    try:
+        _handle_signals(_interrupt)
+        return _run_command()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    finally:
+        _handle_signals(signal.SIG_IGN)  # all that is left is to end
+
+
+def _run_command() -> int:
     # Hydra then raises what it cannot compose, instead of printing several lines and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    _handle_signals(_interrupt)
     sys.stdout, sys.stderr = SparedStream(sys.stdout), SparedStream(sys.stderr)
     register_schema()
     if "--version" in sys.argv[1:]:
@@ -78,8 +96,6 @@ def main() -> int:
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         return complain(one_line(error), ExitCode.CANNOT_RUN)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     except Exception as error:
         if composed_whole and not isinstance(error, OSError):
             raise
@@ -253,7 +269,7 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
 
 def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:
     """Let a signal that asks the program to end do so in order; one that was ignored at the start stays ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 

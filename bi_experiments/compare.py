@@ -38,7 +38,7 @@ from bi_experiments.analysis.estimates import Estimate, contrast_estimate, per_c
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
 from bi_experiments.config.plain import setting
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.several import settings_that_differ
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m bi_experiments.compare",
         description="What changed from experiment A to experiment B: the baseline, the mode, or the ratio of both?",
         epilog="Exit code 0: B takes no longer than A; 4: B takes longer; 5: undecided; 2: they cannot be compared.",
@@ -108,7 +108,7 @@ def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
     Raises:
         ConfigurationError: One of them is not there, or cannot be read.
     """
-    names = [sources] if Path(sources).is_dir() else sources.split(",")
+    names = [sources] if _is_folder(sources) else sources.split(",")
     return tuple(load(name.strip(), tracking_uri) for name in names)
 
 
@@ -118,13 +118,19 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     Raises:
         ConfigurationError: There is no result, or it cannot be read.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        return judged_anew(read_result(folder))
+    if _is_folder(source):
+        return judged_anew(read_result(Path(source)))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
             return judged_anew(read_result(_download(source, tracking_uri, temporary)))
     raise ConfigurationError(f"{source} is neither a folder nor an MLflow run id: pass the output folder of a run")
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except OSError:  # too long to be a name
+        return False
 
 
 def _download(run_id: str, tracking_uri: str, folder: str) -> Path:

@@ -1,7 +1,9 @@
 """Exit codes, and the errors that end the program with one of them and one line."""
 
+import argparse
 import sys
 from enum import IntEnum
+from typing import NoReturn
 
 
 class ExitCode(IntEnum):
@@ -65,6 +67,14 @@ def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
     """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
     sys.stderr.write(f"error: {printable(message)}\n")
     return code
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser of a command line whose complaint is one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and end the program."""
+        raise SystemExit(complain(f"{message}; {self.prog} --help explains it"))
 
 
 def os_error(error: BaseException) -> OSError | None:

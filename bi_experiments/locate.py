@@ -11,13 +11,12 @@ The exit code is 0 when an operator was named, 1 when a phase failed or none cou
 to locate or it cannot run here.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.location import describe
-from bi_experiments.errors import ExitCode, ExperimentError, complain
+from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.localisation import locate
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm
@@ -27,7 +26,7 @@ from bi_experiments.tracking.log import log_again
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run the program; returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m bi_experiments.locate", description="Name the first operator whose output depends on the batch."
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a finished experiment")

@@ -12,14 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import read_result
 from bi_experiments.report.planning import planning
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run the program; returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m bi_experiments.plan", description="How many pairs would it take, from an experiment's spread?"
     )
     parser.add_argument("folder", type=Path, help="output folder of an experiment with two complete pairs or more")

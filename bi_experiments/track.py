@@ -1,6 +1,5 @@
 """`python -m bi_experiments.track FOLDER...`: log the output folders that MLflow missed, without duplicating runs."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.config.schema import TrackingConfig
-from bi_experiments.errors import ConfigurationError, ExitCode, complain, printable
+from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, printable
 from bi_experiments.paths import read_result, with_results
 from bi_experiments.records import ExperimentResult
 from bi_experiments.sweep.command import record_of
@@ -19,7 +18,7 @@ from bi_experiments.tracking.log import log_experiment
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Log every folder named on the command line and return the process's exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bi_experiments.track", description=__doc__)
+    parser = OneLineParser(prog="python -m bi_experiments.track", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     given = parser.parse_args(arguments)

@@ -8,7 +8,9 @@ import functools
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,10 @@ from bi_experiments.phase import arguments
 
 _GB = 1e9
 
-INTERPRETER_S = 60.0
+INTERPRETER_S = 20.0
 """Time that an interpreter has to tell its versions, in seconds."""
+MOST_ANSWER_BYTES = 1 << 20
+"""Most that it may say."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,28 @@ def phase_versions(python: str) -> Mapping[str, str]:
 
 
 def _asked(python: str, module: str) -> str:
-    """What a module of `bi_experiments.phase` prints in another environment."""
+    """What a module of `bi_experiments.phase` prints in another environment.
+
+    Raises:
+        OSError: It cannot be started.
+        subprocess.SubprocessError: It fails, says too much, or says it too slowly.
+    """
     command = [python, "-m", f"bi_experiments.phase.{module}"]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=INTERPRETER_S, check=True
-    )
-    return done.stdout
+    nowhere = subprocess.DEVNULL
+    started = subprocess.Popen(command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere, start_new_session=True)
+    with started as process:
+        late = threading.Timer(INTERPRETER_S, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        try:
+            assert process.stdout is not None
+            said = process.stdout.read(MOST_ANSWER_BYTES)
+            if len(said) == MOST_ANSWER_BYTES:
+                os.killpg(process.pid, signal.SIGKILL)
+        finally:
+            late.cancel()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return said.decode()
 
 
 EngineArguments = Mapping[str, list[str] | None]

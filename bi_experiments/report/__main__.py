@@ -1,6 +1,5 @@
 """`python -m bi_experiments.report FOLDER...`: regenerate reports from `result.json`; compare several."""
 
-import argparse
 import os
 import shlex
 import sys
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.errors import ConfigurationError, ExitCode, complain, printable
+from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, printable
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
@@ -21,7 +20,7 @@ COMPARISON = "comparison.html"
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Write the reports of every folder named on the command line and return the process's exit status."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m bi_experiments.report",
         description="Regenerate the reports, tables and figures from result.json.",
         epilog="Given several folders, it also writes a page that compares them.",

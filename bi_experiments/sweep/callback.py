@@ -20,12 +20,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from bi_experiments.config.compose import one_line
 from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
 from bi_experiments.sweep.records import Status, SweepRecord, interrupted
+from bi_experiments.tracking.store import refuse_store
 
 if TYPE_CHECKING:
     from bi_experiments.tracking.runs import RunStatus
@@ -63,14 +65,18 @@ class SweepCallback(Callback):
             SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
         _refuse_secrets(config)
-        try:
+        try:  # Hydra would make a warning of what is raised here, and go on
+            if config.tracking.enabled:
+                refuse_store(str(config.tracking.uri))
             sweep = self._claim(config)
             self._resumed = sweep.record.exists()
             _begin(sweep, config)
         except ConfigurationError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
-        except OSError as error:  # Hydra would make a warning of it
+        except OSError as error:
             raise SystemExit(complain(file_problem(error).replace("hydra.run.dir", "hydra.sweep.dir"))) from error
+        except Exception as error:
+            raise SystemExit(complain(f"the sweep cannot be read: {one_line(error)}")) from error
         atexit.register(self._cut_short, config)
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.config.plain import as_set
@@ -44,7 +45,8 @@ def planned_experiments(config: DictConfig) -> int | None:
     params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)
     texts = [*(f"{key!s}={value}" for key, value in params.items()), *as_set(config.hydra.overrides.task)]
-    overrides = OverridesParser.create().parse_overrides(texts)
+    loader = GlobalHydra.instance().config_loader()  # which `glob` looks for options with
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(texts)
     return sum(len(batch) for batch in BasicSweeper.split_arguments(overrides, None))
 
 

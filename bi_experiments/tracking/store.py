@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
@@ -67,9 +69,10 @@ SAY_AFTER_S = 10.0
 LIMIT_S = 900.0
 """Longest time that logging an experiment may take, in seconds."""
 
-_DATABASES = ("postgresql", "mysql", "mssql")
+_DRIVERS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
+"""Databases, and the module that SQLAlchemy reaches each with unless the URI names another."""
 _SERVERS = ("http", "https")
-_OTHERS = ("databricks", "databricks-uc", "uc")
+_OTHERS = ("databricks", "uc")
 
 
 def refuse_store(uri: str) -> None:
@@ -94,16 +97,19 @@ def refuse_store(uri: str) -> None:
     elif scheme == "sqlite":
         if (problem := _sqlite_problem(uri)) is not None:
             raise ConfigurationError(f"{shown} cannot be logged to: {problem}; use sqlite:///mlflow.db")
-    elif scheme in (*_DATABASES, *_SERVERS):
+    elif scheme in (*_DRIVERS, *_SERVERS):
         try:
             parts = urlsplit(uri)
-            whole = bool(parts.hostname if scheme in _SERVERS else parts.path.strip("/"))
+            whole = not re.search(r"\s", uri) and bool(parts.hostname if scheme in _SERVERS else parts.path.strip("/"))
             _ = parts.port
         except ValueError:
             whole = False
         if not whole:
             example = "http://127.0.0.1:5000" if scheme in _SERVERS else f"{scheme}://HOST/DATABASE"
             raise ConfigurationError(f"{shown} names no {'host' if scheme in _SERVERS else 'database'}: use {example}")
+        driver = uri.partition(":")[0].partition("+")[2] or _DRIVERS.get(scheme)
+        if driver is not None and find_spec({"mysqldb": "MySQLdb"}.get(driver, driver)) is None:
+            raise ConfigurationError(f"{shown} needs the package of {driver}, which is not installed: install it")
     else:
         raise ConfigurationError(
             f"{shown} is not a store that MLflow has: use sqlite:///mlflow.db, http://HOST:PORT or postgresql://..."

@@ -3,11 +3,18 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from bi_experiments.paths import read_result
+from bi_experiments.config.compose import compose
+from bi_experiments.errors import PhaseError
+from bi_experiments.experiment import analysed
+from bi_experiments.paths import OutputFolder, read_result
+from tests.factories import experiment_result
 from tests.faults.conftest import Program, is_one_line
 from tests.processes import wait_for
 
@@ -33,6 +40,12 @@ def waits_in_the_mode(program: Program) -> bool:
     return any('"trial"' in path.read_text() for path in program.folder.glob("out/phases/*-batch*/events.jsonl"))
 
 
+def run_statuses(database: Path) -> set[str]:
+    """Of all runs in an MLflow store."""
+    with closing(sqlite3.connect(database)) as connection:
+        return {status for (status,) in connection.execute("select status from runs")}
+
+
 def test_a_killed_run_is_read_by_every_program_and_resumed(program: Program) -> None:
     arguments = ("hydra.run.dir=out", "protocol.order=baseline_first", "protocol.caches=user")
     process = start(program, *arguments, **hangs(program))
@@ -40,8 +53,16 @@ def test_a_killed_run_is_read_by_every_program_and_resumed(program: Program) -> 
     process.kill()
     process.communicate(timeout=180)
     assert "killed" in str(read_result(program.folder / "out").stopped)
-    report = program("out", module="bi_experiments.report")
-    assert report.returncode == 0, report.stderr
+    for module, arguments_of_it in (
+        ("report", ("out",)),
+        ("compare", ("out", "out", "--anyway")),
+        ("track", ("out", "--uri", "sqlite:///later.db")),
+    ):
+        read = program(*arguments_of_it, module=f"bi_experiments.{module}")
+        assert read.returncode in {0, 2}, read.stderr
+        assert "Traceback" not in read.stderr
+        assert read.returncode == 0 or is_one_line(read), module
+    assert run_statuses(program.folder / "later.db") <= {"FINISHED", "FAILED", "KILLED"}
     done = program(*program.fake, *arguments, "sweep.resume=true")
     assert done.returncode == 0, done.stderr
     result = read_result(program.folder / "out")
@@ -172,6 +193,17 @@ def test_a_command_line_that_is_none_is_one_line(program: Program, arguments: tu
 
 
 @pytest.mark.parametrize(
+    "setting",
+    ["seed=range(0,1,0)", "seed=interval(1,2)", "model=glob(zzz*)", "hydra.sweeper=null", "tracking.uri=ftp://x"],
+)
+def test_a_sweep_that_is_none_is_one_line(program: Program, setting: str) -> None:
+    settings = [text for text in program.fake if text != "tracking=off"]
+    done = program("-m", *settings, setting)
+    assert is_one_line(done)
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ((), "has an experiment already"),
@@ -193,3 +225,27 @@ def test_a_record_that_cannot_be_read_is_not_resumed(program: Program, content: 
     (program.folder / "out").mkdir()
     (program.folder / "out" / "result.json").write_text(content)
     assert is_one_line(program(*program.fake, "hydra.run.dir=out", "sweep.resume=true"))
+
+
+def test_a_server_that_does_not_answer_is_said_and_logged_to_later(program: Program) -> None:
+    settings = [text for text in program.fake if text not in {"tracking=off", "protocol.pairs=2"}]
+    done = program(*settings, "protocol.pairs=1", "hydra.run.dir=out", "tracking.uri=http://127.0.0.1:1")
+    assert done.returncode == 0, done.stderr
+    warnings = done.stderr.splitlines()
+    assert len(warnings) == 2
+    assert all(line.startswith("warning: ") and "bi_experiments.track" in line for line in warnings)
+    later = program("out", "--uri", "sqlite:///later.db", module="bi_experiments.track")
+    assert later.returncode == 0, later.stderr
+    assert run_statuses(program.folder / "later.db") == {"FINISHED"}
+    assert program.left() == []
+
+
+def test_numbers_that_cannot_be_analysed_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("bi_experiments.experiment.compare_experiment", fails)
+    folder = OutputFolder(tmp_path)
+    with pytest.raises(PhaseError, match="cannot be analysed") as caught:
+        analysed(experiment_result(), compose(["experiment=cpu_demo"]), folder)
+    assert str(folder.result) in str(caught.value)

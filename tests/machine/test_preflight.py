@@ -8,7 +8,13 @@ import pytest
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ConfigurationError, ExitCode, MachineError
 from bi_experiments.machine.devices import Nvidia
-from bi_experiments.machine.preflight import Machine, check_engine_arguments, check_machine, find_problem
+from bi_experiments.machine.preflight import (
+    Machine,
+    check_engine_arguments,
+    check_machine,
+    find_problem,
+    phase_versions,
+)
 from bi_experiments.records import Device
 from tests.fake_nvml import FakeDevice, FakeNvml
 
@@ -223,6 +229,18 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         with pytest.raises(MachineError, match=r"runtime\.cache_dir="):
             check_machine(compose(["experiment=cpu_demo", f"runtime.cache_dir={folder}"]))
+
+
+@pytest.mark.parametrize("does", ["yes", "sleep 600", "exit 3", "printf '\\377'", "echo '[1]'"])
+def test_an_interpreter_that_is_none_is_refused_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
+) -> None:
+    monkeypatch.setattr("bi_experiments.machine.preflight.INTERPRETER_S", 1.0)
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    with pytest.raises(MachineError, match="does not report its versions"):
+        phase_versions(str(script))
 
 
 KNOWN = {"block_size": None, "attention_config": ["backend", "flash_attn_version"]}

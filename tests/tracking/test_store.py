@@ -27,6 +27,8 @@ from bi_experiments.tracking import store
         ("mysql+pymysql://host/", "names no database"),
         ("http://", "names no host"),
         ("http://host:port", "names no host"),
+        ("http://a host", "names no host"),
+        ("postgresql+nonsense://host/db", "needs the package of nonsense"),
     ],
 )
 def test_a_store_that_cannot_be_logged_to_is_refused(uri: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

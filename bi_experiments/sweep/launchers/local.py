@@ -68,6 +68,7 @@ def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: Dic
         returned.return_value = task_function(settings)
     returned.status = JobStatus.COMPLETED
     hydra_context.callbacks.on_job_end(config=composed, job_return=returned)
+    returned.cfg = None  # Hydra keeps what is returned until the sweep ends, and a configuration is 0.1 MB
     return returned
 
 
