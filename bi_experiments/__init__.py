@@ -35,13 +35,24 @@ Used in every room:
 * `vocabulary`: the words that prompts are made of
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from bi_experiments.api import run_benchmark_with_batch_invariant
 
-try:
-    __version__ = version("bi_experiments")
-except PackageNotFoundError:  # a checkout on the path that is not installed
-    __version__ = "unknown"
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name: str) -> str:
+        """`__version__`, when it is asked for: what reads it from the installed package takes a tenth of a second."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("bi_experiments")
+        except PackageNotFoundError:  # a checkout on the path that is not installed
+            return "unknown"
+
 
 __all__ = ["__version__", "run_benchmark_with_batch_invariant"]

@@ -93,6 +93,20 @@ def test_signals_end_it_in_order(program: Program, numbers: tuple[signal.Signals
     assert program.left() == []
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal, proc_pid_status(5)."""
+    lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool(int(lines["SigCgt"], 16) >> (number - 1) & 1)
+
+
+def test_a_signal_while_the_program_is_still_imported_ends_it_without_a_word(program: Program) -> None:
+    process = start(program, "hydra.run.dir=out")
+    wait_for(lambda: catches(process.pid, signal.SIGHUP))
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=180)
+    assert (process.returncode, said, errors) == (130, "", "")
+
+
 @pytest.mark.parametrize("where", ["/dev/full", "head"])
 def test_a_terminal_that_goes_away_costs_no_record(program: Program, where: str) -> None:
     command = program.command(*program.fake, "hydra.run.dir=out")
