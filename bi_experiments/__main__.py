@@ -95,8 +95,12 @@ def _run_command() -> int:
     except ConfigurationError as error:
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
+        if _comes_of_interruption(error):
+            return ExitCode.INTERRUPTED
         return complain(one_line(error), ExitCode.CANNOT_RUN)
     except Exception as error:
+        if _comes_of_interruption(error):
+            return ExitCode.INTERRUPTED
         if composed_whole and not isinstance(error, OSError):
             raise
         problem = os_error(error)
@@ -272,6 +276,13 @@ def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def _comes_of_interruption(error: BaseException | None) -> bool:
+    """Whether an error was raised while an interruption passed through: OmegaConf's `finally` blocks may fail then."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _interrupt(*_: object) -> None:
