@@ -95,12 +95,10 @@ def _run_command() -> int:
     except ConfigurationError as error:
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
-        if _comes_of_interruption(error):
-            return ExitCode.INTERRUPTED
+        _let_interruption_through(error)
         return complain(one_line(error), ExitCode.CANNOT_RUN)
     except Exception as error:
-        if _comes_of_interruption(error):
-            return ExitCode.INTERRUPTED
+        _let_interruption_through(error)
         if composed_whole and not isinstance(error, OSError):
             raise
         problem = os_error(error)
@@ -278,11 +276,16 @@ def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:
             signal.signal(number, handler)
 
 
-def _comes_of_interruption(error: BaseException | None) -> bool:
-    """Whether an error was raised while an interruption passed through: OmegaConf's `finally` blocks may fail then."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+def _let_interruption_through(error: BaseException | None) -> None:
+    """Let an interruption through that an error was made of: OmegaConf's `finally` blocks may fail in its wake.
+
+    Raises:
+        KeyboardInterrupt: It is such an error.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
         error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _interrupt(*_: object) -> None:
