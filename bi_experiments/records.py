@@ -363,6 +363,9 @@ class Trial(Record, frozen=True, kw_only=True):
     """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
     longest_step_s: float | None = None
     """The longest of them, in seconds."""
+    ruled_pct: float | None = None
+    """Share of output tokens whose steps the engine counted as vLLM's first-come-first-served rule says, in per cent:
+    with as many sequences decoding together, and another one's prompt ending in them or not."""
 
 
 class ClockReading(Record, frozen=True, kw_only=True):
@@ -485,7 +488,7 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     """The steps that these outputs come from; with the first composition, those of the workload too."""
     alone: tuple[AloneOutput, ...] = ()
     left_out: int = 0
-    """Prompts that were drawn from the workload and not compared, because time was over."""
+    """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
 
 
 class ModuleDifference(Record, frozen=True, kw_only=True):
@@ -695,7 +698,7 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     alone: tuple[AloneOutput, ...] = ()
     """Outputs of the plan's probes alone; none in a record of version 1."""
     left_out: int = 0
-    """Prompts that were drawn from the workload and not compared, because time was over."""
+    """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""
@@ -953,11 +956,14 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """The verdict in one sentence."""
     ledger: tuple[LedgerRow, ...] = ()
     """Every class of steps that the workload has, the largest first; none in a record of version 1."""
+    ruled_pct: float | None = None
+    """Share of the trials' output tokens whose steps the engine counted as the rule of the ledger says, in per cent;
+    None where it does not count them."""
     sampled: int = 0
     """Outputs of prompts drawn at random from the workload that the batch-invariant arm compared, each once."""
     sampled_differing: int = 0
     left_out: int = 0
-    """Prompts that were drawn too and not compared, because time was over (`verify.time_share`)."""
+    """Prompts that were drawn too and do not count: time was over before their turn (`verify.time_share`)."""
     bound_pct: float | None = None
     """At most this share of the workload's outputs changes with the batch, in per cent (one-sided 95 %)."""
     agreement: ArmAgreement | None = None

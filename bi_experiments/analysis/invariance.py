@@ -14,7 +14,7 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
-from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger
+from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger, ruled_pct
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
@@ -156,6 +156,7 @@ def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str]
         not_run=tuple(name for name in compositions if name not in ran),
         sentence="",
         ledger=ledger,
+        ruled_pct=ruled_pct(ordered),
         sampled=sampled,
         sampled_differing=sampled_differing,
         left_out=max((phase.left_out for phase in ordered if phase.arm is Arm.BATCH_INVARIANT), default=0),

@@ -52,6 +52,20 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
     )
 
 
+def ruled_pct(phases: Sequence[PhaseResult]) -> float | None:
+    """Share of the trials' output tokens whose steps the engine counted as the rule says; None: it does not count."""
+    trials = [trial for phase in phases for trial in phase.trials if trial.ruled_pct is not None]
+    tokens = sum(trial.output_tokens for trial in trials)
+    return sum((trial.ruled_pct or 0.0) * trial.output_tokens for trial in trials) / tokens if tokens else None
+
+
+def source(share_pct: float | None) -> str:
+    """What says which steps there are, and whether the engine's own counts agree with it."""
+    if share_pct is None:
+        return SOURCE
+    return f"{SOURCE}, with which the engine's own counts agree for {share_pct:.1f} % of the output tokens"
+
+
 def _class(one: StepCount) -> _Class:
     return _Class(one.kind, one.context, one.sequences, one.padded)
 

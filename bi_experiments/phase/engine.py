@@ -13,6 +13,7 @@ import msgspec
 import psutil
 
 from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
+from bi_experiments.phase.proof.steps import StepTokens
 from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine, Sampling
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class StepLog:
     """Notes when each step of the engine ended; has the methods of vLLM's `StatLoggerManager`, whose place it takes."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[float, bool]] = []
+        self._steps: list[tuple[float, StepTokens]] = []
 
     def record(
         self,
@@ -88,9 +89,12 @@ class StepLog:
         mm_cache_stats: object = None,
         engine_idx: int = 0,
     ) -> None:
-        """Note the time, and whether a prompt was read to its end in the step."""
-        read = iteration_stats is not None and iteration_stats.prompt_token_stats.total > 0
-        self._steps.append((time.perf_counter(), read))
+        """Note the time, how many sequences got their first output token in the step, and how many a further one."""
+        tokens = StepTokens(0, 0)
+        if iteration_stats is not None:
+            first, further = iteration_stats.time_to_first_tokens_iter, iteration_stats.inter_token_latencies_iter
+            tokens = StepTokens(len(first), len(further))
+        self._steps.append((time.perf_counter(), tokens))
 
     def log(self) -> None:
         """Nothing is printed."""
@@ -104,8 +108,12 @@ class StepLog:
 
     def decode_steps_s(self) -> tuple[float, ...]:
         """Time of every step since `restart` after the last that read a prompt to its end, in seconds."""
-        last = max((index for index, (_, read) in enumerate(self._steps) if read), default=0)
+        last = max((index for index, (_, tokens) in enumerate(self._steps) if tokens.first), default=0)
         return tuple(after - before for (before, _), (after, _) in pairwise(self._steps[last:]))
+
+    def tokens(self) -> tuple[StepTokens, ...]:
+        """Output tokens of every step since `restart`."""
+        return tuple(tokens for _, tokens in self._steps)
 
 
 def step_log(llm: "LLM") -> StepLog:
@@ -213,6 +221,11 @@ def step_tokens(llm: "LLM") -> int:
     return int(llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens)
 
 
+def step_sequences(llm: "LLM") -> int:
+    """Most sequences in a step."""
+    return int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+
+
 def watch_compiles(llm: "LLM") -> None:
     """Have the workers count from now on what they compile."""
     llm.collective_rpc("bi_experiments_watch_compiles")
@@ -289,6 +302,7 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
     compilation = config.compilation_config
     graphs = frozenset(compilation.cudagraph_capture_sizes or ()) if compilation.cudagraph_mode.name != "NONE" else ()
     compiled = (size for size in compilation.compile_sizes or () if isinstance(size, int))
+    tuned = {rows for worker in llm.collective_rpc("bi_experiments_tuned_rows") for rows in worker}
     return EngineLimits(
         max_num_batched_tokens=max_num_batched_tokens,
         max_num_seqs=max_num_seqs,
@@ -296,7 +310,7 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         prefix_caching=keeps_prompts(llm),
         block_size=config.cache_config.block_size,
         graph_sizes=frozenset(graphs),
-        borders=tuple(sorted({*graphs, *compiled})),
+        borders=tuple(sorted({*graphs, *compiled, *tuned})),
         blocks_can_be_held=_block_pool(llm) is not None,
     )
 

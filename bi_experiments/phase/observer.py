@@ -58,6 +58,24 @@ class WorkerObserver:
             "threads": torch.get_num_threads(),
         }
 
+    def bi_experiments_tuned_rows(self) -> list[int]:
+        """Numbers of rows up to which the mode's tuned matrix multiplications use one tile, in either arm.
+
+        From vLLM 0.32's table, for the weights of this worker's model; none where the table has none of them.
+        """
+        try:
+            from vllm.model_executor.determinism import batch_invariant_configs as configs
+        except ImportError:  # a release without tuned tiles
+            return []
+        from vllm.platforms import current_platform
+
+        capability = current_platform.get_device_capability() if current_platform.is_cuda() else None
+        family = configs._get_tuned_matmul_arch_family(capability)
+        tuned = configs._BATCH_INVARIANT_MATMUL_TUNED_CONFIGS.get(family, {}) if family else {}
+        weights = RunnerModel(self.model_runner).module().parameters()
+        shapes = {tuple(weight.shape) for weight in weights if str(weight.dtype) == "torch.bfloat16"}
+        return sorted({rows for shape in shapes & tuned.keys() for rows, _ in tuned[shape].m_buckets})
+
     def bi_experiments_watch_compiles(self) -> None:
         """Count what is compiled from now on: kernels by vLLM's monitor or Triton's hook, graphs by torch's counter.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.pipes import Emit
+from bi_experiments.phase.proof.requests import EngineLimits
+from bi_experiments.phase.proof.steps import ruled_share
 from bi_experiments.records import (
     Latencies,
     NeedleCheck,
@@ -85,11 +87,12 @@ def run_workload(
             kv_cache_needed_tokens=needed,
         )
     )
+    limits = engine.limits(llm, engine.step_tokens(llm), engine.step_sequences(llm), spec.engine.max_model_len)
     time_s = 0.0
     for index in spec.trial_order or range(len(batches)):
         wait_for_turn()
         position = workload.trials[index].needle_position
-        trial = run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct)
+        trial = run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct, limits)
         time_s += trial.time_s
         emit(TrialDone(trial=trial))
     return time_s
@@ -122,6 +125,7 @@ def run_trial(
     params: "SamplingParams",
     needle_alone: Sequence[int],
     inject_pct: float = 0.0,
+    limits: EngineLimits | None = None,
 ) -> Trial:
     """Time one `generate`; nothing else is between the two readings of the clock, but for what is injected on purpose.
 
@@ -133,6 +137,7 @@ def run_trial(
         params: How they are continued.
         needle_alone: Token ids of the needle's output alone, which that in the batch is compared with.
         inject_pct: How long to wait before the second reading, in per cent of the time until then.
+        limits: What the engine can take at once, by which its steps are held against vLLM's rule; None: they are not.
     """
     processes = engine.process_tree()
     engine.empty_prefix_cache(llm)
@@ -156,6 +161,7 @@ def run_trial(
     first_difference = first_differing_index(requests[needle_position].token_ids, needle_alone)
     decode_steps_s = steps.decode_steps_s()
     enough = len(decode_steps_s) >= FEWEST_STEPS
+    sequences = [(request.prompt_tokens, len(request.token_ids)) for request in requests]
     return Trial(
         index=index,
         batch_size=len(requests),
@@ -172,6 +178,7 @@ def run_trial(
         cached_tokens=sum(request.cached_tokens for request in requests),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
+        ruled_pct=None if limits is None else 100 * ruled_share(sequences, limits, steps.tokens()),
     )
 
 

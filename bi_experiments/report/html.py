@@ -39,7 +39,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         glossary=compositions.glossary(report) if report else (),
         first_differences=(*tables.first_differences(report), *tables.proof_notes(report, result)) if report else (),
         ledger=tables.ledger(report) if report else None,
-        ledger_note=tables.LEDGER_NOTE,
+        ledger_note=tables.ledger_note(report) if report else None,
         layers=tables.layers(result.location) if result.location and result.location.layers else None,
         layers_note=tables.LAYERS_NOTE,
         profile=profiles.sections(result),

@@ -38,7 +38,7 @@ def render(result: ExperimentResult) -> str:
         proof += map(escape, tables.first_differences(result.invariance))
         proof += map(escape, tables.proof_notes(result.invariance, result))
         ledger = tables.ledger(result.invariance)
-        proof += [] if ledger is None else [_table(ledger), escape(tables.LEDGER_NOTE)]
+        proof += [] if ledger is None else [_table(ledger), escape(tables.ledger_note(result.invariance))]
         parts += ["<details><summary>The proof, by composition</summary>", *proof, "</details>"]
     for section in profiles.sections(result)[:1]:  # the operations are in the page
         parts += [_table(section.table), escape(section.note)]

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
-from bi_experiments.analysis.ledger import NEEDED_PCT, SOURCE, in_words
+from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, source
 from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
@@ -269,10 +269,12 @@ def ledger(report: InvarianceReport) -> Table | None:
     return Table(header, tuple(rows), left=frozenset({0, 3}))
 
 
-LEDGER_NOTE = (
-    f"Steps by {SOURCE}. probe tokens: output tokens compared there, in one launch. A class with {NEEDED_PCT:g} % of "
-    "the workload's output tokens or more counts for the verdict."
-)
+def ledger_note(report: InvarianceReport) -> str:
+    """What the ledger rests on, and how it is read."""
+    return (
+        f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch. A class with "
+        f"{NEEDED_PCT:g} % of the workload's output tokens or more counts for the verdict."
+    )
 
 
 def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ def _invariance(report: InvarianceReport, result: ExperimentResult) -> list[str]
     said = (*tables.first_differences(report), *tables.proof_notes(report, result))
     lines += [line for sentence in said for line in paragraph(sentence, "  ", "")]
     ledger = tables.ledger(report)
-    return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.LEDGER_NOTE)]
+    return lines if ledger is None else [*lines, "", *_lines(ledger), *paragraph(tables.ledger_note(report))]
 
 
 def _profile(result: ExperimentResult) -> list[list[str]]:

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.invariance import judge, judged_anew, upper_bound_pct
+from bi_experiments.analysis.ledger import source
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
@@ -278,6 +279,20 @@ def test_beside_noise_only_what_comes_back_bit_by_bit_of_a_probe_that_is_the_sam
 def test_a_batch_of_the_baseline_that_does_not_repeat_is_no_control() -> None:
     judged = report(both([probes(None, 0, None, 3, repeatable=False)], [UNCHANGED[0]]))
     assert verdicts(judged)["batch_8"] is Invariance.NO_CONTROL
+
+
+# --- What says which steps there are ----------------------------------------------------------------------------------
+
+
+def test_whether_the_engine_counted_the_steps_of_the_rule_is_said() -> None:
+    assert report(both(CHANGED, UNCHANGED)).ruled_pct is None
+    phases = both(CHANGED, UNCHANGED)
+    phases[-1] = factories.with_trial(phases[-1], 0, ruled_pct=50.0)
+    phases[-1] = factories.with_trial(phases[-1], 1, ruled_pct=100.0)
+    share_pct = report(phases).ruled_pct
+    assert share_pct is not None
+    assert 50.0 < share_pct < 100.0
+    assert source(share_pct).startswith("vLLM's first-come-first-served rule, with which the engine's own counts agree")
 
 
 # --- The bound ------------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ Preemption is not followed: these are the steps of a KV cache that is large enou
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bi_experiments.phase.proof.requests import EngineLimits
 from bi_experiments.records import StepCount, StepKind
@@ -46,8 +47,54 @@ def schedule(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> list
         sequences: Prompt tokens and output tokens of each, in the order of arrival.
         limits: The engine's.
     """
-    computed, made = [0] * len(sequences), [0] * len(sequences)
     classes: list[list[StepClass]] = [[] for _ in sequences]
+    for step in _steps(sequences, limits):
+        for index, each in step:
+            classes[index].append(each)
+    return classes
+
+
+class StepTokens(NamedTuple):
+    """Output tokens of one step, as an engine counts them."""
+
+    first: int
+    """First tokens of their sequences."""
+    further: int
+
+
+def ruled_share(
+    sequences: Sequence[tuple[int, int]], limits: EngineLimits, counted_steps: Iterable[StepTokens]
+) -> float:
+    """Share of output tokens whose steps an engine counted as the rule says, from 0 to 1.
+
+    Steps are compared by the class of sequences that decode together, and whether another one's prompt ends in them.
+
+    Args:
+        sequences: As for `schedule`.
+        limits: The engine's.
+        counted_steps: What the engine counted, step by step.
+    """
+    ruled = [
+        StepTokens(first=sum(kinds), further=len(kinds) - sum(kinds))
+        for kinds in ([each.kind is StepKind.PREFILL for _, each in step] for step in _steps(sequences, limits))
+    ]
+    one, other = _token_classes(ruled), _token_classes(counted_steps)
+    total = max(one.total(), other.total())
+    return (one & other).total() / total if total else 1.0
+
+
+def _token_classes(steps: Iterable[StepTokens]) -> Counter[tuple[StepKind, int]]:
+    classes: Counter[tuple[StepKind, int]] = Counter()
+    for step in steps:
+        kind = StepKind.BESIDE_PREFILL if step.first else StepKind.DECODE
+        classes[StepKind.PREFILL, 0] += step.first
+        classes[kind, lower_end(step.further, SEQUENCES)] += step.further
+    return classes
+
+
+def _steps(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> Iterator[list[tuple[int, StepClass]]]:
+    """The sequences that get an output token in each step, and the class of the step for each."""
+    computed, made = [0] * len(sequences), [0] * len(sequences)
     waiting, running = list(range(len(sequences)))[::-1], list[int]()
     while waiting or running:
         left = limits.max_num_batched_tokens
@@ -64,14 +111,15 @@ def schedule(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> list
         decoding = sum(made[index] > 0 for index in scheduled)
         step_tokens = limits.max_num_batched_tokens - left
         padded = step_tokens not in limits.graph_sizes and step_tokens < max(limits.graph_sizes, default=0)
+        step = []
         for index, tokens in scheduled.items():
             computed[index] += tokens
             prompt, _ = sequences[index]
             if computed[index] == prompt + made[index]:
-                classes[index].append(_classify(made[index], computed[index], decoding, len(scheduled), padded))
+                step.append((index, _classify(made[index], computed[index], decoding, len(scheduled), padded)))
                 made[index] += 1
+        yield step
         running = [index for index in running if made[index] < sequences[index][1]]
-    return classes
 
 
 def _classify(made: int, context: int, decoding: int, scheduled: int, padded: bool) -> StepClass:

@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from bi_experiments.phase.proof.requests import EngineLimits
-from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, StepClass, counted, lower_end, schedule, upper_end
+from bi_experiments.phase.proof.steps import (
+    CONTEXTS,
+    SEQUENCES,
+    StepClass,
+    StepTokens,
+    counted,
+    lower_end,
+    ruled_share,
+    schedule,
+    upper_end,
+)
 from bi_experiments.records import StepKind
 
 LIMITS = EngineLimits(
@@ -74,3 +84,17 @@ def test_tokens_are_counted_by_class() -> None:
         ("ragged", StepKind.PREFILL, 2),
         ("ragged", StepKind.DECODE, 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "share"),
+    [
+        ([(3, 0), (0, 3), (0, 3), (0, 1)], 1.0),
+        ([(1, 0), (2, 1), (0, 3), (0, 2)], 0.8),  # the engine started before all were queued
+        ([], 0.0),
+    ],
+)
+def test_what_the_engine_counted_is_held_against_the_rule(steps: list[tuple[int, int]], share: float) -> None:
+    sequences = [(10, 4), (10, 3), (10, 3)]
+    counted_steps = [StepTokens(*each) for each in steps]
+    assert ruled_share(sequences, LIMITS, counted_steps) == pytest.approx(share)
