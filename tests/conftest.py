@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.report.blocks import TITLE
+from bi_experiments.report.layout import RULE, heading
 from tests.fake_nvml import FakeDevice, FakeNvml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -38,3 +40,10 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeNvml]:
         return fake
 
     return make
+
+
+def as_on_a_terminal(text: str) -> str:
+    """The text of `report.txt` with the answer, with which it opens, at its end."""
+    title = "\n".join(heading(TITLE)) + "\n"
+    found, _, blocks = text.removeprefix(title).partition("\n\nConfiguration:")
+    return f"{title}Configuration:{blocks.removesuffix(RULE + chr(10))}{found}\n{RULE}\n"

@@ -25,11 +25,10 @@ from bi_experiments.records import (
     TwoStages,
     WarmedUp,
 )
-from bi_experiments.report.blocks import TITLE
-from bi_experiments.report.layout import RULE, heading
 from bi_experiments.report.live import LiveProgress, PlainProgress, coloured, progress_for
 from bi_experiments.report.text import render, render_end
 from tests import factories
+from tests.conftest import as_on_a_terminal
 
 CONFIG = compose(["experiment=cpu_demo", "workload.num_trials=4", "verify=standard"])
 CONFIGURATION: dict[str, Any] = msgspec.to_builtins(CONFIG)
@@ -93,13 +92,6 @@ def by_turns(progress: Progress, result: ExperimentResult) -> None:
         progress.phase_ended(spec_of(second), second)
         progress.phase_ended(spec_of(first), first)
     progress.experiment_ended(result)
-
-
-def as_on_a_terminal(text: str) -> str:
-    """The file's text with the answer, with which it opens, at its end."""
-    title = "\n".join(heading(TITLE)) + "\n"
-    found, _, blocks = text.removeprefix(title).partition("\n\nConfiguration:")
-    return f"{title}Configuration:{blocks.removesuffix(RULE + chr(10))}{found}\n{RULE}\n"
 
 
 FAILED = factories.phase(init_time_s=None, trials=(), status=PhaseStatus.FAILED, error="it broke")

@@ -47,10 +47,10 @@ def draw_all(rows: Sequence[Row], *, sweep: bool = True) -> tuple[Drawing | Left
     compared = [row for row in rows if row.cost is not None]
     if len(compared) < 2:
         return (LeftOut("Overhead and throughput of several experiments", "fewer than two experiments have a result"),)
-    keys = _distinct_keys(compared)
+    keys = _distinct_keys(compared) if sweep else []  # folders that were picked by hand have names of their own
     drawn: list[Drawing | LeftOut] = [_overhead(compared, keys)]
     numeric = {key: all(_number(row.settings.get(key, "")) is not None for row in compared) for key in keys}
-    for number, key in enumerate(keys if sweep else ()):
+    for number, key in enumerate(keys):
         title = f"Overhead against {key}"
         alone = any(len(rows) > 1 for rows in _lines(key, compared, keys).values())
         if not numeric[key] and len(keys) == 1 and len(compared) <= NAMED:
