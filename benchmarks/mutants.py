@@ -85,6 +85,12 @@ def with_split_k() -> None:
     vars(invariant)["enable_batch_invariant_mode"] = enable_and_undo
 
 
+def without_order_in_matmul() -> None:
+    """Both measures for matrix multiplication: either may do where the other is missing."""
+    MUTANTS["matmul"].apply()
+    MUTANTS["split_k"].apply()
+
+
 def without_pins() -> None:
     """All-reduce by whatever algorithm suits the size."""
     vars(import_module(INVARIANT))["override_envs_for_invariance"] = lambda: None
@@ -112,6 +118,7 @@ MUTANTS = {
         lambda: mode_off_in("vllm.model_executor.layers.linear", "vllm.model_executor.layers.utils"),
     ),
     "split_k": Mutant("no splitting of sums in cuBLAS", with_split_k),
+    "matmul_and_split_k": Mutant("both of these", without_order_in_matmul),
     "rms_norm": Mutant("RMSNorm in one order", lambda: mode_off_in("vllm.model_executor.layers.layernorm")),
     "softmax": Mutant(
         "softmax and log-softmax in one order",
