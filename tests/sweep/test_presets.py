@@ -26,9 +26,9 @@ def test_a_preset_is_a_sweep_without_being_told(name: str) -> None:
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("config", overrides=[f"experiment={name}"], return_hydra_config=True)
+        assert planned_experiments(config) == SWEEPS[name]
     assert config.hydra.mode is RunMode.MULTIRUN
     assert config.sweep.skip_impossible
-    assert planned_experiments(config) == SWEEPS[name]
 
 
 @pytest.mark.parametrize("name", SWEEPS)
