@@ -1,6 +1,6 @@
 """A phase that answers at once, without an engine and without this project: what is left is what the parent costs.
 
-Started in the place of the phases' Python interpreter; see `benchmarks/sweep.py`.
+Started instead of the phases' Python interpreter; see `benchmarks/sweep.py`.
 """
 
 import json

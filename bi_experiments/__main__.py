@@ -81,7 +81,7 @@ def _run_command() -> int:
         return own_s_per_token
 
     warnings.showwarning = _show_warning
-    # Hydra goes on without a folder of options that is not there.
+    # Hydra carries on without a folder of options that is not there.
     warnings.filterwarnings("error", message="provider=hydra.searchpath.* is not available")
     try:
         options = _options(sys.argv[1:])

@@ -20,7 +20,7 @@ MOST_MESSAGES, MOST_CHARACTERS = 20, 300
 _TUNE_EXPERTS = (
     "Tune it (benchmarks/kernels/benchmark_moe.py in vLLM's repository) and name the folder of the result: "
     "+backend.environment.VLLM_TUNED_CONFIG_FOLDER=FOLDER. The mode takes one fixed configuration whatever is tuned, "
-    "without logging it, so that a tuned baseline makes it dearer."
+    "without logging it, so that tuning the baseline raises what the mode costs."
 )
 _OTHER_BACKEND = "Name a kernel that this device and these weights allow, or other weights: model.quantization."
 _LIBRARY = "Install the library that it names, or reckon with the slower path in both arms."
