@@ -71,3 +71,11 @@ def test_a_capacity_that_varies_between_launches_of_an_arm_is_none() -> None:
         for phase in factories.phases()
     )
     assert engine_differences(complete_pairs(phases)) == ()
+
+
+@pytest.mark.parametrize(
+    ("second", "found"), [(8192 * 0.996, []), (8192 * 1.004, []), (8192 * 0.98, ["kv_cache_tokens"])]
+)
+def test_a_kv_cache_that_is_a_little_smaller_in_one_arm_is_no_difference(second: float, found: list[str]) -> None:
+    phases = with_observed(Arm.BATCH_INVARIANT, kv_cache_tokens=int(second))
+    assert [one.field for one in engine_differences(complete_pairs(phases))] == found
