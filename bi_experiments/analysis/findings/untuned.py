@@ -8,7 +8,7 @@ found here.
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Arm, Finding
@@ -16,6 +16,9 @@ from bi_experiments.wording import LABELS
 
 MOST_MESSAGES, MOST_CHARACTERS = 20, 300
 """Messages of one log that are kept, and characters of each."""
+
+LONGEST_LINE = 4096
+"""Characters of a line that are read."""
 
 _TUNE_EXPERTS = (
     "Tune it (benchmarks/kernels/benchmark_moe.py in vLLM's repository) and name the folder of the result: "
@@ -138,7 +141,7 @@ def untuned_messages(log: Path) -> tuple[str, ...]:
     found: dict[str, None] = {}
     try:
         with log.open(errors="replace") as lines:
-            for line in lines:
+            for line in _beginnings(lines):
                 if (match := _ANY.search(line)) is not None:
                     said = _FOLDERS.sub("", " ".join(line[match.start() :].split()))
                     found.setdefault(said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 3]}...")
@@ -147,6 +150,15 @@ def untuned_messages(log: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(found)
+
+
+def _beginnings(lines: TextIO) -> Iterator[str]:
+    """The beginning of every line: a log may have one of many megabytes, which a search would take minutes for."""
+    begins = True
+    while line := lines.readline(LONGEST_LINE):
+        if begins:
+            yield line
+        begins = line.endswith("\n")
 
 
 def untuned(pairs: Sequence[Pair]) -> Iterator[Finding]:

@@ -52,3 +52,9 @@ def test_the_finding_says_which_arm_it_concerns() -> None:
     (finding,) = untuned(complete_pairs(both))
     assert finding.message.startswith("vLLM's log says of both arms: Using default MoE config.")
     assert list(untuned(complete_pairs(factories.phases()))) == []
+
+
+def test_a_line_of_many_megabytes_is_not_searched_to_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text(f"{'falling back, x' * 1_000_000}{EXPERTS}\n{EXPERTS}\n")
+    assert untuned_messages(log) == (EXPERTS,)
