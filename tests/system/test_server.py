@@ -97,7 +97,9 @@ def test_an_experiment_reaches_the_server_and_its_password_nothing_else(
     server: Server, signed_in: MlflowClient, fake_python: Path, tmp_path: Path
 ) -> None:
     done = run(tmp_path, fake_python, server, **server.variables)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    # A server on a busy machine may take its time, which is said.
+    assert done.stderr.replace(f"waiting for MLflow at {server.uri}\n", "") == ""
     experiment = signed_in.get_experiment_by_name("bi_experiments")
     runs = signed_in.search_runs([experiment.experiment_id])
     (parent,) = [one for one in runs if one.data.tags["kind"] == "experiment"]
@@ -117,8 +119,8 @@ def test_without_the_password_the_results_are_on_disk_and_one_line_says_so(
     done = run(tmp_path, fake_python, server)
     assert done.returncode == 0
     assert (tmp_path / "out" / "result.json").exists()
-    assert done.stderr.startswith(f"warning: not logged to MLflow at {server.uri}: ")
-    assert done.stderr.count("\n") == 1
+    (line,) = done.stderr.replace(f"waiting for MLflow at {server.uri}\n", "").splitlines()
+    assert line.startswith(f"warning: not logged to MLflow at {server.uri}: ")
 
 
 @pytest.mark.usefixtures("signed_in")
