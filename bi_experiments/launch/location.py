@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from bi_experiments import __version__
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.errors import ConfigurationError, PhaseError
@@ -48,7 +49,7 @@ def differing_probe(result: ExperimentResult, arm: Arm) -> tuple[PhaseResult, Pr
     found = [(phase, probe) for phase in result.phases if phase.arm is arm for probe in phase.probes if not probe.equal]
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
-        other = Arm.BASELINE if arm is not Arm.BASELINE else Arm.BATCH_INVARIANT
+        other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
             f"none of the {probed} probe outputs of the {arm} arm differs, so that there is nothing to locate: "
             f"pass --arm {other}, or an experiment in which one does"
