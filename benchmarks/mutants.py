@@ -91,9 +91,10 @@ def without_order_in_matmul() -> None:
     MUTANTS["split_k"].apply()
 
 
-def without_pins() -> None:
-    """All-reduce by whatever algorithm suits the size."""
+def without_all_reduce() -> None:
+    """All-reduce by whatever kernel and algorithm suits the size."""
     vars(import_module(INVARIANT))["override_envs_for_invariance"] = lambda: None
+    mode_off_in("vllm.distributed.device_communicators.cuda_communicator")
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ MUTANTS = {
         "batched matrix multiplication in one order", lambda: without_overrides("aten::bmm", "aten::bmm.out")
     ),
     "attention": Mutant("attention without splits", lambda: mode_off_in("vllm.v1.attention.backends.flash_attn")),
-    "all_reduce": Mutant("one order of all-reduce", without_pins, devices=2),
+    "all_reduce": Mutant("one order of all-reduce", without_all_reduce, devices=2),
 }
 
 
