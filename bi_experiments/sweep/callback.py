@@ -8,12 +8,11 @@ when the program exits.
 import atexit
 import contextlib
 import copy
-import fcntl
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from bi_experiments.config.compose import one_line
 from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
+from bi_experiments.files import try_lock
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
@@ -40,8 +40,8 @@ class SweepCallback(Callback):
     """Named in `conf/config.yaml` under `hydra.callbacks`."""
 
     def __init__(self) -> None:
-        self._running: int | None = None
-        """File descriptor of the lock that says that this sweep runs."""
+        self._running: BinaryIO | None = None
+        """The lock that says that this sweep is running: held until this process ends."""
         self._resumed = False
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
@@ -126,13 +126,9 @@ class SweepCallback(Callback):
                 f"hydra.sweep.dir={sweep.root} has a sweep: set sweep.resume=true to resume it, or use another folder"
             )
         sweep.root.mkdir(parents=True, exist_ok=True)
-        self._running = os.open(sweep.running_lock, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._running, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigurationError(
-                f"the sweep in {sweep.root} is still running: wait for it, or stop it first"
-            ) from error
+        self._running = sweep.running_lock.open("ab")
+        if not try_lock(self._running):
+            raise ConfigurationError(f"the sweep in {sweep.root} is still running: wait for it, or stop it first")
         return sweep
 
 
