@@ -9,14 +9,13 @@ import msgspec
 
 from bi_experiments import __version__
 from bi_experiments.analysis.pairs import second_arm
-from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.errors import ConfigurationError, PhaseError
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess
+from bi_experiments.launch.pairs import launch_settings
+from bi_experiments.launch.process import PhaseProcess
 from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.spec import model_path
 from bi_experiments.launch.turns import run_alone
-from bi_experiments.launch.variables import interpreter, phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import OutputFolder, PhaseFolder, log_tail
 from bi_experiments.records import (
@@ -145,13 +144,7 @@ def _passed(files: PhaseFolder) -> PhaseSpec:
 
 
 def _run(config: ExperimentConfig, spec: PhaseSpec, files: PhaseFolder, progress: Progress) -> Location:
-    settings = LaunchSettings(
-        python=interpreter(config),
-        environment=phase_variables(config, spec.arm, Path()),
-        timeout_s=config.runtime.phase_timeout_s,
-        device_share=config.model.gpu_memory_utilization if config.backend.platform is Platform.cuda else None,
-        ranks=config.tp * config.pp,
-    )
+    settings = launch_settings(config, spec.arm, Path())
     process = PhaseProcess(spec, files, settings, progress, ClockReader(enabled=False))
     run_alone(process)
     location = process.result.location

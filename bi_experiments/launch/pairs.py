@@ -235,10 +235,10 @@ def launch_settings(config: ExperimentConfig, arm: Arm, caches: Path, num_trials
     runtime, on_device = config.runtime, config.backend.platform is Platform.cuda
     return LaunchSettings(
         python=interpreter(config),
-        environment=phase_variables(config, arm, caches),
+        variables=phase_variables(config, arm, caches),
         timeout_s=runtime.phase_timeout_s,
         num_trials=num_trials,
-        limits=StepLimits(
+        step_limits=StepLimits(
             init=runtime.init_timeout_s,
             warmup=runtime.warmup_timeout_s,
             trial=runtime.trial_timeout_s,

@@ -1,4 +1,4 @@
-"""One phase in one fresh process: its environment, its events, its time limits, and nothing left behind.
+"""One phase in one fresh process: its variables, its events, its time limits, and nothing left behind.
 
 The process's own end is watched alongside its event pipe: a child that it left behind may hold the pipe open for ever.
 """
@@ -79,13 +79,13 @@ class LaunchSettings:
 
     python: str
     """Interpreter."""
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
     """All of its environment variables."""
     timeout_s: float
     """Longest time from start to end, in seconds."""
     num_trials: int | None = None
     """Trials that the phase has to report; None: as many as it likes."""
-    limits: StepLimits = StepLimits()
+    step_limits: StepLimits = StepLimits()
     device_share: float | None = None
     """Share of each device's memory that is waited for before the start; None: it uses no device."""
     ranks: int = 1
@@ -109,7 +109,7 @@ class PhaseProcess:
 
     Attributes:
         spec: What the phase is passed.
-        result: What is known of it so far.
+        result: What is known of it so far; nothing before its process was started.
         started: Whether its process was ever started.
         alive: Whether it is still to be followed.
 
@@ -143,9 +143,9 @@ class PhaseProcess:
             launch=spec.launch,
             status=PhaseStatus.INTERRUPTED,
             error="interrupted",
-            started_at=time.time(),
+            started_at=0.0,
             wall_time_s=0.0,
-            load_average=os.getloadavg()[0],
+            load_average=0.0,
         )
 
     def __enter__(self) -> Self:
@@ -170,7 +170,7 @@ class PhaseProcess:
                     f"--events-fd={events_write}",
                     f"--turns-fd={turns_read}",
                 ],
-                env={"VLLM_RPC_BASE_PATH": str(self._temporary), **self._settings.environment, **private},
+                env={"VLLM_RPC_BASE_PATH": str(self._temporary), **self._settings.variables, **private},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -182,7 +182,7 @@ class PhaseProcess:
         os.set_blocking(events_read, False)
         self._process_fd = os.pidfd_open(self._process.pid)
         self._events_file = self._folder.events.open("wb")
-        self._begin("the engine's start", "init", self._settings.limits.init)
+        self._begin("the engine's start", "init", self._settings.step_limits.init)
         self.started = self.alive = True
         self._progress.phase_started(self.spec)
         return self
@@ -249,7 +249,7 @@ class PhaseProcess:
 
     def _begin_after(self, event: Event) -> None:
         """Note the step that follows an event; one that waits for its turn has none until it is given."""
-        limits = self._settings.limits
+        limits = self._settings.step_limits
         match event:
             case EngineReady() if self.spec.locate is None:
                 self._begin("the warm-up", "warmup", limits.warmup)
@@ -272,11 +272,11 @@ class PhaseProcess:
             self._begin_probes(None)
         else:
             index = order[done] if done < len(order) else done
-            self._begin(f"trial {index}", "trial", self._settings.limits.trial)
+            self._begin(f"trial {index + 1}", "trial", self._settings.step_limits.trial)
 
     def _begin_probes(self, last: ProbeDone | None) -> None:
         after = f" after {last.results[-1].composition}" if last is not None and last.results else ""
-        self._begin(f"a composition of probes{after}", "probe", self._settings.limits.probe)
+        self._begin(f"a composition of probes{after}", "probe", self._settings.step_limits.probe)
 
     def give_turn(self) -> None:
         """Let a phase that waits for its turn continue."""
@@ -346,7 +346,7 @@ class PhaseProcess:
                 keys = [(one.probe, one.composition, one.batch, one.position, one.sample) for one in event.results]
                 twice = next((key for key in keys if key in self._probed or keys.count(key) > 1), None)
                 self._probed.update(keys)
-                return None if twice is None else f"it reported probe {twice[0]} of {twice[1]} twice"
+                return None if twice is None else f"it reported probe {twice[0] + 1} of {twice[1]} twice"
             case Done():
                 wanted, found = self._settings.num_trials, len(self.result.trials)
                 return None if wanted in {None, found} else f"it reported {found} of {wanted} trials"
@@ -355,13 +355,14 @@ class PhaseProcess:
     def _trial_out_of_plan(self, event: TrialDone) -> str | None:
         trial, done, planned = event.trial, len(self.result.trials), self._settings.num_trials
         order = self.spec.trial_order or range(done + 1)
-        expected = order[done] if done < len(order) and (planned is None or done < planned) else "no"
+        expected = order[done] if done < len(order) and (planned is None or done < planned) else None
         if self.result.warmup_time_s is None:
-            return f"it reported trial {trial.index} before it was warm"
+            return f"it reported trial {trial.index + 1} before it was warm"
         if trial.index != expected:
-            return f"it reported trial {trial.index} where {expected} was expected"
+            said = "none" if expected is None else f"trial {expected + 1}"
+            return f"it reported trial {trial.index + 1} where {said} was expected"
         if not 0 < trial.time_s < float("inf"):
-            return f"trial {trial.index} took {trial.time_s:g} s"
+            return f"trial {trial.index + 1} took {trial.time_s:g} s"
         return None
 
     def _read_clocks(self, event: Event) -> None:

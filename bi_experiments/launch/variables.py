@@ -11,15 +11,15 @@ from bi_experiments.records import Arm
 
 
 def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[str, str]:
-    """The parent's environment, with the arm's mode, the backend's variables, the preloads and the compile caches.
+    """The parent's variables, with the arm's mode, the backend's own, the preloads and the compile caches.
 
     Args:
         config: The experiment's configuration.
         arm: The phase's arm.
         caches: Folder of the phase's caches, where these are not the user's.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_BENCH_")}
-    environment |= {
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_BENCH_")}
+    variables |= {
         "PYTHONUNBUFFERED": "1",
         "VLLM_NO_USAGE_STATS": "1",  # a reporter thread would share the timed process
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, which the checks and the clocks are read through
@@ -27,13 +27,13 @@ def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[st
         "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant)),
     }
     if libraries := preloads(config):
-        environment["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [environment.get("LD_PRELOAD")])])
+        variables["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [variables.get("LD_PRELOAD")])])
     if config.protocol.caches is not Caches.user:
-        environment |= private_caches(caches, environment)
+        variables |= private_caches(caches, variables)
     else:
         # By default in the folder for temporary files, which is the phase's own and goes with it.
-        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{_user()}"))
-    return environment
+        variables.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{_user()}"))
+    return variables
 
 
 def _user() -> str:
@@ -56,18 +56,18 @@ def preloads(config: ExperimentConfig) -> list[str]:
     return [str(library) for library in found if library is not None]
 
 
-def private_caches(folder: Path, environment: dict[str, str]) -> dict[str, str]:
+def private_caches(folder: Path, variables: dict[str, str]) -> dict[str, str]:
     """Variables that move every compile cache into a folder, and leave the model hub's where it is.
 
     Args:
         folder: The arm's own cache folder.
-        environment: The variables so far, which say where the hub's cache is.
+        variables: Those so far, which say where the hub's cache is.
     """
-    user_caches = environment.get("XDG_CACHE_HOME") or str(Path(environment.get("HOME", "")) / ".cache")
+    user_caches = variables.get("XDG_CACHE_HOME") or str(Path(variables.get("HOME", "")) / ".cache")
     return {
         "XDG_CACHE_HOME": str(folder),
         "VLLM_CACHE_ROOT": str(folder / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor"),
         "TRITON_CACHE_DIR": str(folder / "triton"),
-        "HF_HOME": environment.get("HF_HOME") or str(Path(user_caches) / "huggingface"),
+        "HF_HOME": variables.get("HF_HOME") or str(Path(user_caches) / "huggingface"),
     }

@@ -49,7 +49,7 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
             warmup_batches=1,
             wait_for_turn=False,
         )
-        environment = {
+        variables = {
             **os.environ,
             "VLLM_BATCH_INVARIANT": mode or str(int(arm.batch_invariant)),
             "FAKE_PHASE": json.dumps({arm: behaviour}),
@@ -57,10 +57,10 @@ def make_phase(tmp_path: Path, fake_python: Path) -> MakePhase:
         }
         settings = LaunchSettings(
             python=python or str(fake_python),
-            environment=environment,
+            variables=variables,
             timeout_s=timeout_s,
             num_trials=3,
-            limits=limits or StepLimits(),
+            step_limits=limits or StepLimits(),
         )
         clocks = clocks or ClockReader(enabled=False)
         return PhaseProcess(spec, PhaseFolder(tmp_path / "phase"), settings, NoProgress(), clocks)
@@ -142,7 +142,7 @@ def test_a_phase_over_its_time_limit_is_ended(make_phase: MakePhase) -> None:
     [
         ("hangs_at_start", StepLimits(init=3), "the engine's start took longer than runtime.init_timeout_s=3 s"),
         ("hangs_in_warm_up", StepLimits(warmup=1.5), "the warm-up took longer than runtime.warmup_timeout_s=1.5 s"),
-        ("hangs", StepLimits(trial=2), "trial 1 took longer than runtime.trial_timeout_s=2 s"),
+        ("hangs", StepLimits(trial=2), "trial 2 took longer than runtime.trial_timeout_s=2 s"),
         (
             "hangs_in_probes",
             StepLimits(probe=1),
@@ -232,9 +232,9 @@ def test_phases_die_when_their_parent_is_killed(make_phase: MakePhase, tmp_path:
     ("behaviour", "said"),
     [
         ("one_trial_less", "it reported 1 of 3 trials"),
-        ("trials_twice", "it reported trial 0 where 1 was expected"),
+        ("trials_twice", "it reported trial 1 where trial 2 was expected"),
         ("done_first", "it reported 0 of 3 trials"),
-        ("no_time", "trial 0 took 0 s"),
+        ("no_time", "trial 1 took 0 s"),
         ("dies_after_done", "exit status 3"),
     ],
 )
