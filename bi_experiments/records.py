@@ -47,6 +47,11 @@ class Arm(StrEnum):
     CONTROL = "control"
     """A second baseline instead of `batch_invariant` (A/A)."""
 
+    @classmethod
+    def second(cls, control: bool) -> "Arm":
+        """The second arm of an experiment: of an A/A another baseline."""
+        return cls.CONTROL if control else cls.BATCH_INVARIANT
+
     @property
     def batch_invariant(self) -> bool:
         """Whether `VLLM_BATCH_INVARIANT` is 1 in this arm."""
@@ -768,8 +773,8 @@ class Metric(Record, frozen=True, kw_only=True):
     baseline: float
     """Geometric mean over the launches, and over their trials or requests where those are compared, in `unit`: its
     ratio is the change. In records of before it was that, the mean."""
-    batch_invariant: float
-    """The same in the second arm (the control arm too)."""
+    second: float = msgspec.field(name="batch_invariant")
+    """The same in the second arm; stored under the name that it has where that arm is the mode."""
     change_pct: float | None
     """100 * (exp(mean over pairs of the log ratio) - 1); None when withheld."""
     low_pct: float | None = None

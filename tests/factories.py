@@ -210,7 +210,7 @@ def metric(
         name="total_time",
         unit="s",
         baseline=2.0,
-        batch_invariant=2.0 if change_pct is None else 2.0 * (1 + change_pct / 100),
+        second=2.0 if change_pct is None else 2.0 * (1 + change_pct / 100),
         pairs=3,
         verdict=Difference.SLOWER,
     )

@@ -105,7 +105,7 @@ def sentence(
         what = "whether two baselines differ here" if control else "what batch invariance costs here"
         return (
             f"One launch an arm has no interval: {what} is undecided. Total time was {four_digits(total_time.baseline)}"
-            f" s in the baseline and {four_digits(total_time.batch_invariant)} s in the second arm."
+            f" s in the baseline and {four_digits(total_time.second)} s in the second arm."
         )
     if inject_pct:
         return (

@@ -69,7 +69,7 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
         ValueError: The phase has no trial, or its engine was never built.
     """
     if phase.init_time_s is None or not phase.trials:
-        raise ValueError(f"phase {phase.index} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
+        raise ValueError(f"phase {phase.index + 1} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
     times = trial_times(phase)
     return PhaseSummary(
         init_time_s=phase.init_time_s,
@@ -263,13 +263,13 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
     if not measured:
         return None
     baseline = [quantity.values(pair.baseline) for pair in measured]
-    batch_invariant = [quantity.values(pair.second) for pair in measured]
+    second = [quantity.values(pair.second) for pair in measured]
     withheld = _why_withheld(quantity, measured)
     estimate = None
     if withheld is None:
         estimate = design.estimate(
             [mean_log(values) for values in baseline],
-            [mean_log(values) for values in batch_invariant],
+            [mean_log(values) for values in second],
             measured,
             primary=quantity.name == PRIMARY,
         )
@@ -278,7 +278,7 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
         name=quantity.name,
         unit=quantity.unit,
         baseline=_of_an_arm(baseline),
-        batch_invariant=_of_an_arm(batch_invariant),
+        second=_of_an_arm(second),
         change_pct=change,
         low_pct=low,
         high_pct=high,

@@ -32,9 +32,10 @@ def complete_pairs(phases: Iterable[PhaseResult]) -> tuple[Pair, ...]:
         for phase in done
         if len(phase.trials) == trials and all(trial.time_s > 0 for trial in phase.trials)
     ]
-    baselines = {phase.pair: phase for phase in whole if phase.arm is Arm.BASELINE}
-    others = {phase.pair: phase for phase in whole if phase.arm is not Arm.BASELINE}
-    return tuple(Pair(baselines[pair], others[pair]) for pair in sorted(baselines.keys() & others.keys()))
+    baseline, second = (
+        {phase.pair: phase for phase in whole if phase.arm is arm} for arm in (Arm.BASELINE, second_arm(whole))
+    )
+    return tuple(Pair(baseline[pair], second[pair]) for pair in sorted(baseline.keys() & second.keys()))
 
 
 def mean_log(values: Sequence[float]) -> float:
@@ -88,4 +89,4 @@ def trial_times(phase: PhaseResult) -> Values:
 
 def second_arm(phases: Sequence[PhaseResult]) -> Arm:
     """The arm that is compared with the baseline."""
-    return next((phase.arm for phase in phases if phase.arm is not Arm.BASELINE), Arm.BATCH_INVARIANT)
+    return next((phase.arm for phase in phases if phase.arm is not Arm.BASELINE), Arm.second(control=False))

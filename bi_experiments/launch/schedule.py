@@ -38,7 +38,7 @@ def plan(pairs: int, order: Order, seed: int, control: bool) -> tuple[tuple[Slot
         control: Whether the second arm is another baseline.
     """
     rng = random.Random(seed)
-    second = Arm.CONTROL if control else Arm.BATCH_INVARIANT
+    second = Arm.second(control)
     slots: list[tuple[Slot, Slot]] = []
     baseline_first = True
     for pair in range(pairs):

@@ -81,7 +81,7 @@ def benchmark_json(result: ExperimentResult) -> bytes:
                     f"{metric.pairs} pairs, {metric.verdict}\n{result.command}",
                 )
             )
-        arms = ((Arm.BASELINE, metric.baseline), (second_arm(result.phases), metric.batch_invariant))
+        arms = ((Arm.BASELINE, metric.baseline), (second_arm(result.phases), metric.second))
         entries += [Entry(f"{result.name}: total time, {LABELS[arm]}", "s", value) for arm, value in arms]
     if result.invariance is not None:
         for verdict in result.invariance.arms:

@@ -111,7 +111,7 @@ def metrics_note(result: ExperimentResult) -> str:
 def _is_ratio(metric: Metric) -> bool:
     if metric.change_pct is None or not metric.baseline:
         return True
-    return math.isclose(metric.batch_invariant / metric.baseline, 1 + metric.change_pct / 100, rel_tol=1e-6)
+    return math.isclose(metric.second / metric.baseline, 1 + metric.change_pct / 100, rel_tol=1e-6)
 
 
 _METRICS_NOTE = (
@@ -200,7 +200,7 @@ def _metric_row(metric: Metric) -> tuple[str, ...]:
     return (
         f"{metric_name(metric.name)} [{unit}]",
         four_digits(scale * metric.baseline),
-        four_digits(scale * metric.batch_invariant),
+        four_digits(scale * metric.second),
         "-" if metric.change_pct is None else change_text(metric.change_pct),
         _interval(metric.low_pct, metric.high_pct),
         str(metric.pairs),

@@ -129,7 +129,7 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
     if total_time is not None:
         fields |= {
             "baseline_s": total_time.baseline,
-            "batch_invariant_s": total_time.batch_invariant,
+            "batch_invariant_s": total_time.second,
             "change_pct": total_time.change_pct,
             "low_pct": total_time.low_pct,
             "high_pct": total_time.high_pct,

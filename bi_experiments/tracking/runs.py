@@ -265,7 +265,7 @@ def _note_row(metric: Metric) -> str:
         metric.name,
         metric.unit,
         four_digits(metric.baseline),
-        four_digits(metric.batch_invariant),
+        four_digits(metric.second),
         change,
         interval,
         verdict,
@@ -350,7 +350,7 @@ def _arm_values(result: ExperimentResult) -> dict[str, float]:
             if metric.name in _OF_ARMS:
                 name = _SHORT.get(metric.name, metric.name)
                 values[f"{Arm.BASELINE}/{name}"] = metric.baseline
-                values[f"{other}/{name}"] = metric.batch_invariant
+                values[f"{other}/{name}"] = metric.second
         if (own := own_s_per_token(result.phases)) is not None:
             values[f"{other}/s_per_token"] = own
     return values

@@ -40,5 +40,5 @@ def test_the_dashboard_gets_names_units_and_finite_values_of_which_smaller_is_be
     assert cost["unit"] == "x total time"
     assert result.command in cost["extra"]
     assert entries["total time, baseline"]["value"] == metric.baseline
-    assert entries["total time, batch invariant"]["value"] == metric.batch_invariant
+    assert entries["total time, batch invariant"]["value"] == metric.second
     assert all(set(entry) <= {"name", "unit", "value", "range", "extra"} for entry in entries.values())

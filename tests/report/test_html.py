@@ -74,7 +74,7 @@ def test_every_number_of_the_comparison_is_in_the_page(whole: str) -> None:
     for metric in result.comparison.metrics:
         assert metric_name(metric.name) in text
         _, scale = shown_in(metric)
-        numbers = [four_digits(scale * metric.baseline), four_digits(scale * metric.batch_invariant)]
+        numbers = [four_digits(scale * metric.baseline), four_digits(scale * metric.second)]
         numbers += [change_text(one) for one in (metric.change_pct, metric.low_pct) if one is not None]
         assert [number for number in numbers if number not in text] == []
 

@@ -17,7 +17,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 def summary(change_pct: float | None = 7.4) -> Summary:
-    throughput = factories.metric(-6.9, name="throughput", unit="tokens/s", baseline=46.55, batch_invariant=43.3)
+    throughput = factories.metric(-6.9, name="throughput", unit="tokens/s", baseline=46.55, second=43.3)
     comparison = factories.comparison(factories.metric(), throughput)
     base = Summary.of(factories.experiment_result(comparison=comparison, invariance=factories.invariance_report()))
     metric = None if change_pct is None else factories.metric(change_pct, change_pct - 1, change_pct + 1)

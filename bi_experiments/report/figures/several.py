@@ -226,7 +226,7 @@ def _throughput(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
     title = "Throughput of both arms"
     label = LABELS[rows[0].result.second_arm if rows[0].result else Arm.BATCH_INVARIANT]
     both = [
-        (row.result.throughput.baseline, row.result.throughput.batch_invariant)
+        (row.result.throughput.baseline, row.result.throughput.second)
         for row in rows
         if row.result is not None and row.result.throughput is not None
     ]
