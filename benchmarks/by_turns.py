@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from bi_experiments.analysis.estimates import paired_estimate
 from bi_experiments.config.compose import compose
@@ -24,7 +24,7 @@ SEED = 20240919
 WARM_UP_TRIALS = 2
 
 
-def backend_environment() -> dict[str, str]:
+def backend_variables() -> dict[str, str]:
     """The variables of `backend=cpu`."""
     return dict(compose(["backend=cpu"]).backend.environment)
 
@@ -40,7 +40,7 @@ class Job:
     batch_invariant: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
     """Further arguments of `vllm.LLM`."""
-    environment: dict[str, str] = field(default_factory=backend_environment)
+    variables: dict[str, str] = field(default_factory=backend_variables)
     """Variables of its process apart from the mode and the caches."""
     dtype: str = "bfloat16"
     batch_size: int = 32
@@ -56,14 +56,18 @@ class Engine:
     """One engine's process; trial k is the same prompts in all of them."""
 
     def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __enter__(self) -> Self:
+        job = self._job
         readable, writable = os.pipe()
         caches = Path(job.cache_dir) / job.name
-        environment = os.environ | {
+        variables = os.environ | {
             "VLLM_BATCH_INVARIANT": str(int(job.batch_invariant)),
             "VLLM_LOGGING_LEVEL": "ERROR",
             "VLLM_CACHE_ROOT": str(caches / "vllm"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-            **job.environment,
+            **job.variables,
         }
         self._log = (Path(job.cache_dir) / f"{job.name}.log").open("w")
         self.process = subprocess.Popen(
@@ -71,13 +75,14 @@ class Engine:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=variables,
             pass_fds=[writable],
             text=True,
         )
         os.close(writable)
         self._answers: TextIO = os.fdopen(readable)
         self._answer()
+        return self
 
     def trial_s(self, trial: int) -> float:
         """Runs one trial and returns its time in seconds."""
@@ -91,9 +96,6 @@ class Engine:
         if not answer:
             sys.exit(f"an engine's process ended with {self.process.wait()}: see {self._log.name}")
         return answer
-
-    def __enter__(self) -> "Engine":
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

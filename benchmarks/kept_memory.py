@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
 
-from by_turns import WARM_UP_TRIALS, Engine, Job, backend_environment
+from by_turns import WARM_UP_TRIALS, Engine, Job, backend_variables
 
 MINOR_FAULTS = 9
 """Place of the page faults in `/proc/PID/stat` (proc(5)), counted from 0."""
@@ -25,13 +25,13 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=6, help="fresh processes of each kind")
     parser.add_argument("--trials", type=int, default=6, help="timed trials a launch")
     options = parser.parse_args()
-    kept = backend_environment()
+    kept = backend_variables()
     kinds = {"default": {name: kept[name] for name in kept if not name.startswith("MALLOC_")}, "kept": kept}
     levels: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as cache_dir:
         for number in range(options.launches):
-            for kind, environment in kinds.items():
-                job = Job(cache_dir, "engine", engine={"enforce_eager": True}, environment=environment)
+            for kind, variables in kinds.items():
+                job = Job(cache_dir, "engine", engine={"enforce_eager": True}, variables=variables)
                 with Engine(job) as engine:
                     for trial in range(-WARM_UP_TRIALS, 0):
                         engine.trial_s(trial)

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from by_turns import WARM_UP_TRIALS, Engine, Job, backend_environment
+from by_turns import WARM_UP_TRIALS, Engine, Job, backend_variables
 
 INTEL = str(Path(sys.prefix) / "lib" / "libiomp5.so")
 SETTINGS = {
@@ -38,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--dtype", default="float32", help="bfloat16 needs AVX-512")
     options = parser.parse_args()
-    common = {name: value for name, value in backend_environment().items() if name != "OMP_WAIT_POLICY"}
+    common = {name: value for name, value in backend_variables().items() if name != "OMP_WAIT_POLICY"}
     with tempfile.TemporaryDirectory() as cache_dir, ExitStack() as alive:
         engines = {}
         for number, name in enumerate(options.settings):
@@ -46,7 +46,7 @@ def main() -> None:
                 cache_dir,
                 str(number),
                 engine={"enforce_eager": True},
-                environment=common | SETTINGS[name],
+                variables=common | SETTINGS[name],
                 dtype=options.dtype,
             )
             engines[name] = alive.enter_context(Engine(job))

@@ -91,9 +91,9 @@ def run_by_hand(config: ExperimentConfig, folder: Path) -> Times:
     }
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    environment = phase_variables(config, Arm.BASELINE, folder)
+    variables = phase_variables(config, Arm.BASELINE, folder)
     command = [sys.executable, __file__, "--by-hand", str(path)]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
     return Times(*json.loads(done.stdout.splitlines()[-1]))
 
 

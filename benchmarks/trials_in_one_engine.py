@@ -116,8 +116,8 @@ def main() -> None:
     effects: dict[str, list[list[float]]] = {"metrics": [], "phase": []}
     for number in range(options.launches):
         with tempfile.TemporaryDirectory() as caches:
-            environment = phase_variables(compose(PRESET), Arm.BASELINE, Path(caches))
-            done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+            variables = phase_variables(compose(PRESET), Arm.BASELINE, Path(caches))
+            done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
         taken_s, share = json.loads(done.stdout.splitlines()[-1])
         print(f"launch {number}: the metrics' functions took {100 * share:.2f} % of a trial", flush=True)
         for kind, of_launches in effects.items():

@@ -74,6 +74,7 @@ def main() -> None:
     path = Path(arguments[0])
     events_fd, turns_fd = (int(argument.partition("=")[2]) for argument in arguments[1:])
     pipes = ParentPipes(events_fd, turns_fd)
+    pipes.listen()
     spec = from_json(path.read_bytes(), PhaseSpec, path)
     behaviours = json.loads(os.environ.get("FAKE_PHASE", "{}"))
     run(spec, pipes, behaviours.get(f"{spec.arm} {spec.engine.max_num_seqs}", behaviours.get(spec.arm, "")))

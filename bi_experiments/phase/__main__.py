@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--turns-fd", type=int, required=True)
     arguments = parser.parse_args()
     pipes = ParentPipes(arguments.events_fd, arguments.turns_fd)
+    pipes.listen()
     try:
         spec = from_json(arguments.spec.read_bytes(), PhaseSpec, arguments.spec)
         run_phase(spec, pipes, arguments.spec.parent)

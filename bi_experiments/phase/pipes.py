@@ -31,12 +31,15 @@ class ParentPipes:
     """
 
     def __init__(self, events_fd: int, turns_fd: int) -> None:
-        os.set_inheritable(events_fd, False)
-        os.set_inheritable(turns_fd, False)
         self._events_fd = events_fd
         self._turns_fd = turns_fd
         self._turns = threading.Semaphore(0)
         self._emitting = threading.Lock()
+
+    def listen(self) -> None:
+        """From now on take in turns, and end with the parent; processes started later do not inherit the pipes."""
+        os.set_inheritable(self._events_fd, False)
+        os.set_inheritable(self._turns_fd, False)
         threading.Thread(target=self._listen, daemon=True, name="turns").start()
 
     def emit(self, event: Event) -> None:

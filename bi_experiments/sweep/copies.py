@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from typing import Self
 
 from omegaconf import DictConfig
 
@@ -13,14 +14,21 @@ class Original:
     the ones that are found under their names.
 
     Args:
-        config: The configuration, as it is now.
+        pickled: The configuration's pickle.
+        classes: Its classes, by their number in the pickle.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, pickled: bytes, classes: list[type]) -> None:
+        self._pickled = pickled
+        self._classes = classes
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """A configuration as it is now."""
         written = io.BytesIO()
         pickler = _Pickler(written)
         pickler.dump(config)
-        self._pickled, self._classes = written.getvalue(), pickler.classes
+        return cls(written.getvalue(), pickler.classes)
 
     def copy(self) -> DictConfig:
         """A copy that shares nothing with the others."""

@@ -65,7 +65,7 @@ class SweepConfigLoader(ConfigLoaderImpl):
         if key not in self._composed:
             if len(self._composed) >= KEPT:
                 self._composed.clear()
-            self._composed[key] = Original(super().load_sweep_config(master_config, choices))
+            self._composed[key] = Original.of(super().load_sweep_config(master_config, choices))
         return self._composed[key]
 
     def _is_choice(self, override: Override) -> bool:

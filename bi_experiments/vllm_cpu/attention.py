@@ -8,6 +8,8 @@ for a single query. How many queries a tile may have is checked against single q
 """
 
 import os
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from vllm import _custom_ops as ops
@@ -74,35 +76,42 @@ def largest_agreeing_tile(builder: CPUAttentionMetadataBuilder) -> int:
     """The most queries a tile may have: that they get the bits they get alone is checked, else it is one."""
     rows = KERNEL_ROWS.get(builder.isa, FEWEST_KERNEL_ROWS)
     tile = max(1, rows // (builder.num_heads // builder.num_kv_heads))
-    return tile if tile == 1 or TileCheck(builder).agrees(tile) else 1
+    return tile if tile == 1 or TileCheck.drawn(builder).agrees(tile) else 1
 
 
+@dataclass(frozen=True)
 class TileCheck:
     """The last queries of a long context, computed in tiles and alone, for the layers of one metadata builder."""
 
-    def __init__(self, builder: CPUAttentionMetadataBuilder) -> None:
-        self.builder = builder
-        self.context = min(builder.vllm_config.model_config.max_model_len, CHECKED_CONTEXT)
-        self.first_query = max(0, self.context - CHECKED_QUERIES)
-        self.heads = builder.num_heads // builder.num_kv_heads
+    builder: CPUAttentionMetadataBuilder
+    first_query: int
+    """Position of the first of the queries."""
+    queries: torch.Tensor
+    """[queries, query heads of one key head, head_dim]."""
+    key_cache: torch.Tensor
+    value_cache: torch.Tensor
+    block_table: torch.Tensor
+    """[blocks]."""
+
+    @classmethod
+    def drawn(cls, builder: CPUAttentionMetadataBuilder) -> Self:
+        """Of random queries, keys and values."""
+        context = min(builder.vllm_config.model_config.max_model_len, CHECKED_CONTEXT)
+        first_query = max(0, context - CHECKED_QUERIES)
+        heads = builder.num_heads // builder.num_kv_heads
         generator = torch.Generator().manual_seed(SEED)
 
         def draw(tokens: int, heads: int) -> torch.Tensor:
             return torch.randn(tokens, heads, builder.head_dim, generator=generator).to(builder.dtype)
 
-        self.queries = draw(self.context - self.first_query, self.heads)
-        blocks = -(-self.context // builder.block_size)
+        queries = draw(context - first_query, heads)
+        blocks = -(-context // builder.block_size)
         cache = torch.zeros(blocks, 1, 2 * builder.block_size, builder.head_dim, dtype=builder.dtype)
-        self.key_cache, self.value_cache = cache.chunk(2, dim=2)
-        self.block_table = torch.arange(blocks, dtype=torch.int32)
+        keys, values = cache.chunk(2, dim=2)
         ops.cpu_attn_reshape_and_cache(
-            draw(self.context, 1),
-            draw(self.context, 1),
-            self.key_cache,
-            self.value_cache,
-            torch.arange(self.context),
-            builder.isa,
+            draw(context, 1), draw(context, 1), keys, values, torch.arange(context), builder.isa
         )
+        return cls(builder, first_query, queries, keys, values, torch.arange(blocks, dtype=torch.int32))
 
     def agrees(self, tile: int) -> bool:
         """Whether tiles of `tile` queries, beginning anywhere, give every query the bits it gets alone."""
@@ -121,7 +130,7 @@ class TileCheck:
         out = torch.empty_like(self.queries)
         schedule = ops.cpu_attn_get_scheduler_metadata(
             num_reqs=len(seq_lens),
-            num_heads=self.heads,
+            num_heads=self.queries.shape[1],
             num_kv_heads=1,
             head_dim=self.builder.head_dim,
             seq_lens=seq_lens,

@@ -30,7 +30,7 @@ from bi_experiments.sweep.copies import Original
 def _demo() -> Original:
     register_schema()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return Original(hydra_compose("config", overrides=["experiment=cpu_demo"]))
+        return Original.of(hydra_compose("config", overrides=["experiment=cpu_demo"]))
 
 
 def composed(*overrides: str) -> ExperimentConfig:

@@ -7,7 +7,7 @@ from bi_experiments.sweep.copies import Original
 
 def test_a_copy_is_equal_and_shares_nothing() -> None:
     config = OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": "x"})
-    original = Original(config)
+    original = Original.of(config)
     first, second = original.copy(), original.copy()
     first.a.b[0] = 2
     assert second == config
@@ -19,6 +19,6 @@ def test_the_classes_of_a_configuration_need_not_be_found_under_their_names() ->
     class Hidden:
         number: int = 1
 
-    copy = Original(OmegaConf.structured(Hidden)).copy()
+    copy = Original.of(OmegaConf.structured(Hidden)).copy()
     assert OmegaConf.get_type(copy) is Hidden
     assert copy.number == 1

@@ -84,12 +84,12 @@ def builder(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, window: int = -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tiles_agree_with_single_queries(dtype: torch.dtype, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = builder(dtype, monkeypatch, window)
-    assert TileCheck(made).agrees(largest_agreeing_tile(made))
+    assert TileCheck.drawn(made).agrees(largest_agreeing_tile(made))
 
 
 def test_many_queries_at_once_do_not_agree_with_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason for the tiles: blocks of keys are shorter for many queries. Float32 needs the shortest contexts."""
-    assert not TileCheck(builder(torch.float32, monkeypatch)).agrees(64)
+    assert not TileCheck.drawn(builder(torch.float32, monkeypatch)).agrees(64)
 
 
 def test_where_tiles_do_not_agree_queries_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:

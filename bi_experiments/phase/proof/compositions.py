@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Self
 
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request
 from bi_experiments.phase.proof.steps import StepClass, schedule
@@ -50,11 +51,9 @@ class Material:
         workload: Trials, for the compositions `needle` and `workload`.
         limits: The engine's.
         token_ids: Ids that prompts are drawn from: the vocabulary without special and added tokens.
+        prompts: The probes', as token ids.
         alone: Gives the output of a request in a batch of one.
         text_tokens: Gives the number of tokens of a text.
-
-    Raises:
-        ValueError: `plan.max_tokens` leaves no room for a prompt.
     """
 
     def __init__(
@@ -63,24 +62,49 @@ class Material:
         workload: Workload,
         limits: EngineLimits,
         token_ids: tuple[int, ...],
+        prompts: tuple[tuple[int, ...], ...],
         alone: Callable[[Request], Output],
-        text_tokens: Callable[[str], int] = len,
+        text_tokens: Callable[[str], int],
     ) -> None:
         self.plan = plan
         self.workload = workload
         self.limits = limits
+        self.prompts = prompts
         self.alone = alone
+        self.random = random.Random(plan.seed)
+        self._token_ids = token_ids
         self._text_tokens = text_tokens
-        self.longest_prompt = limits.max_model_len - plan.max_tokens
-        if self.longest_prompt < 1:
+
+    @classmethod
+    def drawn(
+        cls,
+        plan: ProbePlan,
+        workload: Workload,
+        limits: EngineLimits,
+        token_ids: tuple[int, ...],
+        alone: Callable[[Request], Output],
+        text_tokens: Callable[[str], int] = len,
+    ) -> Self:
+        """With the probes' prompts drawn by the plan's seed; the arguments are those of the class.
+
+        Raises:
+            ValueError: `plan.max_tokens` leaves no room for a prompt.
+        """
+        longest = limits.max_model_len - plan.max_tokens
+        if longest < 1:
             raise ValueError(
                 f"verify.max_tokens={plan.max_tokens} leaves no room for a prompt in "
                 f"model.max_model_len={limits.max_model_len}: set verify.max_tokens={limits.max_model_len // 2}"
             )
-        self._token_ids = token_ids
-        self.random = random.Random(plan.seed)
-        lengths = probe_lengths(plan.probes, min(LONGEST_PROBE, self.longest_prompt))
-        self.prompts = tuple(self.tokens(length) for length in lengths)
+        rng = random.Random(plan.seed)
+        lengths = probe_lengths(plan.probes, min(LONGEST_PROBE, longest))
+        prompts = tuple(tuple(rng.choices(token_ids, k=length)) for length in lengths)
+        return cls(plan, workload, limits, token_ids, prompts, alone, text_tokens)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Most prompt tokens that leave room for a probe's output."""
+        return self.limits.max_model_len - self.plan.max_tokens
 
     def restart(self, composition: str) -> None:
         """Give each composition a random sequence of its own, whichever others ran before it."""

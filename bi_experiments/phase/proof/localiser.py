@@ -1,6 +1,7 @@
 """Names the first operator that differs for one probe, and shrinks the batch that brings it about."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -77,13 +78,15 @@ class _Search:
             return len(tokenizer.encode(text))
 
         token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(self._llm))
-        material = Material(self._probes, workload, limits, token_ids, alone, text_tokens)
+        material = Material.drawn(self._probes, workload, limits, token_ids, alone, text_tokens)
         plan = self._plan
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
         probed = () if batch is None else batch.probed
         reference = next((each.reference for each in probed if each.position == plan.position), None)
         if batch is None or reference is None:
-            raise ValueError(f"{plan.composition} has no probe at position {plan.position} of batch {plan.batch}")
+            raise ValueError(
+                f"{plan.composition} has no probe at position {plan.position + 1} of batch {plan.batch + 1}"
+            )
 
         def tokens(request: Request) -> Request:
             if not isinstance(request.prompt, str):
@@ -173,7 +176,7 @@ class _Search:
         def differs(requests: Sequence[Request], position: int) -> bool:
             return self.first_difference(alone, self.generate(requests)[position]) is not None
 
-        shrinker = Shrinker(batch.requests, plan.position, differs, plan.shrink_time_s)
+        shrinker = Shrinker(batch.requests, plan.position, differs, time.monotonic() + plan.shrink_time_s)
         shrinker.shrink()
         border, differing, equal = shrinker.border()
         output = self.generate(shrinker.requests)[shrinker.position]

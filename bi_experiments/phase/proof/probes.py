@@ -121,7 +121,7 @@ def run_compositions(
     for name in plan.compositions:
         composition(name)
     deadline = math.inf if time_s is None else time.perf_counter() + time_s
-    material = Material(plan, workload, limits, token_ids, References(generate).alone, text_tokens)
+    material = Material.drawn(plan, workload, limits, token_ids, References(generate).alone, text_tokens)
     of_workload = counted(None, workload_steps(material))
     with ExitStack() as stack:
         raw = None

@@ -32,16 +32,15 @@ class Shrinker:
         requests: A batch in which the probe changes.
         position: Index of the probe.
         differs: Runs a batch.
-        time_s: Time after which no batch is run any more, in seconds.
+        deadline: `time.monotonic()` from which on no further batch is run.
     """
 
-    def __init__(self, requests: Sequence[Request], position: int, differs: Differs, time_s: float) -> None:
+    def __init__(self, requests: Sequence[Request], position: int, differs: Differs, deadline: float) -> None:
         self.requests = tuple(requests)
         self.position = position
         self._differs = differs
         self._answers: dict[tuple[tuple[Request, ...], int], bool] = {(self.requests, position): True}
-        self._time_s = time_s
-        self._started = time.monotonic()
+        self._deadline = deadline
         self.tried = 0
         self.whole = True
 
@@ -76,7 +75,7 @@ class Shrinker:
         """Whether the probe changes in a batch; None when the time is over, or the batch cannot be run."""
         key = (tuple(requests), self.position if position is None else position)
         if key not in self._answers:
-            if time.monotonic() - self._started > self._time_s:
+            if time.monotonic() > self._deadline:
                 self.whole = False
                 return None
             self.tried += 1
@@ -84,7 +83,7 @@ class Shrinker:
         return self._answers[key]
 
     def _take(self, requests: Sequence[Request], position: int | None = None) -> bool:
-        """Go on with a smaller batch if the probe changes in it too."""
+        """Keep a smaller batch if the probe changes in it too."""
         if not self._ask(requests, position):
             return False
         self.requests = tuple(requests)

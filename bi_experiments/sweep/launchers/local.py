@@ -53,7 +53,7 @@ def _run(hydra_context: HydraContext, task_function: TaskFunction, composed: Dic
     folder.mkdir(parents=True, exist_ok=True)
     with open_dict(composed):
         composed.hydra.runtime.output_dir = str(folder)
-    settings = Original(composed).copy()
+    settings = Original.of(composed).copy()
     with read_write(settings), open_dict(settings):
         del settings["hydra"]
     OmegaConf.set_readonly(composed.hydra, True)

@@ -14,7 +14,7 @@ from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngin
 
 def material(limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
     engine = FakeEngine()
-    return Material(
+    return Material.drawn(
         plan(probes=probes, max_tokens=max_tokens),
         WORKLOAD,
         limits,
@@ -263,7 +263,7 @@ def of_lengths(*lengths_of_trials: tuple[int, ...]) -> Workload:
 
 
 def trial_batches(workload: Workload, limits: EngineLimits = LIMITS, trial_prompts: int = 2) -> list[Batch]:
-    made = Material(
+    made = Material.drawn(
         plan(trial_prompts=trial_prompts), workload, limits, TOKEN_IDS, lambda request: FakeEngine()([request], True)[0]
     )
     return list(compose("trial", made))

@@ -1,6 +1,7 @@
 """The search for the smallest batch, on functions that say when a probe changes."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -22,7 +23,7 @@ def shrunk(
         assert batch[at] == PROBE
         return differs(batch)
 
-    shrinker = Shrinker(requests, position, asked, time_s)
+    shrinker = Shrinker(requests, position, asked, time.monotonic() + time_s)
     shrinker.shrink()
     return shrinker
 
