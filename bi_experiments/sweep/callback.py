@@ -91,8 +91,9 @@ class SweepCallback(Callback):
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         if config.sweep.confirm:
             from bi_experiments.sweep.confirmation import confirm
+            from bi_experiments.sweep.job import run_in_sweep
 
-            confirm(sweep, config)
+            confirm(sweep, config, run_in_sweep)
         atexit.unregister(self._cut_short)
         raise SystemExit(_finish(config, "FINISHED"))
 

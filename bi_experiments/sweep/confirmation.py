@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.types import HydraContext
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bi_experiments.files import write_atomically
@@ -47,15 +47,15 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
     return min(known)[2] if len(known) > 1 else None
 
 
-def confirm(sweep: SweepFolder, config: DictConfig) -> None:
+def confirm(sweep: SweepFolder, config: DictConfig, run: TaskFunction) -> None:
     """Measure the cheapest experiment again, by the sweep's own launcher.
 
     Args:
         sweep: The sweep's folder; all of its experiments have ended.
         config: The sweep's configuration.
+        run: Runs one experiment of a sweep.
     """
     from bi_experiments.sweep.hydra_internals import Callbacks
-    from bi_experiments.sweep.job import run_in_sweep
 
     records, sweep_record = sweep.read(), record_of(sweep)
     if sweep_record is None:
@@ -72,7 +72,7 @@ def confirm(sweep: SweepFolder, config: DictConfig) -> None:
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
-    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run_in_sweep, config=config)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=run, config=config)
     launcher.launch([list(chosen.overrides)], initial_job_idx=number)
 
 

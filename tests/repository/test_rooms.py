@@ -2,8 +2,10 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
+
+import pytest
 
 import bi_experiments
 from tests.conftest import REPOSITORY
@@ -24,6 +26,12 @@ FLOORS = (
 )
 """The rooms from the ground up: each may import from lower floors, and from its own."""
 
+DOORS = FLOORS[-1]
+"""Commands: what two of them need is in a room."""
+
+OF_A_PHASE = {"records", "vocabulary", "phase"}
+"""All that a phase may import of the project: its environment may have neither Hydra nor MLflow."""
+
 
 def rooms(package: Path) -> set[str]:
     return {path.stem for path in package.iterdir() if path.stem not in {"__init__", "__pycache__", "conf", "py"}}
@@ -42,30 +50,98 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             )
 
 
-def imports_that_run_up(package: Path) -> list[str]:
-    floor = {room: number for number, names in enumerate(FLOORS) for room in names}
-    found = []
+def modules(package: Path) -> Iterator[tuple[Path, str]]:
+    """Every module with the room that it is in."""
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
-        if parts == ("__init__",) or "plugin" in parts:  # the package's face; the package in which Hydra finds us
-            continue
-        found += [
-            f"{path.relative_to(package)}:{line} imports {room}"
-            for line, room in imports(path)
-            if floor[room] > floor[parts[0]] or (floor[room] == floor[parts[0]] and room == "experiment" != parts[0])
-        ]
-    return found
+        if parts != ("__init__",) and "plugin" not in parts:  # the package's face; the package in which Hydra finds us
+            yield path, parts[0]
+
+
+def forbidden_imports(package: Path) -> list[str]:
+    """Imports that run up, those of a door by another, and those of a phase beyond what it may know."""
+    floor = {room: number for number, names in enumerate(FLOORS) for room in names}
+
+    def forbidden(room: str, imported: str) -> bool:
+        if room == "phase":
+            return imported not in OF_A_PHASE
+        same = floor[imported] == floor[room]
+        return floor[imported] > floor[room] or (same and imported != room and imported in {"experiment", *DOORS})
+
+    return [
+        f"{path.relative_to(package)}:{line} imports {imported}"
+        for path, room in modules(package)
+        for line, imported in imports(path)
+        if forbidden(room, imported)
+    ]
+
+
+def imported_modules(path: Path, known: Set[str]) -> set[str]:
+    """Dotted names of the modules among `known` that a module imports, those inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            named = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in known else node.module for name in named}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def cycles(package: Path) -> list[str]:
+    """The modules that import themselves by way of others."""
+    paths = {
+        ".".join(("bi_experiments", *path.relative_to(package).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path, _ in modules(package)
+    }
+    graph = {name: imported_modules(path, paths.keys()) for name, path in paths.items()}
+
+    def reached(name: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(graph[name])
+        while waiting:
+            if (module := waiting.pop()) not in seen:
+                seen.add(module)
+                waiting += graph[module]
+        return seen
+
+    return [name for name in graph if name in reached(name)]
+
+
+def plant(package: Path, module: str, text: str) -> None:
+    (package / module).parent.mkdir(exist_ok=True)
+    (package / module).write_text(text)
 
 
 def test_imports_run_downwards() -> None:
-    assert imports_that_run_up(PACKAGE) == []
+    assert forbidden_imports(PACKAGE) == []
 
 
-def test_an_import_that_runs_up_is_seen(tmp_path: Path) -> None:
-    planted = tmp_path / "analysis" / "planted.py"
-    planted.parent.mkdir()
-    planted.write_text("def later() -> None:\n    from bi_experiments.report import text\n")
-    assert imports_that_run_up(tmp_path) == ["analysis/planted.py:2 imports report"]
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("analysis/planted.py", "report"),
+        ("phase/planted.py", "files"),
+        ("phase/planted.py", "errors"),
+        ("locate.py", "track"),
+        ("localisation.py", "experiment"),
+    ],
+)
+def test_an_import_that_is_not_allowed_is_seen(tmp_path: Path, module: str, imported: str) -> None:
+    plant(tmp_path, module, f"def later() -> None:\n    from bi_experiments.{imported} import planted\n")
+    assert forbidden_imports(tmp_path) == [f"{module}:2 imports {imported}"]
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert cycles(PACKAGE) == []
+
+
+def test_a_cycle_on_one_floor_is_seen(tmp_path: Path) -> None:
+    plant(tmp_path, "analysis/one.py", "from bi_experiments.analysis import two\n")
+    plant(tmp_path, "analysis/two.py", "def later() -> None:\n    import bi_experiments.analysis.three\n")
+    plant(tmp_path, "analysis/three.py", "from bi_experiments.analysis.one import something\n")
+    plant(tmp_path, "analysis/four.py", "from bi_experiments.analysis import one\n")
+    assert cycles(tmp_path) == [f"bi_experiments.analysis.{name}" for name in ("one", "three", "two")]
 
 
 def test_every_room_has_a_floor() -> None:
