@@ -14,8 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, from_json
+from bi_experiments.paths import OutputFolder, read_result
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
         wall_s = time.perf_counter() - before
         if status:
             sys.exit(f"the experiment failed: {status}")
-        result = from_json(folder.result.read_bytes(), ExperimentResult, folder.result)
+        result = read_result(folder.root)
     phases_s = sum(phase.wall_time_s for phase in result.phases)
     print(f"parent's CPU time while a phase runs: {while_phases:.2%} of one core")
     print(f"wall time: {wall_s:.1f} s, of the phases {phases_s:.1f} s: {wall_s / phases_s - 1:+.1%}")

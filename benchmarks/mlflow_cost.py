@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, from_json, to_json
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import to_json
 from bi_experiments.tracking import system_metrics
 
 LOG = """
@@ -58,9 +58,9 @@ def main() -> None:
 def another(folder: Path, copy: Path, number: int) -> Path:
     """A copy of an output folder whose record began a little later: to MLflow, another experiment."""
     shutil.copytree(folder, copy)
-    path = OutputFolder(copy).result
-    result = from_json(path.read_bytes(), ExperimentResult, path)
-    path.write_bytes(to_json(msgspec.structs.replace(result, started_at=result.started_at + 1 + number)))
+    result = read_result(copy)
+    later = msgspec.structs.replace(result, started_at=result.started_at + 1 + number)
+    OutputFolder(copy).result.write_bytes(to_json(later))
     return copy
 
 

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import ExperimentResult, from_json
+from bi_experiments.paths import read_result
 
 WORKLOAD = ["workload.max_batch_size=16", "workload.max_tokens=32"]
 PROCEDURES = {
@@ -66,8 +65,7 @@ def measure(procedure: str, seed: int, folder: Path) -> Outcome:
     command = [sys.executable, "-m", "bi_experiments", "experiment=cpu_demo", "verify=off", "tracking=off"]
     settings = [*PROCEDURES[procedure], *WORKLOAD, f"protocol.seed={seed}", f"hydra.run.dir={folder}"]
     subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)
-    path = OutputFolder(folder).result
-    result = from_json(path.read_bytes(), ExperimentResult, path)
+    result = read_result(folder)
     assert result.comparison is not None
     trial_time, cpu_time = (result.comparison.metric(name) for name in ("trial_time", "cpu_time"))
     assert trial_time is not None

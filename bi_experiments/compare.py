@@ -165,8 +165,8 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
         for name, one, other in (
             ("record version", first.version, second.version),
             ("workload", first.workload_digest[:12], second.workload_digest[:12]),
-            ("model", setting(first.configuration, "model", "name"), setting(second.configuration, "model", "name")),
-            ("dtype", setting(first.configuration, "model", "dtype"), setting(second.configuration, "model", "dtype")),
+            ("model", setting(first.configuration, "model.name"), setting(second.configuration, "model.name")),
+            ("dtype", setting(first.configuration, "model.dtype"), setting(second.configuration, "model.dtype")),
             ("tp", setting(first.configuration, "tp"), setting(second.configuration, "tp")),
             ("pp", setting(first.configuration, "pp"), setting(second.configuration, "pp")),
             ("second arm", second_arm(first.phases), second_arm(second.phases)),
@@ -296,7 +296,7 @@ def _how_far(change: Estimate) -> str:
 
 def _equivalence_pct(*results: ExperimentResult) -> float:
     """The stricter of the two, where they were measured by different rules."""
-    values = [setting(result.configuration, "protocol", "equivalence_pct") for result in results]
+    values = [setting(result.configuration, "protocol.equivalence_pct") for result in results]
     return min((value for value in values if isinstance(value, int | float)), default=0.0)
 
 

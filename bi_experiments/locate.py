@@ -20,8 +20,7 @@ from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, comp
 from bi_experiments.localisation import locate
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm
-from bi_experiments.track import tracking_of
-from bi_experiments.tracking.log import log_again
+from bi_experiments.tracking.log import log_again, tracking_of
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

@@ -1,19 +1,16 @@
 """`python -m bi_experiments.track FOLDER...`: log the output folders that MLflow missed, without duplicating runs."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
-from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, printable
 from bi_experiments.paths import read_result, with_results
-from bi_experiments.records import ExperimentResult
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.tracking.log import log_experiment
+from bi_experiments.tracking.log import log_experiment, tracking_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,18 +44,6 @@ def _sweep_run_id(folder: Path, uri: str | None) -> str | None:
     """The run of the sweep that an experiment's folder is in, if it was logged; in another store it has none."""
     sweep = record_of(SweepFolder(folder.resolve().parent))
     return None if sweep is None or uri is not None else sweep.mlflow_run_id
-
-
-def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True) -> TrackingConfig:
-    """Where to log an experiment: as it was run, or to another URI.
-
-    The record has no credentials; MLFLOW_TRACKING_URI brings them back where it names the same server.
-    """
-    recorded = result.configuration["tracking"]
-    from_environment = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri is None and without_credentials(from_environment) == recorded["uri"]:
-        uri = from_environment
-    return TrackingConfig(enabled=enabled, uri=uri or recorded["uri"], experiment=recorded["experiment"])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from bi_experiments.launch.progress import NoProgress
 from bi_experiments.locate import main
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import Arm, EngineSpec, ExperimentResult, PhaseSpec, ProbeResult, from_json, to_json
-from bi_experiments.track import tracking_of
-from bi_experiments.tracking.log import log_experiment
+from bi_experiments.tracking.log import log_experiment, tracking_of
 from tests import factories
 
 CULPRIT = "model.layers.2.mlp.down_proj (RowParallelLinear, matrix multiplication)"

@@ -12,8 +12,8 @@ from bi_experiments.errors import ExitCode
 from bi_experiments.records import ExperimentResult, to_json
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import SweepRecord
-from bi_experiments.track import main, tracking_of
-from bi_experiments.tracking.log import log_sweep
+from bi_experiments.track import main
+from bi_experiments.tracking.log import log_sweep, tracking_of
 from bi_experiments.tracking.runs import PARENT, of_sweep
 from tests import factories
 
@@ -88,14 +88,3 @@ def test_a_folder_without_a_record_is_an_error_of_one_line(
     assert captured.err.startswith("error: ")
     assert said in captured.err
     assert captured.err.count("\n") == 1
-
-
-def test_the_record_says_where_to_and_the_environment_brings_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = result("postgresql://host/db")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_of(record, None).uri == "postgresql://host/db"
-    assert tracking_of(record, "http://other").uri == "http://other"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@host/db")
-    assert tracking_of(record, None).uri == "postgresql://someone:hush@host/db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@elsewhere/db")
-    assert tracking_of(record, None).uri == "postgresql://host/db"

@@ -151,8 +151,8 @@ def _probed(result: ExperimentResult) -> tuple[object, ...]:
     keys = ("probes", "max_tokens", "logprobs", "seed")
     model = ("name", "seeded", "max_model_len")
     return (
-        *(setting(result.configuration, "verify", key) for key in keys),
-        *(setting(result.configuration, "model", key) for key in model),
+        *(setting(result.configuration, f"verify.{key}") for key in keys),
+        *(setting(result.configuration, f"model.{key}") for key in model),
     )
 
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger, ruled_pct
+from bi_experiments.config.plain import setting
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
@@ -170,7 +171,7 @@ def judged_anew(result: ExperimentResult) -> ExperimentResult:
     """The result with a verdict by the rules of this release, where an older one wrote it."""
     if result.version >= RECORD_VERSION or result.invariance is None:
         return result
-    asked = result.configuration.get("verify", {}).get("compositions", ())
+    asked = setting(result.configuration, "verify.compositions") or ()
     return replace(result, invariance=judge(result.phases, result.invariance.level, asked))
 
 

@@ -11,6 +11,7 @@ from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
 from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.config.keys import did_you_mean
+from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.phase.proof.compositions import composition
@@ -138,14 +139,6 @@ def _require(condition: bool, key: str, found: object, instead: str) -> None:
         raise ConfigurationError(f"{key}={found} is not possible: {instead}")
 
 
-def value_of(config: ExperimentConfig, key: str) -> object:
-    """The value of a dotted key; None also where a part before it is null."""
-    value: object = config
-    for name in key.split("."):
-        value = getattr(value, name) if value is not None else None
-    return value
-
-
 def _check_texts(config: ExperimentConfig) -> None:
     for key, text in _texts(config, ""):
         shown = text if len(text) <= 60 else f"{text[:60]}..."
@@ -157,7 +150,7 @@ def _check_texts(config: ExperimentConfig) -> None:
         except UnicodeEncodeError:
             raise ConfigurationError(f"{key}={printable} is not possible: it is not UTF-8") from None
     for key in NOT_EMPTY:
-        value = value_of(config, key)
+        value = setting(config, key)
         _require(not isinstance(value, str) or bool(value.strip()), key, value, "it is empty; set a text")
 
 
@@ -179,7 +172,7 @@ def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 def _check_numbers(config: ExperimentConfig) -> None:
     for key, numbers in NUMBERS.items():
-        value = value_of(config, key)
+        value = setting(config, key)
         if value is not None:
             assert isinstance(value, int | float)
             _require(value in numbers, key, _short(value), f"use a number from {numbers}")
@@ -194,7 +187,7 @@ def _short(value: float) -> str:
 
 def _check_names(config: ExperimentConfig) -> None:
     for key, names in NAMES.items():
-        value = value_of(config, key)
+        value = setting(config, key)
         if value is not None and value not in names:
             meant = did_you_mean(str(value), names) or f": use one of {', '.join(names)}"
             raise ConfigurationError(f"{key}={value} is not known to vLLM {backends.RELEASE}{meant}")

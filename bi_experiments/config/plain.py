@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import msgspec
@@ -42,11 +43,22 @@ def as_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def setting(configuration: Mapping[str, Any], *keys: str) -> Any:  # noqa: ANN401  a configuration holds anything
-    """One value of a composed configuration; None where an older or shorter one lacks it."""
+def setting(configuration: Mapping[str, Any] | ExperimentConfig, key: str) -> Any:  # noqa: ANN401  it may be anything
+    """The value of a dotted key of a configuration, or of one in a record.
+
+    None where a part before it is null, and where an older or shorter record lacks it.
+
+    Raises:
+        AttributeError: The schema has no such key.
+    """
     value: Any = configuration
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for name in key.split("."):
+        if is_dataclass(value):
+            value = getattr(value, name)
+        elif isinstance(value, Mapping):
+            value = value.get(name)
+        else:
+            return None
     return value
 
 

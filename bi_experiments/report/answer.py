@@ -48,7 +48,7 @@ def sentences(result: ExperimentResult) -> list[str]:
 
 def _length_of_probes(result: ExperimentResult) -> str:
     """How long the outputs were that the verdict is about: a fault may only show in longer ones."""
-    longest, of_trials = (setting(result.configuration, group, "max_tokens") for group in ("verify", "workload"))
+    longest, of_trials = (setting(result.configuration, f"{group}.max_tokens") for group in ("verify", "workload"))
     compositions = {probe.composition for phase in result.phases for probe in phase.probes}
     if not compositions or not isinstance(longest, int):
         return ""
@@ -160,5 +160,5 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
 
 def gate_limit(result: ExperimentResult) -> float | None:
     """`gate.max_overhead_pct` of the record, in per cent; None: no gate."""
-    limit = result.configuration.get("gate", {}).get("max_overhead_pct")
+    limit = setting(result.configuration, "gate.max_overhead_pct")
     return None if limit is None else float(limit)

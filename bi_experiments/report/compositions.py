@@ -62,7 +62,7 @@ def why_not_run(composition: str, result: ExperimentResult) -> str:
     if engine is None:
         return "no phase got that far"
     kind, size = _kind_and_size(composition)
-    step, longest = engine.max_num_batched_tokens, setting(result.configuration, "model", "max_model_len") or 0
+    step, longest = engine.max_num_batched_tokens, setting(result.configuration, "model.max_model_len") or 0
     reasons = {
         "step": (size > step, f"the largest step has {step} tokens"),
         "batch": (size > engine.max_num_seqs, f"the largest batch has {engine.max_num_seqs} sequences"),

@@ -34,7 +34,7 @@ def planning(
     found = spread(result)
     if found is None:
         return ()
-    least = float(setting(result.configuration, "protocol", "equivalence_pct") or 1.0)
+    least = float(setting(result.configuration, "protocol.equivalence_pct") or 1.0)
     told = [to_tell(found, target) for target in (tell_pct or (() if show_pct else (2 * least,)))]
     shown = [to_show_less_than(found, target) for target in (show_pct or (() if tell_pct else (least,)))]
     plans = [

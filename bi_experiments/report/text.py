@@ -33,7 +33,7 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
     """
     launches = result.planned_phases // 2
     stages = result.comparison.stages if result.comparison else None
-    trials = int(result.configuration["workload"]["num_trials"])
+    trials = int(setting(result.configuration, "workload.num_trials"))
     lines = [*heading(TITLE), *_result(result), ""]
     lines += settings(result.name, result.configuration, result.command)
     for phase in (*([result.discarded] if result.discarded else []), *result.phases):
@@ -109,7 +109,7 @@ def _comparison(result: ExperimentResult) -> list[str]:
 
 def _init_times(result: ExperimentResult, pairs: Sequence[Pair]) -> tuple[float, float]:
     """Of launches that are alike: where caches are kept, the first of each arm or else the later ones, never both."""
-    always_cold = setting(result.configuration, "protocol", "caches") == "fresh"
+    always_cold = setting(result.configuration, "protocol.caches") == "fresh"
     times = [
         (pair.baseline.launch == pair.second.launch == 0, (pair.baseline.init_time_s, pair.second.init_time_s))
         for pair in pairs

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -51,6 +52,18 @@ def _to_stderr(message: str) -> None:
 
 def _say(message: str) -> None:
     sys.stderr.write(f"{message}\n")
+
+
+def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True) -> TrackingConfig:
+    """Where to log an experiment: as it was run, or to another URI.
+
+    The record has no credentials; MLFLOW_TRACKING_URI brings them back where it names the same server.
+    """
+    recorded = result.configuration["tracking"]
+    from_variable = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri is None and without_credentials(from_variable) == recorded["uri"]:
+        uri = from_variable
+    return TrackingConfig(enabled=enabled, uri=uri or recorded["uri"], experiment=recorded["experiment"])
 
 
 def warn_early(tracking: TrackingConfig, warn: Callable[[str], None] = _to_stderr) -> None:

@@ -426,8 +426,8 @@ def _columns(result: ExperimentResult) -> dict[str, str | None]:
     metric = result.comparison.metric(PRIMARY) if result.comparison is not None else None
     verdicts = {} if result.invariance is None else {one.arm: one.verdict for one in result.invariance.arms}
     holds = verdicts.get(second_arm(result.phases)) if result.phases else None
-    model = setting(plain, "model", "name")
-    batch = setting(plain, "workload", "max_batch_size")
+    model = setting(plain, "model.name")
+    batch = setting(plain, "workload.max_batch_size")
     tp = setting(plain, "tp")
     low, high = (None, None) if metric is None else (metric.low_pct, metric.high_pct)
     return {
@@ -436,7 +436,7 @@ def _columns(result: ExperimentResult) -> dict[str, str | None]:
         "verdict": None if metric is None else metric.verdict.value,
         "holds": None if holds is None else holds.value.replace("_", " "),
         "model": None if model is None else str(model).rstrip("/").rpartition("/")[2],
-        "backend": setting(plain, "backend", "attention"),
+        "backend": setting(plain, "backend.attention"),
         "tp": None if tp is None else str(tp),
         "batch": None if batch is None else str(batch),
         "release": version("vllm", result.environment, result.phases),

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from bi_experiments.config.checks import NAMES, NUMBERS, OWN_ENGINE_ARGUMENTS, check, value_of
+from bi_experiments.config.checks import NAMES, NUMBERS, OWN_ENGINE_ARGUMENTS, check
 from bi_experiments.config.compose import compose, conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.config.keys import alternatives, key_types, refuse_overrides
+from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.launch import schedule
@@ -262,7 +263,7 @@ def test_any_overrides_give_a_valid_plan_or_one_line(drawn: list[tuple[str, str,
 def assert_is_a_plan(config: ExperimentConfig) -> None:
     """What the launcher makes of a configuration can be made, and written down."""
     for key, numbers in NUMBERS.items():
-        value: Any = value_of(config, key)
+        value: Any = setting(config, key)
         assert value is None or value in numbers
     json.loads(to_json(engine_spec(config, config.model.name)))
     if (probes := probe_plan(config)) is not None:

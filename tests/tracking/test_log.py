@@ -18,7 +18,7 @@ from bi_experiments.config.credentials import refuse_credentials, without_creden
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Environment, ExperimentResult, PhaseStatus, from_json, to_json
-from bi_experiments.tracking.log import log_experiment, log_sweep
+from bi_experiments.tracking.log import log_experiment, log_sweep, tracking_of
 from bi_experiments.tracking.runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
 from tests import factories
 
@@ -390,3 +390,15 @@ def test_nothing_global_is_left_behind(store: Store, result: ExperimentResult, f
 def test_importing_it_does_not_import_mlflow() -> None:
     code = "import sys, bi_experiments.tracking, bi_experiments.track; print('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_record_says_where_to_and_the_variables_bring_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking = {**CONFIGURATION["tracking"], "uri": "postgresql://host/db"}
+    record = factories.experiment_result(configuration={**CONFIGURATION, "tracking": tracking})
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_of(record, None).uri == "postgresql://host/db"
+    assert tracking_of(record, "http://other").uri == "http://other"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@host/db")
+    assert tracking_of(record, None).uri == "postgresql://someone:hush@host/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://someone:hush@elsewhere/db")
+    assert tracking_of(record, None).uri == "postgresql://host/db"

@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from bi_experiments.config.plain import setting
 from bi_experiments.records import Arm, ExperimentResult, Invariance, InvarianceReport
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
@@ -24,7 +25,7 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     title = "Outputs that change with the batch"
     report = result.invariance
     if report is None:
-        level = result.configuration.get("verify", {}).get("level")
+        level = setting(result.configuration, "verify.level")
         return LeftOut(title, "verify=off: nothing was compared" if level == "off" else "no phase got that far")
     arms = in_order(report.needle_total)
     rows = _rows(report, arms)

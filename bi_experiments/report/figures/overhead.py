@@ -51,7 +51,7 @@ def overhead(result: ExperimentResult) -> Drawing | LeftOut:
         axes,
         [metric_name(metric.name) for metric in metrics],
         metrics,
-        setting(result.configuration, "protocol", "equivalence_pct"),
+        setting(result.configuration, "protocol.equivalence_pct"),
     )
     pairs = max(metric.pairs for metric in metrics)
     theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(pairs, 'pair')}")

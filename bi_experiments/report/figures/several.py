@@ -295,7 +295,7 @@ def _ends_pct(rows: Iterable[Row]) -> list[float]:
 
 def _equivalence_pct(rows: Iterable[Row]) -> float | None:
     """The band, where all experiments have the same."""
-    bands = {setting(row.result.configuration, "protocol", "equivalence_pct") for row in rows if row.result}
+    bands = {setting(row.result.configuration, "protocol.equivalence_pct") for row in rows if row.result}
     found = bands.pop()
     return float(found) if not bands and found is not None else None
 

@@ -159,7 +159,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
     figure = theme.new_figure(theme.NARROW, 3.1)
     axes = figure.subplots()
     axes.axhline(0, color=theme.MUTED, linewidth=0.8)
-    if equivalence_pct := setting(result.configuration, "protocol", "equivalence_pct"):
+    if equivalence_pct := setting(result.configuration, "protocol.equivalence_pct"):
         axes.axhspan(-equivalence_pct, equivalence_pct, color=theme.BAND, alpha=0.13, linewidth=0)
     for arm in dict.fromkeys(level.arm for level in levels):
         own = [level for level in levels if level.arm is arm]
