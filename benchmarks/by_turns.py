@@ -1,4 +1,4 @@
-"""Engines of the demo model, each in a process of its own, that run a trial when told to: for benchmarks in turn.
+"""Engines of the demo model, each in a process of its own, that run a trial on request: for benchmarks in turn.
 
 An engine's process is this file, started with the job as JSON and the file descriptor that answers go to.
 """
@@ -85,7 +85,7 @@ class Engine:
         return self
 
     def trial_s(self, trial: int) -> float:
-        """Runs one trial and returns its time in seconds."""
+        """Run one trial and return its time in seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{trial}\n")
         self.process.stdin.flush()
@@ -106,11 +106,11 @@ class Engine:
 
 
 def launch_effect(engines: Mapping[str, Engine], launch: int, trials: int) -> float:
-    """Runs the trials of two engines in turn and returns the mean of ln(second / first), one line a trial printed.
+    """Run the trials of two engines in turn and return the mean of ln(second / first), one line a trial printed.
 
     Args:
         engines: The two, by the name that is printed.
-        launch: Number of this launch; decides, with the trial, who goes first.
+        launch: Number of this launch; decides, with the trial, which engine goes first.
         trials: Timed trials; a few more come before them.
     """
     first, second = engines
@@ -129,7 +129,7 @@ def launch_effect(engines: Mapping[str, Engine], launch: int, trials: int) -> fl
 
 
 def compare_by_turns(jobs: Sequence[Job], launches: int, trials: int) -> None:
-    """Launches both engines several times and prints the change from the first to the second with its interval.
+    """Launch both engines several times and print the change from the first to the second with its interval.
 
     A launch's effect is the mean of ln(second / first) over its trials; the interval is over launches, since the
     trials of one launch are not independent.

@@ -1,4 +1,4 @@
-"""Takes one measure of batch-invariant mode out at a time, to see which compositions of the proof notice.
+"""One measure of batch-invariant mode taken out at a time, to see which compositions of the proof notice.
 
 `python benchmarks/mutants.py FOLDER [SETTING ...]` on a GPU machine runs the second arm's phase once for each mutant,
 and prints a table: differing probe outputs of all, by composition. What has run does not run again: FOLDER keeps it.

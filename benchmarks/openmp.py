@@ -55,18 +55,18 @@ def main() -> None:
         alone = run(engines, range(options.trials))
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
-            beside = run(engines, range(options.trials))
+            alongside = run(engines, range(options.trials))
         finally:
             busy.kill()
             busy.wait()
         again = run(engines, range(options.trials))
     print("| setting | alone | alongside one busy process | alone again |\n|---|--:|--:|--:|")
     for name in engines:
-        print(f"| {name} | {' | '.join(cell(times[name]) for times in (alone, beside, again))} |")
+        print(f"| {name} | {' | '.join(cell(times[name]) for times in (alone, alongside, again))} |")
 
 
 def run(engines: Mapping[str, Engine], trials: range) -> dict[str, list[float]]:
-    """Trial times in seconds of every engine, by turns; who goes first changes from trial to trial."""
+    """Trial times in seconds of every engine, by turns; which goes first changes from trial to trial."""
     times: dict[str, list[float]] = {name: [] for name in engines}
     names = list(engines)
     for trial in trials:

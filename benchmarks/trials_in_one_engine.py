@@ -35,7 +35,7 @@ WARM_UP_ROUNDS = 2
 
 
 class Stopwatch:
-    """Adds up the time that is spent in functions."""
+    """The time that is spent in functions, added up."""
 
     def __init__(self) -> None:
         self.total_s = 0.0

@@ -17,7 +17,7 @@ from typing import BinaryIO
 POLL_S = 0.02
 """How often a lock that is held is asked for again, in seconds."""
 SAY_AFTER_S = 10.0
-"""After how long it is said who is waited for, in seconds."""
+"""After how long a wait, and the process that causes it, is reported, in seconds."""
 LOCK_LIMIT_S = 600.0
 """Longest wait for a lock, in seconds: what they guard takes seconds."""
 

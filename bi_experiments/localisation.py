@@ -1,4 +1,4 @@
-"""Locates a difference of a finished experiment, and writes it into the experiment's record, pages and `repro.py`."""
+"""The operator behind a difference of a finished experiment, written into its record, pages and `repro.py`."""
 
 import sys
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 def operations(result: ExperimentResult) -> Iterator[str]:
-    """One line for each operation of each arm, the longest first; the kinds of steps are not told apart."""
+    """One line for each operation of each arm, the longest first; the kinds of steps are not distinguished."""
     profiles = [(phase.arm, phase.profile) for phase in result.phases if phase.profile is not None]
     lines = (
         "\t".join((arm, classify(one.name, one.within), one.within or "-", one.name))

@@ -224,7 +224,7 @@ class ProbePlan(Record, frozen=True, kw_only=True):
 
 
 class LocatePlan(Record, frozen=True, kw_only=True):
-    """Which differing probe output a phase looks into, in place of trials and probes."""
+    """Which differing probe output a phase looks into, instead of running trials and probes."""
 
     composition: str
     batch: int

@@ -1,4 +1,4 @@
-"""What a few wild launches cannot move: the Hodges-Lehmann estimate with its exact interval, and who the wild ones are.
+"""What a few wild launches cannot move: the Hodges-Lehmann estimate with its exact interval, and which ones are wild.
 
 J. L. Hodges and E. L. Lehmann, "Estimates of location based on rank tests", Ann. Math. Stat. 34 (1963); B. Iglewicz and
 D. C. Hoaglin, "How to detect and handle outliers" (1993), for the modified z-score.

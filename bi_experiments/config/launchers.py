@@ -12,7 +12,7 @@ class SlurmSettings:
 
     _target_: str = MISSING
     timeout_min: int = MISSING
-    """Time limit of a job in minutes; a job that reaches it is requeued and goes on where it was."""
+    """Time limit of a job in minutes; a job that reaches it is requeued and resumes where it stopped."""
     max_num_timeout: int = MISSING
     """How often a job is requeued after its time limit."""
     signal_delay_s: int = MISSING
@@ -49,7 +49,7 @@ class RaySettings:
     gpus_per_rank: int | None = MISSING
     """GPUs for each rank; null: one, and none with `backend=cpu`."""
     max_retries: int = MISSING
-    """How often an experiment is started again whose node or process was lost; it goes on where it was."""
+    """How often an experiment is restarted after its node or process was lost; it resumes where it stopped."""
     init: dict[str, Any] = MISSING
     """Further arguments of `ray.init`."""
     remote: dict[str, Any] = MISSING

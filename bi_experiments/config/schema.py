@@ -193,7 +193,7 @@ class ProtocolConfig:
     caches: Caches = MISSING
     """Whose compile caches the phases use."""
     launches_per_cache: int = MISSING
-    """With `caches=fresh`: launches of an arm that share caches; from 2 on the report tells caches from launches."""
+    """With `caches=fresh`: launches of an arm that share caches; with 2 or more the report separates the two."""
     interleave: Interleave = MISSING
     """What alternates within a pair: launches or trials."""
     equivalence_pct: float = MISSING
@@ -285,7 +285,7 @@ class SweepConfig:
     """Key `sweep`: how the experiments of a multirun are run."""
 
     resume: bool = MISSING
-    """Go on with the newest sweep of the same command, or with the one in `hydra.sweep.dir`."""
+    """Resume the newest sweep of the same command, or the one in `hydra.sweep.dir`."""
     fail_fast: bool = MISSING
     """Run no further experiment after the first that fails."""
     confirm: bool = MISSING

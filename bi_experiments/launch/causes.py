@@ -125,7 +125,7 @@ class _Error(NamedTuple):
 
 
 def _errors(log: Sequence[str]) -> Iterator[_Error]:
-    """Every error in a log, whole: with the lines that its message goes on in."""
+    """Every error in a log, whole: with the lines on which its message continues."""
     lines = [_without_origin(line) for line in log]
     for number, (origin, text) in enumerate(lines):
         if not _ERROR.match(text):

@@ -1,4 +1,4 @@
-"""Looks for the operator behind a differing probe of a finished experiment, in a phase of its own."""
+"""The search for the operator behind a differing probe of a finished experiment, in a phase of its own."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ class Inputs:
 
 
 class Launches:
-    """Launches the phases of one experiment, and keeps what is known of them, even after an interruption.
+    """The launches of one experiment, and what is known of them, even after an interruption.
 
     Args:
         config: The experiment's configuration.

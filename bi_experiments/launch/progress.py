@@ -6,7 +6,7 @@ from bi_experiments.records import Event, ExperimentResult, PhaseResult, PhaseSp
 
 
 class Progress(Protocol):
-    """Receives what happens, in order. Must return quickly and print nothing while a trial is timed, if it can."""
+    """A receiver of what happens, in order. Must return quickly and print nothing while a trial is timed, if it can."""
 
     def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
         """An experiment begins; with pairs added on the way, `planned_phases` is a lower bound."""
@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Reports to nobody."""
+    """A receiver that does nothing."""
 
     def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
         """Do nothing."""

@@ -1,6 +1,6 @@
-"""Waits until the devices have the memory that an engine is about to take: an engine that finds too little fails.
+"""The wait for the memory that an engine is about to take on its devices: one that finds too little fails.
 
-What is held is mostly the memory of a process that is just ending.
+Mostly it is still held by a process that is ending.
 """
 
 import os
@@ -14,7 +14,7 @@ from bi_experiments.files import SAY_AFTER_S
 from bi_experiments.machine.devices import select_visible
 
 LIMIT_S = 120.0
-"""Longest wait, in seconds; then the engine starts all the same, and says itself what it lacks."""
+"""Longest wait, in seconds; then the engine starts anyway, and reports itself what it lacks."""
 POLL_S = 0.5
 
 _GB = 1e9
@@ -26,7 +26,7 @@ def wait_for_memory(share: float, ranks: int, say: Callable[[str], object]) -> N
     Args:
         share: Share of a device's memory, 0 to 1.
         ranks: Devices that the phase uses, the first of those that it sees.
-        say: Called with one line when it takes longer, and with one when it is in vain.
+        say: Called with one line when it takes long, and with one when it was in vain.
     """
     import pynvml
 
@@ -50,7 +50,7 @@ def _wait(handles: dict[int, Any], share: float, say: Callable[[str], object]) -
     while short := list(_short(handles, share)):
         waited_s = time.monotonic() - started
         if waited_s > LIMIT_S:
-            say(f"warning: {'; '.join(short)}; the engine starts all the same after {LIMIT_S:g} s")
+            say(f"warning: {'; '.join(short)}; the engine starts anyway after {LIMIT_S:g} s")
             return
         if waited_s > SAY_AFTER_S and not said:
             said = True

@@ -222,7 +222,7 @@ def _sleep(deadline: float, units: Units, folder: Path) -> None:
         MachineError: It has waited for too long.
     """
     if time.monotonic() > deadline:
-        users = ", ".join(Place(folder, (), ()).beside()) or "nobody that says so"
+        users = ", ".join(Place(folder, (), ()).beside()) or "programs that are not listed"
         raise MachineError(
             f"{_count(units)} did not become free within {LONGEST_WAIT_S / 3600:g} h (in use by {users}): "
             "wait for it or stop it, then run this again"

@@ -30,7 +30,7 @@ from bi_experiments.phase import arguments
 _GB = 1e9
 
 INTERPRETER_S = 20.0
-"""Time that an interpreter has to tell its versions, in seconds."""
+"""Time that an interpreter has to report its versions, in seconds."""
 MOST_ANSWER_BYTES = 1 << 20
 """Most that it may say."""
 

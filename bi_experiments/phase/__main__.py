@@ -85,7 +85,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
             return
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
-        wait = pipes.wait_for_turn if spec.wait_for_turn else _go_on
+        wait = pipes.wait_for_turn if spec.wait_for_turn else _start_at_once
         trial_time_s = trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
@@ -113,7 +113,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
 def emit_location(
     llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEngine, pipes: ParentPipes
 ) -> None:
-    """Look for the operator behind one differing probe, in place of trials and probes."""
+    """Look for the operator behind one differing probe, instead of running trials and probes."""
     from bi_experiments.phase import engine
     from bi_experiments.phase.proof import localiser
 
@@ -123,7 +123,7 @@ def emit_location(
     pipes.emit(Done(peak_memory_bytes=engine.peak_memory_bytes(llm), probe_time_s=took_s))
 
 
-def _go_on() -> None:
+def _start_at_once() -> None:
     """Start the trial at once."""
 
 

@@ -77,7 +77,7 @@ def build_engine(spec: EngineSpec, profiler: Mapping[str, object] | None = None)
 
 
 class StepLog:
-    """Notes when each step of the engine ended; has the methods of vLLM's `StatLoggerManager`, whose place it takes."""
+    """When each step of the engine ended; has the methods of vLLM's `StatLoggerManager`, which it replaces."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[float, StepTokens]] = []

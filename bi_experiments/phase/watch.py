@@ -1,7 +1,7 @@
-"""Notices the death of an engine's process at once.
+"""The death of an engine's process, noticed at once.
 
 A call to an engine core that was killed (SIGKILL, as the kernel does when memory runs out) may wait for its answer for
-ever: vLLM 0.32 tells those that wait for outputs, and not those that wait for `sleep`, `wake_up` or `collective_rpc`.
+ever: vLLM 0.32 wakes callers that wait for outputs, but not those that wait for `sleep`, `wake_up` or `collective_rpc`.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ GRACE_S = 2.0
 
 
 class EngineWatch:
-    """Watches the processes that this one has started through `multiprocessing`, which are the engine's.
+    """A watch over the processes that this one has started through `multiprocessing`, which are the engine's.
 
     Args:
         emit: Receives `Failed` when one of them ends; the phase's process ends with it.

@@ -1,4 +1,4 @@
-"""What other programs read beside `result.json`: every trial as a row, and the numbers of a benchmark dashboard."""
+"""What other programs read, apart from `result.json`: every trial as a row, and the numbers of a dashboard."""
 
 import csv
 import io
@@ -53,7 +53,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str
     value: float
     range: str = ""
-    """How far the value may be off, shown beside it."""
+    """How far the value may be off, shown next to it."""
     extra: str = ""
     """Shown when the mouse is over the point."""
 

@@ -73,7 +73,7 @@ def _by_level(result: ExperimentResult) -> tuple[str, ...]:
             f"{_width(found.narrower(caches=2))} of its width (+{duration(times.pairs_s)}), {more_trials}."
         )
         if design.launches_per_cache:
-            said += " With protocol.launches_per_cache=2 the caches' part is told from the launches'."
+            said += " With protocol.launches_per_cache=2 the caches' part is separated from the launches'."
         return (said,)
     return (
         f"Where the spread comes from: of the variance of {what}, {of_cache} is between compile caches, {of_launch} "

@@ -1,4 +1,4 @@
-"""Writes a located difference down as a script that needs vLLM alone, to attach to an issue."""
+"""A located difference as a script that needs vLLM alone, to attach to an issue."""
 
 from collections.abc import Mapping
 

@@ -61,7 +61,7 @@ def _result(result: ExperimentResult) -> list[str]:
 
 
 def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
-    """The comparison, and all that is known beside it."""
+    """The comparison, and everything else that is known."""
     sections = []
     if result.comparison is not None:
         if result.comparison.trials:

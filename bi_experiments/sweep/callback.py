@@ -65,7 +65,7 @@ class SweepCallback(Callback):
             SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
         _refuse_secrets(config)
-        try:  # Hydra would make a warning of what is raised here, and go on
+        try:  # Hydra would turn what is raised here into a warning, and continue
             if config.tracking.enabled:
                 refuse_store(str(config.tracking.uri))
             sweep = self._claim(config)

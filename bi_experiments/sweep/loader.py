@@ -22,7 +22,7 @@ KEPT = 16
 
 
 class SweepConfigLoader(ConfigLoaderImpl):
-    """Composes the same configurations as its base class.
+    """The same configurations as its base class composes.
 
     Args:
         config_search_path: Where Hydra looks for files.

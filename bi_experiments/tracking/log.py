@@ -88,7 +88,7 @@ def log_experiment(
         result: The record.
         folder: The output folder: everything in it becomes an artifact.
         tracking: Where to log.
-        warn: Told in one line when nothing, or not everything, could be logged.
+        warn: Called with one line when nothing, or not everything, could be logged.
         parent_run_id: Run of the sweep that it belongs to, from `log_sweep`; an experiment that was logged before
             is put under it.
 
@@ -113,7 +113,7 @@ def log_again(
         result: The record.
         folder: The output folder.
         tracking: Where to log.
-        warn: Told in one line when it could not be logged.
+        warn: Called with one line when it could not be logged.
 
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed.
@@ -148,7 +148,7 @@ def log_sweep(
             replaced. A file that is not there (yet) is left out.
         lock: Lock file that the sweep's processes share, so that they make one run and not several.
         tracking: Where to log.
-        warn: Told in one line when it could not be logged.
+        warn: Called with one line when it could not be logged.
 
     Returns:
         The run id of the sweep; None when tracking is off or the tracking server failed.

@@ -65,7 +65,7 @@ CONNECT_TIMEOUT_S = 5
 ANSWER_S = 5.0
 """Time that a server has to take a connection, in seconds."""
 SAY_AFTER_S = 10.0
-"""After how long it is said who is waited for, in seconds."""
+"""After how long a wait is reported, in seconds."""
 LIMIT_S = 900.0
 """Longest time that logging an experiment may take, in seconds."""
 
@@ -137,7 +137,7 @@ def _sqlite_problem(uri: str) -> str | None:
         else:
             problem = None if there.is_dir() else f"{there} is not a folder"
         if problem is None and there.is_dir():
-            tempfile.TemporaryFile(dir=there).close()  # access(2) tells root nothing
+            tempfile.TemporaryFile(dir=there).close()  # access(2) allows root everything
         return problem or (None if os.access(there, os.W_OK) else f"{there} cannot be written into")
     except OSError as error:
         return error.strerror or str(error)
@@ -265,7 +265,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
 
 
 def _artifact_location(uri: str, name: str) -> str | None:
-    """Beside a SQLite file; None: where the server puts them."""
+    """Next to a SQLite file; None: where the server puts them."""
     path = _sqlite_path(uri)
     return None if path is None else (path.parent / "mlruns" / quote(name, safe="")).as_uri()
 

@@ -57,7 +57,7 @@ def split_queries(metadata: CommonAttentionMetadata, tile: int) -> CommonAttenti
 
 
 class TiledMetadataBuilder(CPUAttentionMetadataBuilder):  # type: ignore[misc]
-    """Tells the kernel what to compute in a step, in tiles of queries."""
+    """What the kernel is to compute in a step, in tiles of queries."""
 
     def __init__(
         self, kv_cache_spec: AttentionSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device

@@ -1,6 +1,6 @@
-"""Reads a worker's trace in Chrome's format, as PyTorch's profiler writes it, and adds up the time of what ran.
+"""The time of what ran, added up from a worker's trace in Chrome's format, as PyTorch's profiler writes it.
 
-Prefill and decode are told apart by vLLM's own annotation of every step, `execute_context_2(1024)_generation_6(6)`: a
+Prefill and decode are separated by vLLM's own annotation of every step, `execute_context_2(1024)_generation_6(6)`: a
 step with a request in its context reads a prompt. What ran belongs to the last step that had begun when it was called
 (an operator) or launched (a kernel, by the trace's correlation with the call that launched it, which for a kernel of a
 graph is the launch of the graph).
@@ -61,7 +61,7 @@ class _Event(msgspec.Struct):
 
 
 class _Head(msgspec.Struct):
-    """A trace, event by event undecoded: metadata are not looked into, whose arguments have other types."""
+    """A trace with its events undecoded: metadata events, whose arguments have other types, are not looked into."""
 
     traceEvents: list[msgspec.Raw]  # noqa: N815  the name in the format
 

@@ -25,7 +25,7 @@ class TorchProfiler:
 
     @property
     def engine_arguments(self) -> dict[str, object]:
-        """What vLLM takes as `profiler_config`: as little as names the kernels and tells prefill from decode."""
+        """What vLLM takes as `profiler_config`: as little as names the kernels and separates prefill from decode."""
         return {
             "profiler": self.name,
             "torch_profiler_dir": str(self._folder),

@@ -264,7 +264,7 @@ def shuffled(material: Material, _: int) -> Iterator[Batch]:
 
 
 def ragged(material: Material, _: int) -> Iterator[Batch]:
-    """All probes among neighbours of very different prompt and output lengths, which leave while the probes go on."""
+    """All probes among neighbours of very different prompt and output lengths, which leave before the probes end."""
     probes = greedy(material)
     batch: list[Request] = []
     for index, request in enumerate(probes):

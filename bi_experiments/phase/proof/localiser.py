@@ -1,4 +1,4 @@
-"""Names the first operator that differs for one probe, and shrinks the batch that brings it about."""
+"""The first operator that differs for one probe, and the smallest batch that makes it differ."""
 
 import itertools
 import time
@@ -34,7 +34,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
 
     Args:
         llm: The engine.
-        spec: What the phase was told: the plan, and the probes that the batch was made for.
+        spec: What the phase was passed: the plan, and the probes that the batch was made for.
         workload: The trials' prompts.
         observed: What the engine runs with.
 

@@ -1,4 +1,4 @@
-"""Keeps and compares what the modules of a model compute for the rows of one request, with forward hooks.
+"""What the modules of a model compute for the rows of one request, kept and compared by forward hooks.
 
 In a worker's process. What it must know of vLLM (which rows of a step are the request's, what kind of operator a
 module is) it asks of a `WorkerModel`.

@@ -14,7 +14,7 @@ class EngineLimits:
         prefix_caching: Whether the engine keeps the KV cache of prompts it has seen.
         block_size: Tokens in a block of the KV cache: only whole blocks are found again.
         graph_sizes: Tokens of the steps that have a CUDA graph; smaller steps are padded to the next. None: no graphs.
-        borders: Numbers of tokens at which the engine changes kernels or graphs, as far as it tells them.
+        borders: Numbers of tokens at which the engine changes kernels or graphs, as far as it reports them.
         blocks_can_be_held: Whether the KV cache can be made smaller for one batch.
     """
 

@@ -1,4 +1,4 @@
-"""Makes a batch smaller while a probe in it still changes. Pure: no engine, no torch."""
+"""The smallest batch in which a probe still changes. Pure: no engine, no torch."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Differs = Callable[[Sequence[Request], int], bool]
 
 
 class Shrinker:
-    """Searches the smallest batch in which a probe still changes, until a time is over.
+    """A search for the smallest batch in which a probe still changes, until a deadline.
 
     Every batch that it answers with was seen to change the probe. Answers are remembered: no batch runs twice.
 

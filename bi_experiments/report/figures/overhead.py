@@ -26,7 +26,7 @@ MARKS = {
 """Colour, marker and fill of a verdict."""
 
 NAMED_TRIALS = 32
-"""With more trials than this, only some are named beside the axis."""
+"""With more trials than this, only some are named along the axis."""
 LOWER, HIGHER = "← lower", "higher →"
 FASTER, SLOWER = "← faster", "slower →"
 """What the two directions of an axis mean, with arrows."""

@@ -9,7 +9,7 @@ from bi_experiments.wording import LABELS
 
 
 def profile(result: ExperimentResult) -> tuple[Drawing, ...]:
-    """A bar for each class and arm, with the difference beside them; nothing without a profile of both arms."""
+    """A bar for each class and arm, with the difference next to them; nothing without a profile of both arms."""
     comparison = profiled(result)
     if comparison is None:
         return ()
@@ -46,7 +46,7 @@ def profile(result: ExperimentResult) -> tuple[Drawing, ...]:
             name="profile",
             title=title,
             description=f"Differences of the second arm from the baseline by class: {named}.",
-            caption="One more run of a trial in each arm, observed by a profiler and counted nowhere; beside the bars "
+            caption="One more run of a trial in each arm, observed by a profiler and counted nowhere; next to the bars "
             "the difference of the second arm.",
             figure=figure,
             shape="wide",

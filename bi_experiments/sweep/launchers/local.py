@@ -20,7 +20,7 @@ from bi_experiments.sweep.hydra_internals import OmegaConfDumper
 
 
 class _QuickDumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
-    """Writes what `OmegaConf.to_yaml` writes, in C where PyYAML has it."""
+    """What `OmegaConf.to_yaml` writes, written in C where PyYAML has it."""
 
     yaml_representers: ClassVar[dict[Any, Any]] = {
         **yaml.Dumper.yaml_representers,
