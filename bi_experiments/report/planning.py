@@ -35,13 +35,13 @@ def planning(
     if found is None:
         return ()
     least = float(setting(result.configuration, "protocol.equivalence_pct") or 1.0)
-    told = [to_tell(found, target) for target in (tell_pct or (() if show_pct else (2 * least,)))]
+    distinguished = [to_tell(found, target) for target in (tell_pct or (() if show_pct else (2 * least,)))]
     shown = [to_show_less_than(found, target) for target in (show_pct or (() if tell_pct else (least,)))]
     plans = [
-        *(f"to distinguish {plan.target_pct:g} % from no change here: {_size(plan)}" for plan in told),
+        *(f"to distinguish {plan.target_pct:g} % from no change here: {_size(plan)}" for plan in distinguished),
         *(f"to show less than {plan.target_pct:g} %: {_size(plan)}" for plan in shown),
     ]
-    largest = max((plan.pairs or 0 for plan in (*told, *shown)), default=0)
+    largest = max((plan.pairs or 0 for plan in (*distinguished, *shown)), default=0)
     said = [f"What more pairs would buy, in {100 * POWER:.0f} % of experiments: {'; '.join(plans)}."]
     if largest > found.pairs:
         said.append(f"Run: {_command(result.command, largest)}")

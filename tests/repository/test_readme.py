@@ -1,5 +1,6 @@
 """The commands and links of the README and of docs/, as they stand there."""
 
+import importlib
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = {path.relative_to(REPOSITORY): path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
-PAGES[Path("README.md")] = README
+PAGES |= {Path("README.md"): README, Path("CONTRIBUTING.md"): (REPOSITORY / "CONTRIBUTING.md").read_text()}
 COMMAND = re.compile(r"(?:python -m bi_experiments|bi-experiments)((?: +[\w@.+/-]+=[\w@.,/-]+| +-m)*)")
 COMMANDS = sorted({found for page in PAGES.values() for found in COMMAND.findall(page)})
 
@@ -28,6 +29,23 @@ def test_every_command_composes_and_passes_the_checks(arguments: str) -> None:
     overrides = [word for word in shlex.split(arguments) if word != "-m" and not word.startswith("hydra")]
     for override in one_job(overrides):
         check(compose(override))
+
+
+OTHER = re.compile(r"python -m bi_experiments\.(\w+)([^`\n|]*)")
+OTHERS = sorted(
+    {(name, *re.findall(r" (--[\w-]+)", rest)) for page in PAGES.values() for name, rest in OTHER.findall(page)}
+)
+
+
+@pytest.mark.parametrize("command", OTHERS, ids=" ".join)
+def test_every_other_command_exists_with_the_options_that_are_named(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command
+    module = importlib.import_module(f"bi_experiments.{'report.__main__' if name == 'report' else name}")
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    assert set(options) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
 def one_job(overrides: list[str]) -> list[list[str]]:
@@ -42,6 +60,7 @@ def one_job(overrides: list[str]) -> list[list[str]]:
 
 def test_there_are_commands_to_test() -> None:
     assert len(COMMANDS) > 20
+    assert {name for name, *_ in OTHERS} == {"compare", "locate", "operations", "plan", "report", "track"}
 
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)?(?:#([\w-]+))?\)")
