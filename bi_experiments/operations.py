@@ -7,20 +7,19 @@ called it (or -) and the name, separated by tabs, each once: the form of `tests/
 which the table of classes is tested. The exit code is 0, or 2 when there is no profile.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.operation_classes import classify
-from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain
+from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import read_result
 from bi_experiments.records import ExperimentResult
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
     """Run the program; returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m bi_experiments.operations", description="List what the profiled trials of an experiment ran."
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of an experiment with profile=true")

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = OneLineParser(
         prog="python -m bi_experiments.plan", description="How many pairs would it take, from an experiment's spread?"
     )
-    parser.add_argument("folder", type=Path, help="output folder of an experiment with two complete pairs or more")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="output folder of an experiment with two complete pairs or more"
+    )
     parser.add_argument(
         "--tell", type=_per_cent, action="append", default=[], metavar="X", help="a change, in per cent"
     )

@@ -48,6 +48,18 @@ def test_every_other_command_exists_with_the_options_that_are_named(
     assert set(options) <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
 
 
+@pytest.mark.parametrize("name", sorted({name for name, *_ in OTHERS}))
+def test_what_another_command_does_not_know_is_an_error_of_one_line(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(f"bi_experiments.{'report.__main__' if name == 'report' else name}")
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["--nothing-of-the-kind"])
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+
+
 def one_job(overrides: list[str]) -> list[list[str]]:
     """The jobs of a sweep over at most one key; one job without a sweep."""
     swept = [override for override in overrides if "," in override]
