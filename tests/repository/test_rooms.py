@@ -29,8 +29,8 @@ FLOORS = (
 DOORS = FLOORS[-1]
 """Commands: what two of them need is in a room."""
 
-OF_A_PHASE = {"records", "vocabulary", "phase"}
-"""All that a phase may import of the project: its environment may have neither Hydra nor MLflow."""
+KNOW = {"phase": {"records", "vocabulary", "phase"}, "vllm_cpu": {"vllm_cpu"}, "records": set(), "vocabulary": set()}
+"""All that these may import of the project: a phase's environment may have neither Hydra nor MLflow."""
 
 
 def rooms(package: Path) -> set[str]:
@@ -59,12 +59,12 @@ def modules(package: Path) -> Iterator[tuple[Path, str]]:
 
 
 def forbidden_imports(package: Path) -> list[str]:
-    """Imports that run up, those of a door by another, and those of a phase beyond what it may know."""
+    """Imports that run up, those of a door by another, and those beyond what a room may know."""
     floor = {room: number for number, names in enumerate(FLOORS) for room in names}
 
     def forbidden(room: str, imported: str) -> bool:
-        if room == "phase":
-            return imported not in OF_A_PHASE
+        if room in KNOW:
+            return imported not in KNOW[room]
         same = floor[imported] == floor[room]
         return floor[imported] > floor[room] or (same and imported != room and imported in {"experiment", *DOORS})
 
@@ -123,6 +123,8 @@ def test_imports_run_downwards() -> None:
         ("analysis/planted.py", "report"),
         ("phase/planted.py", "files"),
         ("phase/planted.py", "errors"),
+        ("vllm_cpu/planted.py", "records"),
+        ("records.py", "vocabulary"),
         ("locate.py", "track"),
         ("localisation.py", "experiment"),
     ],
@@ -208,3 +210,53 @@ def test_private_modules_of_hydra_are_imported_in_one_place() -> None:
     private = re.compile(r"^\s*(?:from|import) (?:hydra\._|omegaconf\._)", re.MULTILINE)
     users = {path.name for path in PACKAGE.rglob("*.py") if private.search(path.read_text())}
     assert users == {"hydra_internals.py"}
+
+
+def test_locks_are_taken_in_one_place() -> None:
+    users = {path.name for path in PACKAGE.rglob("*.py") if re.search(r"^\s*import fcntl", path.read_text(), re.M)}
+    assert users == {"files.py"}
+
+
+def work_in_constructors(path: Path) -> list[str]:
+    """What a constructor does beyond assigning: statements of other kinds, and calls to the operating system."""
+    system = {"os", "subprocess", "tempfile", "threading", "time", "shutil"}
+    harmless = {"threading.Event", "threading.Lock", "threading.Semaphore"}
+    found = []
+    for constructor in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(constructor, ast.FunctionDef) and constructor.name == "__init__"):
+            continue
+        for statement in constructor.body:
+            text = ast.unparse(statement)
+            assigns = isinstance(statement, ast.Assign | ast.AnnAssign | ast.Pass)
+            says = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+            calls = {ast.unparse(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)} - harmless
+            works = any(call == "open" or call.partition(".")[0] in system for call in calls)
+            if works or not (assigns or says or text.startswith("super().__init__(")):
+                found.append(f"{path.name}:{statement.lineno} {text.splitlines()[0]}")
+    return found
+
+
+def test_a_constructor_assigns() -> None:
+    assert [work for path in sorted(PACKAGE.rglob("*.py")) for work in work_in_constructors(path)] == []
+
+
+def test_a_constructor_that_works_is_seen(tmp_path: Path) -> None:
+    plant(
+        tmp_path,
+        "planted.py",
+        "class Planted:\n"
+        "    def __init__(self, path):\n"
+        '        """Open it."""\n'
+        "        self.lock = threading.Lock()\n"
+        "        self.file = open(path)\n"
+        "        self.started = time.monotonic()\n"
+        "        if not path:\n"
+        "            raise ValueError\n"
+        "        threading.Thread(target=print).start()\n",
+    )
+    assert work_in_constructors(tmp_path / "planted.py") == [
+        "planted.py:5 self.file = open(path)",
+        "planted.py:6 self.started = time.monotonic()",
+        "planted.py:7 if not path:",
+        "planted.py:9 threading.Thread(target=print).start()",
+    ]
