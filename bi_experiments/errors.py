@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 MOST_CHARACTERS = 1000
-"""Longest message; what is longer has somebody's file or value in it."""
+"""Longest message; what is longer has a user's file or value in it."""
 
 
 def printable(text: str, most: int = MOST_CHARACTERS) -> str:

@@ -202,7 +202,7 @@ def bound_log(log: Path, most_bytes: int = LOG_BYTES) -> None:
     """Cut the middle out of a log file that is too long to keep and to upload.
 
     Args:
-        log: The file, which nobody writes any more.
+        log: The file, which no process writes to any more.
         most_bytes: Its longest size.
     """
     try:

@@ -13,7 +13,7 @@ History of the file format (`RECORD_VERSION`):
   it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
   written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
   `PhaseSpec.locate`, `PhaseResult.location`
-  and `ExperimentResult.location` are None where nobody looked for the operator behind a difference.
+  and `ExperimentResult.location` are None where the operator behind a difference was not looked for.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned.
 """
@@ -1011,7 +1011,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     invariance: InvarianceReport | None = None
     """None when nothing was probed and no trial had a needle."""
     beside: tuple[str, ...] = ()
-    """Names of the experiments that were seen to run on other devices or cores of the machine meanwhile."""
+    """Names of the experiments that were seen to run on other devices or cores of the machine at the same time."""
     location: Location | None = None
     """The operator behind a difference, once `bi_experiments.locate` has looked for it."""
 

@@ -28,7 +28,7 @@ def compare_experiment(
         protocol: The rules that they were run by.
         planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
-        beside: Names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine at the same time.
     """
     pairs = complete_pairs(phases)
     if not pairs:

@@ -51,7 +51,7 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
     ),
     (
         r"Error in memory profiling",
-        Remedy("another engine started or ended on the device meanwhile: let nothing else run there"),
+        Remedy("another engine started or ended on the device at the same time: let nothing else run there"),
     ),
     (r"out of memory|OutOfMemoryError|MemoryError", Remedy("use a smaller model, batch or model.max_model_len")),
     (

@@ -329,7 +329,7 @@ def _block_pool(llm: "LLM") -> Any:  # noqa: ANN401  vLLM's BlockPool, which thi
 
 @contextlib.contextmanager
 def small_kv_cache(llm: "LLM", blocks: int | None) -> Iterator[None]:
-    """Leave the KV cache only so many free blocks meanwhile; None: all."""
+    """Leave the KV cache only so many free blocks inside the context; None: all."""
     if blocks is None:
         yield
         return
@@ -417,7 +417,7 @@ def end_observation(llm: "LLM") -> list[ModuleDifference]:
 
 @contextlib.contextmanager
 def profiling(llm: "LLM") -> Iterator[None]:
-    """Have vLLM's profiler observe every worker meanwhile; its files are whole when the context is left."""
+    """Have vLLM's profiler observe every worker inside the context; its files are complete at its end."""
     llm.start_profile()
     try:
         yield

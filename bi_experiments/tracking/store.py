@@ -157,7 +157,7 @@ def unreachable(uri: str) -> str | None:
 
 
 def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -> T:
-    """Do something that may never end: a server may send a byte a second, somebody may hold a database's lock.
+    """Do something that may never end: a server may send a byte a second, another process may hold a database's lock.
 
     Args:
         limit_s: Longest time, in seconds; what is not done then is left behind in its thread, which ends with the

@@ -38,7 +38,7 @@ def all_findings(
         protocol: The rules that they were run by.
         planned_pairs: Pairs that were to be run.
         cpu_count: CPUs that the experiment could use.
-        beside: Names of the experiments that ran on the same machine meanwhile.
+        beside: Names of the experiments that ran on the same machine at the same time.
     """
     pairs = complete_pairs(phases)
     if not pairs:

@@ -36,11 +36,11 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
 
 
 def shared(beside: Sequence[str]) -> Iterator[Finding]:
-    """Other experiments of this program ran on the machine meanwhile."""
+    """Other experiments of this program ran on the machine at the same time."""
     if beside:
         yield Finding(
             kind="shared",
-            message=f"Other experiments ran on this machine meanwhile ({', '.join(beside)}): shared machines are "
+            message=f"Other experiments ran on this machine at the same time ({', '.join(beside)}): shared machines are "
             "noisier, since memory, caches and clocks are common to all of it.",
             remedy="For a final number run one at a time: hydra/launcher=local.",
         )

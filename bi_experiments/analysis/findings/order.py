@@ -61,7 +61,7 @@ def interrupted(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fin
             yield Finding(
                 kind="interrupted",
                 message=f"The experiment was interrupted: {gap_s / 60:.0f} min lie between the two launches of pair "
-                f"{first.pair + 1}, and whatever changed meanwhile looks like a difference between the arms.",
+                f"{first.pair + 1}, and whatever changed in between looks like a difference between the arms.",
                 remedy="Run it again without interruption if its interval is wide.",
             )
             return

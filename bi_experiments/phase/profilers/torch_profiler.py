@@ -35,7 +35,7 @@ class TorchProfiler:
 
     @contextmanager
     def observing(self, llm: "LLM") -> Iterator[None]:
-        """Observe every worker meanwhile."""
+        """Observe every worker inside the context."""
         with engine.profiling(llm):
             yield
 

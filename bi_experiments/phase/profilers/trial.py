@@ -32,7 +32,7 @@ class Profiler(Protocol):
         """What vLLM takes as `profiler_config`."""
 
     def observing(self, llm: "LLM") -> AbstractContextManager[None]:
-        """Observe every worker meanwhile."""
+        """Observe every worker inside the context."""
 
     def traces(self) -> list[Path]:
         """Chrome traces that it wrote, one a worker, in the order of their ranks."""

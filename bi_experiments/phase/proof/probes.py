@@ -171,7 +171,7 @@ def run_composition(
         name: The composition.
         material: What it is made of.
         generate: Runs a batch.
-        raw: Takes the raw logprobs; None: nobody wants them.
+        raw: Takes the raw logprobs; None: they are not kept.
         deadline: Time by `time.perf_counter` after which only needed probes are compared.
     """
     ran: list[tuple[int, Batch, list[Output]]] = []
