@@ -101,7 +101,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
 
 @contextlib.contextmanager
 def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], None]) -> Iterator[Place | None]:
-    """Take what an experiment needs of this machine, waiting until it is free, and run on that alone inside the context.
+    """Take what an experiment needs of this machine, waiting until it is free, and run on it alone inside the context.
 
     This process, and so every process that it starts, sees the devices in `CUDA_VISIBLE_DEVICES`, or runs on the cores.
 

@@ -40,8 +40,8 @@ def shared(beside: Sequence[str]) -> Iterator[Finding]:
     if beside:
         yield Finding(
             kind="shared",
-            message=f"Other experiments ran on this machine at the same time ({', '.join(beside)}): shared machines are "
-            "noisier, since memory, caches and clocks are common to all of it.",
+            message=f"Other experiments ran on this machine at the same time ({', '.join(beside)}): shared machines "
+            "are noisier, since memory, caches and clocks are common to all of it.",
             remedy="For a final number run one at a time: hydra/launcher=local.",
         )
 
