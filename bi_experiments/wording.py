@@ -23,8 +23,10 @@ def band(low_pct: float, high_pct: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things: `1 pair`, `3 pairs`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A number of things: `1 pair`, `3 pairs`, `2 batches`."""
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -86,6 +86,12 @@ TABLE: tuple[Row, ...] = (
         ),
     ),
     Row(
+        # Torch's selection of a router's experts: vLLM samples from float32.
+        _C.EXPERTS,
+        r"(?:gatherTopK|[sm]btopk|bitonicSort|radixSort).*c10::(?:BFloat16|Half)",
+        ("void at::native::sbtopk::gatherTopK<c10::BFloat16, unsigned int, 2, false>",),
+    ),
+    Row(
         _C.ATTENTION,
         r"flash|fmha|attention|attn|(?<![a-z])mla|paged_|reduce_segments|BatchDecode|BatchPrefill|SinglePrefill|_tq_"
         r"|_fwd_grouped_kernel_stage|_fwd_kernel_stage|merge_states|indexer|scaled_dot_product|selective_scan|chunk_"

@@ -186,5 +186,8 @@ def observed(arms: Sequence[ProfiledArm]) -> str:
         unobserved = "" if arm.timed_s is None else f" ({arm.timed_s:.3f} s when timed)"
         said.append(f"{arm.arm.replace('_', ' ')} {arm.profile.time_s:.3f} s{unobserved}")
     workers = arms[0].profile.workers
-    over = "" if workers == 1 else f", means over {count(workers, 'worker')}"
+    # A collective's kernel runs from a worker's own arrival until the last worker has come.
+    over = (
+        "" if workers == 1 else f", means over {count(workers, 'worker')}; communication has the wait for the slowest"
+    )
     return f"Observed, and counted nowhere: {'; '.join(said)}{over}."

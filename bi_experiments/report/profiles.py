@@ -136,10 +136,29 @@ def _what(arm: ProfiledArm) -> str:
 
 def short_name(name: str, width: int) -> str:
     """A kernel's name without return type, arguments and, where it is still too long, what its templates are of."""
-    plain = re.sub(r"\(anonymous namespace\)::", "", name.removeprefix("void "))
-    plain = re.sub(r"\((?!.*->).*\)$", "", plain) if not plain.startswith(("Mem", "(")) else plain
+    plain = re.sub(r"\(anonymous namespace\)::", "", name)
+    if not plain.startswith(("Mem", "(")):
+        plain = _without_signature(plain)
     for _ in range(5):
         if len(plain) <= width:
             return plain
         plain = re.sub(r"<[^<>]+>", "<>", plain, count=1) if re.search(r"<[^<>]+>", plain) else plain
     return plain if len(plain) <= width else f"{plain[: width - 3]}..."
+
+
+def _without_signature(name: str) -> str:
+    """A kernel's name without the return type before it and the arguments after it."""
+    start, open_brackets = 0, list[str]()
+    for position, character in enumerate(name):
+        if character == "(" and not open_brackets:
+            return name[start:position]
+        if character in "<(":
+            open_brackets.append(character)
+        elif character == ">" and open_brackets[-1:] == ["<"]:  # else it compares two numbers
+            open_brackets.pop()
+        elif character == ")":
+            while open_brackets and open_brackets.pop() != "(":
+                pass
+        elif character == " " and not open_brackets:
+            start = position + 1
+    return name.removeprefix("void ")

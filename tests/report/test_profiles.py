@@ -84,6 +84,10 @@ def test_without_a_profile_no_page_speaks_of_one() -> None:
             "vllm::act_and_mul_kernel<c10::BFloat16>",
         ),
         (f"void cutlass::Kernel2<gemm<{'x' * 90}>>(Params)", "cutlass::Kernel2<gemm<>>"),
+        (
+            "std::enable_if<(((8)>(0)))&&vllm::_typeConvert<c10::BFloat16>::exists, void>::type vllm::scale<8>(long)",
+            "vllm::scale<8>",
+        ),
         ("Memcpy DtoH (Device -> Pinned)", "Memcpy DtoH (Device -> Pinned)"),
         ("y" * 60, "y" * 37 + "..."),
     ],
