@@ -31,19 +31,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.config.help import STUB
-from bi_experiments.config.keys import did_you_mean, refuse_overrides
-from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.config.keys import refuse_overrides
 from bi_experiments.errors import (
     ConfigurationError,
     ExitCode,
     ExperimentError,
     complain,
+    did_you_mean,
     file_problem,
     os_error,
     printable,
 )
-from bi_experiments.files import try_lock
-from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.paths import OutputFolder
 from bi_experiments.report.streams import SparedStream
 
 
@@ -203,6 +202,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import coloured, progress_for
     from bi_experiments.report.text import render_end
+    from bi_experiments.sweep.claim import claimed
     from bi_experiments.tracking.log import log_experiment, warn_early
 
     folder = OutputFolder(Path(HydraConfig.get().runtime.output_dir))
@@ -211,7 +211,7 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         config = from_hydra(composed)
         prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
         shown = progress_for(console, recorded_configuration(config), _command(), folder)
-        with _claimed(folder, config), shown as progress:
+        with claimed(folder, config), shown as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
             result = locate_violation(result, config, folder)
@@ -231,42 +231,6 @@ def _command() -> str:
 
     overrides = as_set(HydraConfig.get().overrides.task)
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
-
-
-@contextlib.contextmanager
-def _claimed(folder: OutputFolder, config: ExperimentConfig) -> Iterator[None]:
-    """Keep other programs out of an output folder, and this one out of a folder that has another experiment.
-
-    Raises:
-        ConfigurationError: One writes into it now, or has written into it.
-    """
-    with folder.running_lock.open("ab") as file:
-        if not try_lock(file):
-            raise ConfigurationError(
-                f"another experiment writes into {folder.root} now: wait for it, or set hydra.run.dir to another folder"
-            )
-        if folder.result.exists():
-            _refuse_other(folder, config)
-        yield
-
-
-def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
-    """Refuse to write over a record that is not of this experiment, or that is not to be resumed.
-
-    Raises:
-        ConfigurationError: It is such a record, or cannot be read.
-    """
-    from bi_experiments.config.plain import recorded_configuration
-    from bi_experiments.sweep.identity import differences, identity
-
-    elsewhere = "set hydra.run.dir to another folder"
-    if not config.sweep.resume:
-        raise ConfigurationError(
-            f"{folder.root} has an experiment already: {elsewhere}, or sweep.resume=true to resume it"
-        )
-    found = identity(read_result(folder.root).configuration, {})
-    if different := differences(found, identity(recorded_configuration(config), {})):
-        raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")
 
 
 def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:

@@ -1,7 +1,9 @@
 """Exit codes, and the errors that end the program with one of them and one line."""
 
 import argparse
+import difflib
 import sys
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NoReturn
 
@@ -73,8 +75,28 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser of a command line whose complaint is one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and end the program."""
+        """Say what is wrong, with the option that was meant, and end the program."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and unknown.startswith("-"):
+            option = unknown.split()[0].partition("=")[0]
+            message = f"{option} is not an option{did_you_mean(option, self._option_string_actions)}"
         raise SystemExit(complain(f"{message}; {self.prog} --help explains it"))
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """`: did you mean X?` for the known word that is most like the one found; empty where none is alike.
+
+    A key is also recognised by its last part alone, so that `num_trials` leads to `workload.num_trials`.
+    """
+    known = list(known)
+    alike = difflib.get_close_matches(found, known, n=1, cutoff=0.7)
+    last = found.rpartition(".")[2]
+    ends = {key: key.rpartition(".")[2] for key in known}
+    if not alike:
+        alike = [key for key, end in ends.items() if end == last]
+    if not alike and (close := difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)):
+        alike = [key for key, end in ends.items() if end == close[0]]
+    return f": did you mean {alike[0]}?" if alike else ""
 
 
 def os_error(error: BaseException) -> OSError | None:

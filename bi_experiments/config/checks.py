@@ -10,10 +10,12 @@ from types import MappingProxyType
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
 from bi_experiments.config.credentials import refuse_secret, secrets_in
-from bi_experiments.config.keys import did_you_mean
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
-from bi_experiments.errors import ConfigurationError
+from bi_experiments.errors import (
+    ConfigurationError,
+    did_you_mean,
+)
 from bi_experiments.phase.proof.compositions import composition
 
 

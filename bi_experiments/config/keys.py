@@ -1,11 +1,10 @@
 """The keys that the schema has: what is set, removed or added besides them is refused, with what was probably meant."""
 
 import dataclasses
-import difflib
 import functools
 import shlex
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.conf import HydraConf
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.config.credentials import is_secret, refuse_secret, secrets_in
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import ConfigurationError
+from bi_experiments.errors import ConfigurationError, did_you_mean
 
 MOST_EXPERIMENTS = 100_000
 """Most values that one key of a sweep may run through."""
@@ -47,22 +46,6 @@ def alternatives(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401  a type hint may
 def dataclass_of(hint: Any) -> type | None:  # noqa: ANN401
     """The dataclass that a type hint allows; None where it allows none."""
     return next((one for one in alternatives(hint) if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
-
-
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """`: did you mean X?` for the known word that is most like the one found; empty where none is alike.
-
-    A key is also recognised by its last part alone, so that `num_trials` leads to `workload.num_trials`.
-    """
-    known = list(known)
-    alike = difflib.get_close_matches(found, known, n=1, cutoff=0.7)
-    last = found.rpartition(".")[2]
-    ends = {key: key.rpartition(".")[2] for key in known}
-    if not alike:
-        alike = [key for key, end in ends.items() if end == last]
-    if not alike and (close := difflib.get_close_matches(last, set(ends.values()), n=1, cutoff=0.8)):
-        alike = [key for key, end in ends.items() if end == close[0]]
-    return f": did you mean {alike[0]}?" if alike else ""
 
 
 def unknown(key: str) -> str:

@@ -148,10 +148,12 @@ def _refuse_run(config: DictConfig) -> None:
     """Refuse a single run that is refused anyway.
 
     Raises:
-        ExperimentError: It contradicts itself, or cannot run here.
+        ExperimentError: It contradicts itself, cannot run here, or its folder is another's.
     """
     from bi_experiments.config.compose import from_hydra
     from bi_experiments.experiment import prepare
+    from bi_experiments.paths import OutputFolder
+    from bi_experiments.sweep.claim import refuse_claimed
 
     own = copy.deepcopy(config)
     OmegaConf.set_readonly(own, False)
@@ -164,6 +166,7 @@ def _refuse_run(config: DictConfig) -> None:
             "folder of the run to resume with hydra.run.dir=FOLDER"
         )
     prepare(asked)
+    refuse_claimed(OutputFolder(Path(config.hydra.run.dir)), asked)
 
 
 def _leave_nothing(sweep: SweepFolder) -> None:

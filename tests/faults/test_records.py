@@ -217,6 +217,10 @@ def test_a_sweep_that_is_none_is_one_line(program: Program, setting: str) -> Non
     assert done.stdout == ""
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -227,11 +231,11 @@ def test_a_sweep_that_is_none_is_one_line(program: Program, setting: str) -> Non
 def test_an_experiment_is_not_written_over(program: Program, settings: tuple[str, ...], said: str) -> None:
     short = (*program.fake, "hydra.run.dir=out", "protocol.pairs=1", "seed=1")
     assert program(*short).returncode == 0
-    record = (program.folder / "out" / "result.json").read_bytes()
+    before = contents(program.folder / "out")
     done = program(*short, *settings)
     assert is_one_line(done)
     assert said in done.stderr
-    assert (program.folder / "out" / "result.json").read_bytes() == record
+    assert contents(program.folder / "out") == before
 
 
 @pytest.mark.parametrize("content", ["garbage", "{}", '{"version": 99}'])

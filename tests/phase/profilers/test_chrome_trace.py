@@ -178,6 +178,7 @@ def test_names_and_their_number_are_bounded(tmp_path: Path) -> None:
         (gzip.compress(b'{"traceEvents": []}'), "annotated no step"),
         (gzip.compress(b'{"traceEvents": []}')[:-6], "cannot be read"),
     ],
+    ids=["not gzip", "broken off", "no number", "no step", "cut short"],
 )
 def test_a_trace_that_says_nothing_is_refused_in_a_sentence(tmp_path: Path, data: bytes, why: str) -> None:
     path = tmp_path / "broken.json.gz"
