@@ -44,6 +44,10 @@ class SweepCallback(Callback):
         """The lock that says that this sweep is running: held until this process ends."""
         self._resumed = False
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a launcher's worker gets of it: the lock stays with the program that the user started."""
+        return {**self.__dict__, "_running": None}
+
     def on_run_start(self, config: DictConfig, **_: object) -> None:
         """Refuse a single run before Hydra makes its folder, so that a refusal leaves nothing.
 
