@@ -32,6 +32,8 @@ class FakeDevice:
     """Their process ids."""
     name: str = "NVIDIA H100"
     compute_capability: tuple[int, int] = (9, 0)
+    slices: tuple["FakeDevice", ...] | None = None
+    """Those of a device in MIG mode; None: it is not."""
 
 
 class FakeNvml:
@@ -56,6 +58,9 @@ class FakeNvml:
             "nvmlDeviceGetFieldValues": self.fields,
             "nvmlDeviceGetMemoryInfo": self.memory,
             "nvmlDeviceGetComputeRunningProcesses": self.processes,
+            "nvmlDeviceGetMigMode": lambda device: (int(device.slices is not None),) * 2,
+            "nvmlDeviceGetMaxMigDeviceCount": lambda device: 7,
+            "nvmlDeviceGetMigDeviceHandleByIndex": self.slice,
             "nvmlDeviceGetName": lambda device: device.name,
             "nvmlDeviceGetCudaComputeCapability": lambda device: device.compute_capability,
             "nvmlSystemGetCudaDriverVersion_v2": lambda: 13000,
@@ -77,7 +82,16 @@ class FakeNvml:
         return self.devices[index]
 
     def uuid(self, device: FakeDevice) -> str:
-        return f"GPU-{self.devices.index(device)}"
+        if device in self.devices:
+            return f"GPU-{self.devices.index(device)}"
+        of, place = next((of, of.slices.index(device)) for of in self.devices if of.slices and device in of.slices)
+        return f"MIG-{self.devices.index(of)}{place}"
+
+    def slice(self, device: FakeDevice, place: int) -> FakeDevice:
+        if place >= len(device.slices or ()):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        assert device.slices is not None
+        return device.slices[place]
 
     def clock(self, device: FakeDevice, kind: int) -> int:
         assert kind == pynvml.NVML_CLOCK_SM

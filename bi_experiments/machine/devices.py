@@ -1,8 +1,10 @@
 """The NVIDIA devices that a process started here would see, read through NVML: no torch, no CUDA context."""
 
+import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 
@@ -14,14 +16,20 @@ class Nvidia:
     """What NVML says."""
 
     devices: tuple[Device, ...] = ()
-    """In the order of `CUDA_VISIBLE_DEVICES`, and no others than it names."""
+    """In the order of `CUDA_VISIBLE_DEVICES`, and no others than it names; slices of a device (MIG) where it names
+    these, of which CUDA shows a process the first."""
     uuids: tuple[str, ...] = ()
     """Of the devices, in their order: within a container or a job, every first device has the index 0."""
     driver: str | None = None
     cuda: str | None = None
     """Newest CUDA version that the driver supports."""
     sliced: bool = False
-    """Whether `CUDA_VISIBLE_DEVICES` names slices of a device (MIG), which `devices` does not describe."""
+    """Whether `devices` are slices."""
+    mig_devices: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Visible devices that can be used by the slice alone, by index, with the UUIDs of their slices."""
+    unknown: str | None = None
+    """The first entry of `CUDA_VISIBLE_DEVICES` that names no device, from which on CUDA shows none; None: there is
+    none, or it hides all on purpose."""
     problem: str | None = None
     """Why NVML cannot be used here; None when it can."""
 
@@ -38,23 +46,32 @@ def read_nvidia() -> Nvidia:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         value = os.environ.get("CUDA_VISIBLE_DEVICES")
         uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        visible = select_visible(value, uuids)
+        sliced = (value or "").lstrip().startswith(SLICE)
+        if sliced:
+            slices = {uuid: (index, one) for index, handle in enumerate(handles) for uuid, one in _slices(handle)}
+            chosen = select_visible(value, list(slices))
+            uuids, found = list(slices), [list(slices.values())[place] for place in chosen]
+        else:
+            chosen = select_visible(value, uuids)
+            found = [(index, handles[index]) for index in chosen]
         cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
         return Nvidia(
             devices=tuple(
                 Device(
                     index=index,
-                    name=pynvml.nvmlDeviceGetName(handles[index]),
-                    uuid=pynvml.nvmlDeviceGetUUID(handles[index]),
-                    memory_bytes=_memory_bytes(handles[index]),
+                    name=pynvml.nvmlDeviceGetName(handle),
+                    uuid=pynvml.nvmlDeviceGetUUID(handle),
+                    memory_bytes=_memory_bytes(handle),
                     compute_capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handles[index])),
                 )
-                for index in visible
+                for index, handle in found
             ),
-            uuids=tuple(uuids[index] for index in visible),
+            uuids=tuple(uuids[place] for place in chosen),
             driver=pynvml.nvmlSystemGetDriverVersion(),
             cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-            sliced="MIG-" in (value or ""),
+            sliced=sliced,
+            mig_devices={} if sliced else dict(_in_mig_mode(found)),
+            unknown=_unknown(value, len(chosen)),
         )
     except pynvml.NVMLError as error:
         return Nvidia(problem=str(error))
@@ -83,6 +100,40 @@ def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:
             break
         selected += named
     return selected
+
+
+SLICE = "MIG-"
+"""How the UUID of a slice of a device begins."""
+
+
+def _unknown(value: str | None, shown: int) -> str | None:
+    """The entry that names no device, after so many that do; none where all are hidden, as by an empty value or -1."""
+    entries = [entry.strip() for entry in (value or "").split(",")]
+    hides = len(entries) <= shown or entries[shown] in {"", "-1", "NoDevFiles", "none", "void"}
+    return None if hides else entries[shown]
+
+
+def _slices(handle: object) -> Iterator[tuple[str, Any]]:
+    """UUID and handle of every slice of a device."""
+    import pynvml
+
+    try:
+        most = pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+    except pynvml.NVMLError:  # it has none
+        return
+    for place in range(most):
+        with contextlib.suppress(pynvml.NVMLError):  # none at that place
+            one = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
+            yield pynvml.nvmlDeviceGetUUID(one), one
+
+
+def _in_mig_mode(devices: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    import pynvml
+
+    for index, handle in devices:
+        with contextlib.suppress(pynvml.NVMLError):  # it does not have the mode
+            if pynvml.nvmlDeviceGetMigMode(handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
+                yield index, tuple(uuid for uuid, _ in _slices(handle))
 
 
 def named_twice(value: str | None, uuids: Sequence[str] = ()) -> bool:

@@ -83,7 +83,8 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         cores: The CPUs that this process may run on.
 
     Returns:
-        The units; None where they are not known: slices of a device, or a Ray cluster that chooses by itself.
+        The units; None where they are not known: a Ray cluster chooses by itself. Of devices only those that are equal
+        to the first, so that the experiments of a sweep can be compared.
 
     Raises:
         MachineError: There are not as many.
@@ -93,10 +94,13 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         if not 1 <= needed <= len(cores):
             raise MachineError(f"sweep.cores={needed} is not possible: this machine has {len(cores)}; use at most that")
         return Units("core", tuple(cores), needed)
-    if config.backend.distributed_executor_backend == "ray" or nvidia.sliced or not nvidia.devices:
+    if config.backend.distributed_executor_backend == "ray" or not nvidia.devices:
         return None
-    candidates = tuple(device.index for device in nvidia.devices)
-    return Units("device", candidates, config.tp * config.pp, nvidia.uuids)
+    equal = [place for place, device in enumerate(nvidia.devices) if device.name == nvidia.devices[0].name]
+    # Several slices may be of the device of the same number.
+    candidates = tuple(place if nvidia.sliced else nvidia.devices[place].index for place in equal)
+    names = tuple(nvidia.uuids[place] for place in equal) if nvidia.uuids else ()
+    return Units("device", candidates, config.tp * config.pp, names)
 
 
 @contextlib.contextmanager
@@ -114,7 +118,8 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
         MachineError: The machine has not as many.
     """
     affinity = os.sched_getaffinity(0)
-    units = needed_units(config, read_nvidia(), by_core(affinity))
+    nvidia = read_nvidia()
+    units = needed_units(config, nvidia, by_core(affinity))
     if units is None:
         yield None
         return
@@ -127,9 +132,23 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
                 os.sched_setaffinity(0, affinity)
         else:
             # NVML counts in the order of the PCI bus; CUDA does so only when set to.
-            visible = ",".join(map(str, place.units))
+            visible = ",".join(nvidia.uuids[unit] if nvidia.sliced else str(unit) for unit in place.units)
             with _variables({"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}):
                 yield place
+
+
+def own_devices(
+    config: ExperimentConfig, experiment: str, waiting: Callable[[str], None]
+) -> contextlib.AbstractContextManager[Place | None]:
+    """What a single experiment takes: its devices, so that two commands do not share one; on the CPU nothing.
+
+    Args:
+        config: The experiment's configuration.
+        experiment: Its name, for those that run concurrently.
+        waiting: Called with one line when too little is free at once.
+    """
+    on_devices = config.backend.platform is not Platform.cpu
+    return placed(config, experiment, waiting) if on_devices else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

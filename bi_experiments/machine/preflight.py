@@ -4,6 +4,7 @@ What is known of the machine (`Machine`) is separate from what follows from it (
 for it but NVML; versions come from the metadata of the installed packages.
 """
 
+import contextlib
 import functools
 import os
 import platform
@@ -11,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,11 @@ def check_machine(config: ExperimentConfig) -> None:
     visible, machine = os.environ.get("CUDA_VISIBLE_DEVICES"), probe_machine()
     if config.backend.platform is Platform.cuda and named_twice(visible, machine.nvidia.uuids):
         raise MachineError(f"CUDA_VISIBLE_DEVICES={visible} names a device twice: name each once")
+    if config.backend.platform is Platform.cuda and machine.nvidia.unknown is not None:
+        raise MachineError(
+            f"CUDA_VISIBLE_DEVICES={visible}: {machine.nvidia.unknown} names no device here, and CUDA shows none from "
+            "it on: nvidia-smi -L lists the indices and UUIDs that there are"
+        )
     problem = find_problem(config, machine)
     if problem is not None:
         raise MachineError(problem)
@@ -108,12 +114,16 @@ def _asked(python: str, module: str) -> str:
     started = subprocess.Popen(command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere, start_new_session=True)
     with started as process:
         late = threading.Timer(INTERPRETER_S, os.killpg, (process.pid, signal.SIGKILL))
-        late.start()
         try:
+            late.start()
             assert process.stdout is not None
             said = process.stdout.read(MOST_ANSWER_BYTES)
             if len(said) == MOST_ANSWER_BYTES:
                 os.killpg(process.pid, signal.SIGKILL)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
         finally:
             late.cancel()
     if process.returncode:
@@ -268,9 +278,11 @@ def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:
 def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
     """Why the NVIDIA devices, or vLLM for them, cannot run this."""
     nvidia = machine.nvidia
-    # Elsewhere in a Ray cluster there may be more; of slices of a device nothing is known.
-    counted = config.backend.distributed_executor_backend != "ray" and not nvidia.sliced
+    # Elsewhere in a Ray cluster there may be more.
+    counted = config.backend.distributed_executor_backend != "ray"
     ranks = config.tp * config.pp
+    if (problem := _mig_problem(config, nvidia)) is not None and counted:
+        return problem
     floor = _lowest_capability(config, machine)
     if counted and len(nvidia.devices) < ranks:
         return _too_few(config, machine, ranks, floor)
@@ -281,12 +293,40 @@ def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
             f"vLLM for GPUs is not installed in this environment; {found}; run pip install --editable '.[gpu]' in a "
             "new environment, or set runtime.python=PATH to an interpreter that has it"
         )
+    names = list(dict.fromkeys(device.name for device in nvidia.devices[:ranks]))
     for device in nvidia.devices[:ranks]:
-        problem = _capability_problem(config, device.name, device.compute_capability, floor)
+        problem = _unequal_problem(config, names) if counted else None
+        problem = problem or _capability_problem(config, device.name, device.compute_capability, floor)
         problem = problem or _device_memory_problem(config, device.name, device.memory_bytes)
         if problem is not None:
             return problem
     return None
+
+
+def _mig_problem(config: ExperimentConfig, nvidia: Nvidia) -> str | None:
+    """Why slices of devices cannot run this, or a device of which slices alone can be used."""
+    ranks = config.tp * config.pp
+    if nvidia.sliced and ranks > 1:
+        return (
+            f"tp={config.tp} pp={config.pp} needs {ranks} whole devices, and CUDA shows a process one slice of a "
+            "device (MIG): use tp=1 pp=1, or name whole devices in CUDA_VISIBLE_DEVICES"
+        )
+    if not nvidia.mig_devices:
+        return None
+    index, slices = next(iter(nvidia.mig_devices.items()))
+    some = " or ".join(slices[:3])
+    instead = f"name a slice, as in CUDA_VISIBLE_DEVICES={slices[0]} (here: {some})" if slices else "it has none yet"
+    return f"device {index} is in MIG mode, where CUDA uses slices of it alone: {instead}, or switch the mode off"
+
+
+def _unequal_problem(config: ExperimentConfig, names: Sequence[str]) -> str | None:
+    """Why devices of these names cannot run one engine."""
+    if len(names) < 2:
+        return None
+    return (
+        f"tp={config.tp} pp={config.pp} would run on unequal devices ({', '.join(names)}), of which the slowest is "
+        "measured: name equal ones in CUDA_VISIBLE_DEVICES, or use a smaller tp"
+    )
 
 
 def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tuple[int, int] | None) -> str:
@@ -298,7 +338,8 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
     share = f", each with {weights / ranks / _GB:.1f} GB for its share of the weights" if weights is not None else ""
     names = ", ".join(sorted({device.name for device in nvidia.devices}))
     found = f"{len(nvidia.devices)} ({names})" if names else "none"
-    why = f" (NVML: {nvidia.problem})" if nvidia.problem else ""
+    hidden = not nvidia.problem and not nvidia.devices and "CUDA_VISIBLE_DEVICES" in os.environ
+    why = f" (NVML: {nvidia.problem})" if nvidia.problem else " (CUDA_VISIBLE_DEVICES hides all)" if hidden else ""
     demo = (
         "use experiment=cpu_demo, which runs here"
         if _cpu_vllm_problem(machine) is None

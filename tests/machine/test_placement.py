@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import MachineError
 from bi_experiments.files import try_lock
-from bi_experiments.machine.devices import Nvidia
-from bi_experiments.machine.placement import Units, by_core, hold, needed_units, placed
+from bi_experiments.machine.devices import Nvidia, read_nvidia
+from bi_experiments.machine.placement import Units, by_core, hold, needed_units, own_devices, placed
 from tests.factories import device
+from tests.fake_nvml import FakeDevice, FakeNvml
 from tests.processes import wait_for
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -120,6 +122,42 @@ def test_devices_reach_the_processes_and_only_them(monkeypatch: pytest.MonkeyPat
         assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
         assert first.units != second.units
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_two_commands_on_one_device_wait_for_each_other_and_say_for_whom(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvml: Callable[..., FakeNvml]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("bi_experiments.machine.placement.LONGEST_WAIT_S", 0.0)
+    nvml(FakeDevice())
+    said: list[str] = []
+    with (
+        own_devices(compose([]), "first", ignore),
+        pytest.raises(MachineError, match=r"1 of 1 devices did not become free .*in use by first"),
+        own_devices(compose([]), "second", said.append),
+    ):
+        pass
+    assert said == ["waiting for 1 of 1 devices: 0 free, in use by first"]
+    with own_devices(compose(["experiment=cpu_demo"]), "demo", ignore) as place:
+        assert place is None
+
+
+def test_the_experiments_of_a_sweep_run_on_equal_devices(nvml: Callable[..., FakeNvml]) -> None:
+    nvml(FakeDevice(), FakeDevice(name="NVIDIA L4"), FakeDevice())
+    assert needed_units(compose([]), read_nvidia(), [0]) == Units("device", (0, 2), 1, ("GPU-0", "GPU-2"))
+
+
+def test_each_experiment_has_a_slice_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvml: Callable[..., FakeNvml]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nvml(FakeDevice(slices=(FakeDevice(), FakeDevice())))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-01,MIG-00")
+    with placed(compose([]), "first", ignore):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-01"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-01,MIG-00"
+    units = needed_units(compose([]), read_nvidia(), [0])
+    assert units == Units("device", (0, 1), 1, ("MIG-01", "MIG-00"))
 
 
 def test_cores_reach_the_processes_and_only_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,10 +35,10 @@ CPU_MACHINE = Machine(
 )
 
 
-def gpu_machine(*devices: Device, vllm: str = "0.32.0", sliced: bool = False) -> Machine:
+def gpu_machine(*devices: Device, vllm: str = "0.32.0") -> Machine:
     return dataclasses.replace(
         CPU_MACHINE,
-        nvidia=Nvidia(devices=devices, driver="580.95", cuda="13.0", sliced=sliced),
+        nvidia=Nvidia(devices=devices, driver="580.95", cuda="13.0"),
         versions={"vllm": vllm, "torch": "2.13.0"},
     )
 
@@ -79,9 +79,60 @@ def test_tensor_and_pipeline_parallel_sizes_multiply(overrides: tuple[str, ...])
     assert "needs 4 NVIDIA GPUs" in problem(gpu_machine(*[H200] * 3), *overrides)
 
 
-def test_devices_are_not_counted_where_they_may_be_on_other_nodes_or_are_slices() -> None:
+def test_devices_are_not_counted_where_they_may_be_on_other_nodes() -> None:
     assert runs(gpu_machine(H200), "tp=4", "backend.distributed_executor_backend=ray")
-    assert runs(gpu_machine(sliced=True))
+
+
+def test_unequal_devices_of_one_engine_are_named() -> None:
+    line = problem(gpu_machine(H200, B200, H200), "tp=2")
+    assert "tp=2 pp=1 would run on unequal devices (NVIDIA H200, NVIDIA B200)" in line
+    assert "CUDA_VISIBLE_DEVICES" in line
+    assert runs(gpu_machine(H200, H200, B200), "tp=2")
+    assert runs(gpu_machine(H200, B200))
+
+
+@pytest.mark.parametrize(
+    ("visible", "overrides", "said"),
+    [
+        ("MIG-00", (), None),
+        ("MIG-1,MIG-00", ("model.parameters_billion=2",), "NVIDIA H100 MIG 1g has 3.0 GB"),
+        ("MIG-00,MIG-10", ("tp=2",), "tp=2 pp=1 needs 2 whole devices, and CUDA shows a process one slice"),
+        ("MIG-7", (), "MIG-7 names no device here"),
+        ("MIG-00,MIG-00", (), "names a device twice"),
+        ("0", (), "device 0 is in MIG mode, where CUDA uses slices of it alone: name a slice, as in"),
+        ("2", (), "device 2 is in MIG mode, where CUDA uses slices of it alone: it has none yet"),
+        ("3", (), None),
+        ("GPU-3", (), None),
+        ("0x1", (), "0x1 names no device here"),
+        ("3,9", ("tp=2",), "CUDA_VISIBLE_DEVICES=3,9: 9 names no device here"),
+        ("3,9", (), "9 names no device here"),
+        ("3,-1,0", ("tp=2",), "found 1 (NVIDIA H100)"),
+        ("", (), "found none (CUDA_VISIBLE_DEVICES hides all)"),
+        (",", (), "found none (CUDA_VISIBLE_DEVICES hides all)"),
+        ("-1", (), "found none (CUDA_VISIBLE_DEVICES hides all)"),
+        ("3,,0", ("tp=2",), "found 1 (NVIDIA H100)"),
+    ],
+)
+def test_what_cuda_visible_devices_names_is_read_as_cuda_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+    nvml: Callable[..., FakeNvml],
+    visible: str,
+    overrides: tuple[str, ...],
+    said: str | None,
+) -> None:
+    small = FakeDevice(name="NVIDIA H100 MIG 1g", memory_gb=3.0)
+    half = FakeDevice(name="NVIDIA H100 MIG 3g", memory_gb=40.0)
+    nvml(FakeDevice(slices=(half,)), FakeDevice(slices=(small,)), FakeDevice(slices=()), FakeDevice())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("bi_experiments.machine.preflight.installed_versions", lambda _: {"vllm": "0.32.0"})
+    config = compose(overrides)
+    if said is None:
+        check_machine(config)
+        return
+    with pytest.raises(MachineError) as refused:
+        check_machine(config)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("vllm", ["0.32.0", "0.23.0", "0.23.1.dev12+g0123456", "0.1.dev1+g0123456"])
