@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
@@ -131,7 +132,16 @@ def run(cases: Sequence[Case], checkpoints: Path) -> "subprocess.CompletedProces
         "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
     }
     command = [sys.executable, __file__, json.dumps([asdict(case) for case in cases]), str(checkpoints)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=MOST_S, check=False)
+    # vLLM leaves the sockets of its ranks behind; the path of one has at most 107 characters.
+    with tempfile.TemporaryDirectory() as temporary:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**environment, "TMPDIR": temporary},
+            timeout=MOST_S,
+            check=False,
+        )
 
 
 def outcomes(cases: Sequence[Case], checkpoints: Path) -> list[Outcome | str]:
