@@ -31,6 +31,7 @@ Used in every room:
 * `errors`: exit codes, and the errors of one line
 * `paths`: the files of an output folder
 * `files`: atomic writes and locks
+* `signals`: those that end the program, and what they must not cut in two
 * `wording`: how numbers are written in sentences
 * `vocabulary`: the words that prompts are made of
 """

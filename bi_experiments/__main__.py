@@ -3,8 +3,7 @@
 import os
 import signal
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Those that ask the program to end."""
+from bi_experiments.signals import SIGNALS
 
 if __name__ == "__main__":  # while the rest is imported nothing is started, and there is nothing to clean up
     for _number in SIGNALS:
@@ -49,15 +48,17 @@ from bi_experiments.report.streams import SparedStream
 def main() -> int:
     """Run what the command line asks for and return the process's exit status."""
     try:
-        _handle_signals(_interrupt)
-        return _run_command()
+        try:
+            interruption = _Interruption()
+            _handle_signals(interruption)
+            return _run_command(interruption)
+        finally:
+            _handle_signals(signal.SIG_IGN)  # all that is left is to end
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    finally:
-        _handle_signals(signal.SIG_IGN)  # all that is left is to end
 
 
-def _run_command() -> int:
+def _run_command(interruption: "_Interruption") -> int:
     # Hydra then raises what it cannot compose, instead of printing several lines and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.stdout, sys.stderr = SparedStream(sys.stdout), SparedStream(sys.stderr)
@@ -92,12 +93,13 @@ def _run_command() -> int:
             else:
                 job()
     except ConfigurationError as error:
+        interruption.let_through()
         return complain(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
-        _let_interruption_through(error)
+        interruption.let_through()
         return complain(one_line(error), ExitCode.CANNOT_RUN)
     except Exception as error:
-        _let_interruption_through(error)
+        interruption.let_through()
         if composed_whole and not isinstance(error, OSError):
             raise
         problem = os_error(error)
@@ -197,8 +199,9 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
     from bi_experiments.analysis.metrics import own_s_per_token
     from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.config.plain import recorded_configuration
-    from bi_experiments.experiment import prepare, run_experiment
+    from bi_experiments.experiment import experiment_name, prepare, run_experiment
     from bi_experiments.localisation import locate_violation
+    from bi_experiments.machine.placement import own_devices
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import coloured, progress_for
     from bi_experiments.report.text import render_end
@@ -211,19 +214,40 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
         config = from_hydra(composed)
         prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
         shown = progress_for(console, recorded_configuration(config), _command(), folder)
-        with claimed(folder, config), shown as progress:
+        devices = own_devices(config, experiment_name(config), _say)
+        with claimed(folder, config), devices as place, shown as progress:
             warn_early(config.tracking)
-            result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume)
+            result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume, place=place)
             result = locate_violation(result, config, folder)
     except ExperimentError as error:
         return complain(str(error), error.exit_code), None
     except OSError as error:
         kept = f"; finished phases are kept in {folder.root / 'phases'}"
         return complain(f"{file_problem(error)}{kept}", ExitCode.PHASE_FAILED), None
+    except KeyboardInterrupt:
+        _say_what_is_kept(folder)
+        raise
     console.print(coloured(render_end(result, folder.root)), soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
-    log_experiment(result, folder.root, config.tracking)
+    try:
+        log_experiment(result, folder.root, config.tracking)
+    except KeyboardInterrupt:
+        _say_what_is_kept(folder)
+        raise
     return exit_code(result, config), own_s_per_token(result.phases)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _say_what_is_kept(folder: OutputFolder) -> None:
+    """One line on an experiment that was interrupted once its record was written, or before there was one."""
+    if folder.result.exists():
+        sys.stderr.write(
+            f"interrupted: the record is in {folder.root}; python -m bi_experiments.report draws its pages, "
+            "python -m bi_experiments.track logs it\n"
+        )
 
 
 def _command() -> str:
@@ -240,22 +264,30 @@ def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:
             signal.signal(number, handler)
 
 
-def _let_interruption_through(error: BaseException | None) -> None:
-    """Let an interruption through that an error was made of: OmegaConf's `finally` blocks may fail in its wake.
+class _Interruption:
+    """The handler of those signals: raises `KeyboardInterrupt` at the first of them.
 
-    Raises:
-        KeyboardInterrupt: It is such an error.
+    Attributes:
+        came: Whether one came; an error after it may be its consequence, as of `finally` blocks that it left undone.
     """
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        error = error.__cause__ or error.__context__
 
+    def __init__(self) -> None:
+        self.came = False
 
-def _interrupt(*_: object) -> None:
-    # What comes next, a second Ctrl-C or SIGTERM, would end the clean-up and lose the record.
-    _handle_signals(signal.SIG_IGN)
-    raise KeyboardInterrupt
+    def __call__(self, *_: object) -> None:
+        self.came = True
+        # What comes next, a second Ctrl-C or SIGTERM, would end the clean-up and lose the record.
+        _handle_signals(signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def let_through(self) -> None:
+        """Go on with the interruption, if there was one, where an error is dealt with.
+
+        Raises:
+            KeyboardInterrupt: There was one.
+        """
+        if self.came:
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -30,14 +30,21 @@ from bi_experiments.machine.environment import describe
 from bi_experiments.machine.placement import Place
 from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, log_tail
-from bi_experiments.records import Arm, ExperimentResult, PhaseResult, PhaseStatus, TokenCounts, to_json
+from bi_experiments.records import (
+    INTERRUPTED,
+    KILLED,
+    Arm,
+    ExperimentResult,
+    PhaseResult,
+    PhaseStatus,
+    TokenCounts,
+    to_json,
+)
 from bi_experiments.report import output
+from bi_experiments.signals import held_back
 from bi_experiments.tracking import system_metrics
 from bi_experiments.tracking.store import refuse_store
 from bi_experiments.workload import build_workload, prompt_maker, write_workload
-
-KILLED = "the program was killed before it ended"
-"""What the record says of a run that did not come to its end: it is written before the first pair and after each."""
 
 
 def prepare(config: ExperimentConfig) -> None:
@@ -98,17 +105,22 @@ def run_experiment(
         write_atomically(folder.result, to_json(result))
         return result
 
+    readings: Sequence[system_metrics.Reading] = ()
     try:
         with clocks, system_metrics.readings(config.tracking.enabled) as readings:
             stopped = run_pairs(config, launches, planned, started, lambda: save(KILLED))
+    except KeyboardInterrupt:  # as they ended
+        stopped = INTERRUPTED
     finally:
-        if not resumable:
-            shutil.rmtree(folder.caches, ignore_errors=True)
-    result = save(stopped)
-    system_metrics.write(readings, folder, result.phases)
-    output.write_text(result, folder)
-    if stopped is None:
-        shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
+        with held_back():
+            if not resumable:
+                shutil.rmtree(folder.caches, ignore_errors=True)
+    with held_back():
+        result = save(stopped)
+        system_metrics.write(readings, folder, result.phases)
+        output.write_text(result, folder)
+        if stopped is None:
+            shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
     progress.experiment_ended(result)
     if result.wall_time_s >= pages_from_s:
         output.try_write_pages(result, folder)

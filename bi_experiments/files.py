@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from bi_experiments.signals import held_back
+
 POLL_S = 0.02
 """How often a lock that is held is asked for again, in seconds."""
 SAY_AFTER_S = 10.0
@@ -29,7 +31,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: It cannot be written; the error names it, and not the file that takes its place for a moment.
     """
     try:
-        _write_and_rename(path, data)
+        with held_back():
+            _write_and_rename(path, data)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from error
 

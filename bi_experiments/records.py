@@ -979,6 +979,12 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
         return next((verdict.verdict for verdict in self.arms if verdict.arm is arm), None)
 
 
+INTERRUPTED = "it was interrupted"
+"""Why an experiment ended early that a signal ended."""
+KILLED = "the program was killed before it ended"
+"""What the record says of a run that did not come to its end: it is written before the first pair and after each."""
+
+
 class ExperimentResult(Record, frozen=True, kw_only=True):
     """All that one experiment found: `result.json`."""
 
@@ -1014,6 +1020,14 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """Names of the experiments that were seen to run on other devices or cores of the machine at the same time."""
     location: Location | None = None
     """The operator behind a difference, once `bi_experiments.locate` has looked for it."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it, also where that came between two phases."""
+        return self.stopped in {INTERRUPTED, KILLED} or any(
+            phase.status is PhaseStatus.INTERRUPTED
+            for phase in (*self.phases, *([self.discarded] if self.discarded else []))
+        )
 
 
 # --- Reading and writing --------------------------------------------------------------------------------------------

@@ -5,13 +5,25 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
-from bi_experiments.errors import PhaseError
+from bi_experiments.errors import ExitCode, PhaseError
 from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Event, ExperimentResult, PhaseSpec, PhaseStatus, TrialDone, TwoStages, from_json
+from bi_experiments.records import (
+    Arm,
+    Event,
+    ExperimentResult,
+    PhaseResult,
+    PhaseSpec,
+    PhaseStatus,
+    TrialDone,
+    TwoStages,
+    from_json,
+)
+from bi_experiments.tracking.runs import of_experiment
 
 
 @pytest.fixture
@@ -118,6 +130,26 @@ def test_an_interruption_reports_the_complete_pairs(run: Run) -> None:
     assert result.comparison.pairs == 1
     assert result.phases[-1].status is PhaseStatus.INTERRUPTED
     assert result.planned_phases == 6
+
+
+def test_an_interruption_between_two_pairs_is_one_too(run: Run) -> None:
+    result = run("protocol.pairs=3", progress=InterruptAfterPhases(2))
+    assert [phase.status for phase in result.phases] == [PhaseStatus.OK] * 2
+    assert result.stopped == "it was interrupted"
+    assert exit_code(result, compose(["experiment=cpu_demo"])) is ExitCode.INTERRUPTED
+    assert of_experiment(result).status == "KILLED"
+
+
+class InterruptAfterPhases(NoProgress):
+    """Presses Ctrl-C when that many phases have ended."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
+        self._left -= 1
+        if not self._left:
+            raise KeyboardInterrupt
 
 
 class InterruptInPair(NoProgress):

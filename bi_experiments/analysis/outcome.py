@@ -24,9 +24,9 @@ def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
         result: The finished experiment.
         config: Its configuration, for `verify.strict`, `verify.strict_launches` and the gate.
     """
-    statuses = {phase.status for phase in (*result.phases, *([result.discarded] if result.discarded else []))}
-    if PhaseStatus.INTERRUPTED in statuses:
+    if result.interrupted:
         return ExitCode.INTERRUPTED
+    statuses = {phase.status for phase in (*result.phases, *([result.discarded] if result.discarded else []))}
     if statuses & {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
         return ExitCode.PHASE_FAILED
     arms = result.invariance.arms if result.invariance else ()

@@ -24,6 +24,7 @@ from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
 from bi_experiments.phase.profilers import PROFILER
 from bi_experiments.records import (
+    INTERRUPTED,
     RECORD_VERSION,
     Arm,
     EngineSpec,
@@ -287,7 +288,7 @@ def run_pairs(
     try:
         return _why_uncounted_failed(config, launches) or _run_counted(config, launches, pairs, started, save)
     except KeyboardInterrupt:
-        return "it was interrupted"
+        return INTERRUPTED
 
 
 def _why_uncounted_failed(config: ExperimentConfig, launches: Launches) -> str | None:

@@ -47,6 +47,7 @@ from bi_experiments.records import (
     event_to_line,
     to_json,
 )
+from bi_experiments.signals import held_back
 
 EXIT_GRACE_S = 60.0
 """Time that a phase has to end after its last event, and its engine's processes with it."""
@@ -133,6 +134,7 @@ class PhaseProcess:
         self._pending = bytearray()
         self._probed: set[tuple[int, str, int, int, int]] = set()
         self.started = False
+        self._ended = False
         self.alive = False
         self._last: Event | None = None
         self._step: _Step | None = None
@@ -151,6 +153,15 @@ class PhaseProcess:
     def __enter__(self) -> Self:
         if self._settings.device_share is not None:
             wait_for_memory(self._settings.device_share, self._settings.ranks, _say)
+        try:
+            with held_back():
+                self._start()
+            return self
+        except BaseException:
+            self.__exit__()  # a signal that was held back: what was started has an end
+            raise
+
+    def _start(self) -> None:
         self._started = time.monotonic()
         self.result = msgspec.structs.replace(self.result, started_at=time.time(), load_average=os.getloadavg()[0])
         write_atomically(self._folder.spec, to_json(self.spec))
@@ -185,7 +196,6 @@ class PhaseProcess:
         self._begin("the engine's start", "init", self._settings.step_limits.init)
         self.started = self.alive = True
         self._progress.phase_started(self.spec)
-        return self
 
     @contextlib.contextmanager
     def _undone_on_failure(self, *descriptors: int) -> Iterator[None]:
@@ -202,6 +212,16 @@ class PhaseProcess:
             ) from error
 
     def __exit__(self, *_: object) -> None:
+        try:
+            with held_back():
+                self._end()
+        finally:
+            self._end()  # a signal may have come first
+
+    def _end(self) -> None:
+        if not self.started or self._ended:
+            return
+        self._ended = True
         kill_phase(self._process.pid, self._temporary)
         self._process.wait()
         remove_shared_memory(self.result.started_at)

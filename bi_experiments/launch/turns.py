@@ -26,7 +26,8 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, first_goes_first: Se
     both = [first, second]
     with ExitStack() as stack:
         for phase in both:
-            stack.enter_context(phase)
+            stack.push(phase)  # first: a signal may come before `enter_context` has noted the phase
+            phase.__enter__()
             follow(phase, until=lambda result: result.warmup_time_s is not None)
             if cannot_start(phase.result):
                 return

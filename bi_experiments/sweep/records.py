@@ -11,7 +11,7 @@ from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
+from bi_experiments.records import INTERRUPTED, RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
 
 
 class Status(StrEnum):
@@ -106,9 +106,7 @@ class Identity(Record, frozen=True, kw_only=True):
 def interrupted(started: ExperimentRecord) -> ExperimentRecord:
     """What is written of an experiment that ran when it, or its sweep, was interrupted."""
     code = int(ExitCode.INTERRUPTED)
-    return msgspec.structs.replace(
-        started, status=Status.FAILED, reason="it was interrupted", exit_code=code, at=time.time()
-    )
+    return msgspec.structs.replace(started, status=Status.FAILED, reason=INTERRUPTED, exit_code=code, at=time.time())
 
 
 def of_result(result: ExperimentResult) -> dict[str, object]:

@@ -482,8 +482,9 @@ def _phase_status(phase: PhaseResult) -> RunStatus:
 
 
 def _experiment_status(result: ExperimentResult) -> RunStatus:
-    statuses = {_phase_status(phase) for phase in result.phases}
-    return "FAILED" if "FAILED" in statuses else "KILLED" if "KILLED" in statuses else "FINISHED"
+    if any(_phase_status(phase) == "FAILED" for phase in result.phases):
+        return "FAILED"
+    return "KILLED" if result.interrupted else "FINISHED"
 
 
 def _first_error(phases: Iterable[PhaseResult]) -> str | None:

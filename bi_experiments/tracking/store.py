@@ -66,6 +66,8 @@ ANSWER_S = 5.0
 """Time that a server has to take a connection, in seconds."""
 SAY_AFTER_S = 10.0
 """After how long a wait is reported, in seconds."""
+INTERRUPTED_S = 30.0
+"""Time that logging has to come to its end once the program was interrupted, in seconds."""
 LIMIT_S = 900.0
 """Longest time that logging an experiment may take, in seconds."""
 
@@ -178,11 +180,15 @@ def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="tracking")
-    thread.start()
-    thread.join(min(SAY_AFTER_S, limit_s))
-    if thread.is_alive():
-        waiting()
-        thread.join(max(0.0, limit_s - SAY_AFTER_S))
+    try:
+        thread.start()
+        thread.join(min(SAY_AFTER_S, limit_s))
+        if thread.is_alive():
+            waiting()
+            thread.join(max(0.0, limit_s - SAY_AFTER_S))
+    except KeyboardInterrupt:
+        thread.join(INTERRUPTED_S)  # a run that is nearly logged is closed, a store that is nearly made is whole
+        raise
     if thread.is_alive():
         raise TimeoutError(f"not done within {limit_s:g} s")
     if errors:

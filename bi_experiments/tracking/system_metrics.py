@@ -16,6 +16,7 @@ import msgspec
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import PhaseResult, Record, RecordError
+from bi_experiments.signals import held_back
 from bi_experiments.tracking.store import mlflow_settings
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def stored(path: Path) -> list[Reading]:
 
 def monitors() -> "list[BaseMetricsMonitor]":
     """MLflow's monitors of the CPU, the memory and, where there are any, NVIDIA's GPUs."""
-    with mlflow_settings():
+    with mlflow_settings(), held_back():  # what was imported by half cannot be imported again
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 

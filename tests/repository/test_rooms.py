@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 PACKAGE = REPOSITORY / "bi_experiments"
 
 FLOORS = (
-    {"records", "errors", "vocabulary"},
+    {"records", "errors", "signals", "vocabulary"},
     {"paths", "files", "wording", "vllm_cpu"},
     {"phase"},
     {"config"},

@@ -1,6 +1,8 @@
 """Stores that MLflow cannot log to are told apart without MLflow, and nothing that logs may take for ever."""
 
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,17 @@ def test_what_ends_is_returned_and_what_fails_is_raised() -> None:
     assert store.within(60, lambda: 7, pytest.fail) == 7
     with pytest.raises(ZeroDivisionError):
         store.within(60, lambda: 1 // 0, pytest.fail)
+
+
+def test_an_interruption_lets_a_run_that_is_nearly_logged_be_closed() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    closed = []
+
+    def log() -> None:
+        signal.raise_signal(signal.SIGINT)  # the main thread waits for this one
+        time.sleep(0.2)
+        closed.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.within(60, log, pytest.fail)
+    assert closed == [True]

@@ -1,0 +1,33 @@
+"""The signals that ask the program to end, and the steps that they must not cut in two."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Those that ask the program to end."""
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold these signals back inside the context: the first of them is delivered at its end.
+
+    For steps of seconds at most that would leave something behind if they were cut in two: a process that nobody ends,
+    half a file. Python delivers signals to the main thread alone, so in other threads there is nothing to hold back.
+    """
+    arrived: list[int] = []
+    before = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                if handler is not None and handler is not signal.SIG_IGN:  # None: not Python's, and not to be restored
+                    before[number] = handler
+                    signal.signal(number, lambda found, _: arrived.append(found))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])

@@ -1,0 +1,60 @@
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.files import write_atomically
+from bi_experiments.signals import held_back
+
+
+@pytest.fixture(autouse=True)
+def interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A suite that was itself started in the background ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_signal_is_delivered_once_the_step_is_whole() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), held_back():  # noqa: PT012  the steps around the signal are what is tested
+        steps.append("before")
+        signal.raise_signal(signal.SIGINT)
+        with held_back():
+            signal.raise_signal(signal.SIGINT)
+        steps.append("after")
+    assert steps == ["before", "after"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_ignored_stays_ignored_and_other_threads_hold_nothing_back() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with held_back():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    entered = []
+
+    def enter() -> None:
+        with held_back():
+            entered.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [signal.default_int_handler]
+
+
+def test_a_write_is_not_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "record", b"whole")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("record", b"whole")]
