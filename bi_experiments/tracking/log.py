@@ -67,11 +67,11 @@ def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True)
 
 
 def warn_early(tracking: TrackingConfig, warn: Callable[[str], None] = _to_stderr) -> None:
-    """Say before the first phase that the tracking server does not answer: it may be started meanwhile."""
+    """Say before the first phase that the tracking server cannot be logged to: it may be mended meanwhile."""
     if tracking.enabled and (why := store.unreachable(tracking.uri)) is not None:
         warn(
-            f"MLflow at {without_credentials(tracking.uri)} does not answer ({why}): start it before the experiment "
-            "ends, or log the results later with python -m bi_experiments.track"
+            f"MLflow at {without_credentials(tracking.uri)} cannot be logged to now ({why}): mend that before the "
+            "experiment ends, or log the results later with python -m bi_experiments.track"
         )
 
 

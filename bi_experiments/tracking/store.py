@@ -1,5 +1,6 @@
 """A connection to an MLflow store or server that gives up within seconds, and leaves nothing global behind."""
 
+import configparser
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlsplit
 
-from bi_experiments.config.credentials import without_credentials
+from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import locked
 
@@ -74,7 +75,8 @@ LIMIT_S = 900.0
 _DRIVERS = {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}
 """Databases, and the module that SQLAlchemy reaches each with unless the URI names another."""
 _SERVERS = ("http", "https")
-_OTHERS = ("databricks", "uc")
+_REGISTRIES = ("databricks-uc", "uc")
+"""Stores of MLflow's that keep models, and no runs."""
 
 
 def refuse_store(uri: str) -> None:
@@ -88,9 +90,13 @@ def refuse_store(uri: str) -> None:
     """
     shown = f"tracking.uri={without_credentials(uri)}"
     scheme = uri.partition(":")[0].partition("+")[0].lower() if ":" in uri else ""
-    if uri in _OTHERS or scheme in _OTHERS or scheme in {one.name for one in entry_points(group=_PLUGINS)}:
+    driver = uri.partition(":")[0].partition("+")[2]
+    if uri.partition(":")[0] in {one.name for one in entry_points(group=_PLUGINS)}:
         return
-    if scheme in {"", "file"} or uri.startswith(("/", ".", "~")):
+    if uri.partition(":")[0] in ("databricks", *_REGISTRIES):
+        if (problem := _databricks_problem(uri)) is not None:
+            raise ConfigurationError(f"{shown} {problem}")
+    elif (scheme in {"", "file"} and not driver) or uri.startswith(("/", ".", "~")):
         if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in {"1", "true"}:
             raise ConfigurationError(
                 f"{shown} is a folder, which MLflow 3.13 and newer do not log to: use sqlite:///mlflow.db, or export "
@@ -109,13 +115,31 @@ def refuse_store(uri: str) -> None:
         if not whole:
             example = "http://127.0.0.1:5000" if scheme in _SERVERS else f"{scheme}://HOST/DATABASE"
             raise ConfigurationError(f"{shown} names no {'host' if scheme in _SERVERS else 'database'}: use {example}")
-        driver = uri.partition(":")[0].partition("+")[2] or _DRIVERS.get(scheme)
-        if driver is not None and find_spec({"mysqldb": "MySQLdb"}.get(driver, driver)) is None:
+        driver = driver or _DRIVERS.get(scheme, "")
+        if driver and find_spec({"mysqldb": "MySQLdb"}.get(driver, driver)) is None:
             raise ConfigurationError(f"{shown} needs the package of {driver}, which is not installed: install it")
     else:
         raise ConfigurationError(
             f"{shown} is not a store that MLflow has: use sqlite:///mlflow.db, http://HOST:PORT or postgresql://..."
         )
+
+
+def _databricks_problem(uri: str) -> str | None:
+    """Why nothing says which workspace a URI of Databricks means, or how to log in there; None where something does."""
+    if uri.partition(":")[0] in _REGISTRIES:
+        return "is a registry of models, which keeps no runs: use databricks"
+    profile = uri.partition("://")[2].partition(":")[0].strip("/")
+    path = Path(os.environ.get("DATABRICKS_CONFIG_FILE", "~/.databrickscfg")).expanduser()
+    known = configparser.ConfigParser(default_section="", interpolation=None)
+    try:
+        known.read(path)
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        return f"needs {path}, which cannot be read: mend it, or export DATABRICKS_HOST and DATABRICKS_TOKEN"
+    if profile:
+        return None if profile in known else f"names a profile that {path} does not have: add [{profile}] to it"
+    if known.sections() or any(name in os.environ for name in ("DATABRICKS_HOST", "DATABRICKS_RUNTIME_VERSION")):
+        return None
+    return "needs a workspace: export DATABRICKS_HOST and DATABRICKS_TOKEN, or use sqlite:///mlflow.db"
 
 
 _PLUGINS = "mlflow.tracking_store"
@@ -124,7 +148,12 @@ _PLUGINS = "mlflow.tracking_store"
 
 def _sqlite_problem(uri: str) -> str | None:
     """Why a SQLite store cannot be written to; None when nothing speaks against it."""
-    name = uri.partition("://")[2].partition("?")[0].removeprefix("/")
+    place = uri.partition("://")[2].partition("?")[0]
+    if place and not place.startswith("/"):
+        return "two slashes are followed by a host, which SQLite does not have"
+    if uri.partition(":")[0] not in {"sqlite", "sqlite+pysqlite"}:
+        return "MLflow reaches SQLite through Python's own module alone"
+    name = place.removeprefix("/")
     if name in {"", ":memory:"}:
         return "it is in memory, and gone with the program"
     path = Path(name)
@@ -146,7 +175,7 @@ def _sqlite_problem(uri: str) -> str | None:
 
 
 def unreachable(uri: str) -> str | None:
-    """Why a server takes no connection now; None when it does, or the store is not a server."""
+    """Why a server takes no connection now, or does not answer as MLflow's; None when it does, or it is no server."""
     parts = urlsplit(uri)
     if parts.scheme not in _SERVERS or parts.hostname is None:
         return None
@@ -155,7 +184,48 @@ def unreachable(uri: str) -> str | None:
         socket.create_connection((parts.hostname, port), timeout=ANSWER_S).close()
     except OSError as error:
         return str(error)
-    return None
+    try:
+        return within(2 * ANSWER_S, lambda: _answer_problem(uri), lambda: None)
+    except TimeoutError:
+        return f"it takes a connection, and gave no answer within {2 * ANSWER_S:g} s"
+    except Exception as error:  # noqa: BLE001  whatever a server says that is none
+        return without_secrets(uri, reason(error))
+
+
+def _answer_problem(uri: str) -> str | None:
+    """What is wrong with a server's answer to a question that changes nothing, asked as MLflow's client asks.
+
+    Raises:
+        requests.RequestException: There is no answer.
+    """
+    import requests
+
+    token, user = (os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("TOKEN", "USERNAME"))
+    answer = requests.get(
+        f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search",
+        params={"max_results": "1"},
+        headers={"Authorization": f"Bearer {token}"} if token and not user else None,
+        auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None,
+        verify=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+        or os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in {"1", "true"},
+        timeout=ANSWER_S,
+    )
+    said = f"it answers {answer.status_code} {answer.reason or ''}".rstrip()
+    if answer.status_code in {401, 403}:
+        if "MLFLOW_TRACKING_AUTH" in os.environ:  # a package that logs in adds what is missing here
+            return None
+        return (
+            f"{said}: export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, that it "
+            "accepts"
+        )
+    if answer.status_code >= 400:
+        return said
+    try:
+        is_mlflow = isinstance(answer.json(), dict)
+    except ValueError:
+        is_mlflow = False
+    kind = answer.headers.get("Content-Type", "something").partition(";")[0]
+    return None if is_mlflow else f"{said} with {kind}, as MLflow does not: set tracking.uri to an MLflow server"
 
 
 def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -> T:
