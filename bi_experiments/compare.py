@@ -37,13 +37,13 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import Estimate, contrast_estimate, per_cent
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
-from bi_experiments.config.plain import setting
+from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.several import settings_that_differ
 from bi_experiments.tracking import store
-from bi_experiments.wording import NO_INTERVAL, band, signed, unsigned
+from bi_experiments.wording import NO_INTERVAL, band, device, signed, unsigned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -68,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
     code = decide(change, *margins) if equal else ExitCode.GATE_UNDECIDED
     shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
-    answer = f"{describe_overheads(first, second)}\n{describe(changes)}\n{describe_gate(options.gate, code, equal)}"
+    said = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
+    if max(len(first), len(second)) > 1:  # else they stand in the table
+        said.insert(0, describe_overheads(first, second))
+    answer = "\n".join(said)
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
     if said := outputs_agree(first, second):
         sys.stdout.write(f"{said}\n")
@@ -269,14 +272,17 @@ def describe(changes: Changes) -> str:
         )
     named = changes._asdict().items()
     moved = ", ".join(f"the {name} got {_how_far(change)}" for name, change in named if _has_moved(change))
-    still = " and ".join(f"the {name}" for name, change in named if not _has_moved(change))
+    *others, last = [f"the {name}" for name, change in named if not _has_moved(change)] or [""]
+    still = f"{', '.join(others)} and {last}" if others else last
     return f"From A to B {'; '.join(part for part in (moved, still and f'no change is shown of {still}') if part)}."
 
 
-def describe_gate(quantity: str, code: ExitCode, equal: bool) -> str:
+def describe_gate(quantity: str, code: ExitCode, equal: bool, *, interval: bool = True) -> str:
     """The decision in one sentence."""
     if not equal:
         return f"Gate ({quantity}): undecided, since not all of them generated the same number of tokens."
+    if not interval:
+        return f"Gate ({quantity}): undecided without an interval: run both with protocol.pairs=4 or more."
     match code:
         case ExitCode.OVER_GATE:
             return f"Gate ({quantity}): B takes longer than A."
@@ -302,7 +308,8 @@ def _equivalence_pct(*results: ExperimentResult) -> float:
 
 def _machine(result: ExperimentResult) -> str:
     environment = result.environment
-    return ", ".join([*(device.name for device in environment.devices), f"{environment.cpu_count} x {environment.cpu}"])
+    devices = [device(environment)] if environment.devices else []
+    return ", ".join([*devices, f"{environment.cpu_count} x {environment.cpu}"])
 
 
 # --- Showing --------------------------------------------------------------------------------------------------------
@@ -334,7 +341,7 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
 
 def _settings(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
     """The settings in which the experiments are not all alike, one a line; empty where there is none."""
-    different = settings_that_differ([*first, *second])
+    different = settings_that_differ([*first, *second], leaves)
     names = ["A"] * len(first) + ["B"] * len(second)
     lines = [
         f"  {key}: " + ", ".join(f"{name} {one[key]}" for name, one in zip(names, different, strict=True))

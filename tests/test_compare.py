@@ -60,7 +60,9 @@ def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.
     sides = [folder(tmp_path / "a", experiment(BEFORE)), folder(tmp_path / "b", after)]
     assert compare.main(sides) is ExitCode.DONE
     shown = capsys.readouterr().out
-    assert "The second arm's overhead is +7.5 % in A and +12.4 % in B." in shown
+    (overheads,) = (line for line in shown.splitlines() if line.startswith("overhead"))
+    assert overheads.split()[1] == "+7.5"
+    assert "  +12.4 %" in overheads
     assert "the baseline got 12.0 % lower" in shown
     assert "the mode got 8.0 % lower" in shown
     assert "the ratio got 4.5 % higher" in shown
@@ -119,6 +121,27 @@ def test_one_launch_an_arm_decides_nothing() -> None:
     changes = compare.changes_between([experiment(BEFORE[:1])], [experiment(SLOWER)])
     assert "undecided" in compare.describe(changes)
     assert compare.decide(changes.mode, 0.0, 1.0) is ExitCode.GATE_UNDECIDED
+
+
+def test_without_an_interval_the_gate_asks_for_pairs_and_nested_settings_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = []
+    for name, size in (("a", 64), ("b", 128)):
+        configuration = experiment(BEFORE).configuration
+        model = {**configuration["model"], "seeded": {"hidden_size": size, "vocab_size": 100}}
+        one = experiment(BEFORE[:1], configuration={**configuration, "model": model})
+        sides.append(folder(tmp_path / name, one))
+    assert compare.main(sides) is ExitCode.GATE_UNDECIDED
+    shown = capsys.readouterr().out
+    assert "Gate (mode): undecided without an interval: run both with protocol.pairs=4 or more." in shown
+    assert "model.seeded.hidden_size: A 64, B 128" in shown
+    assert "vocab_size" not in shown
+
+
+def test_what_did_not_move_is_a_list() -> None:
+    changes = compare.changes_between([experiment(BEFORE)], [experiment(BEFORE)])
+    assert compare.describe(changes) == "From A to B no change is shown of the baseline, the mode and the ratio."
 
 
 # --- The refusal ----------------------------------------------------------------------------------------------------

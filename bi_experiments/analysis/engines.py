@@ -48,6 +48,17 @@ class EngineDifference(NamedTuple):
         """The field in running text."""
         return self.field.replace("_", " ")
 
+    @property
+    def change(self) -> str:
+        """The two values, the baseline's first; where one continues the other, what it adds."""
+        for arm, longer, shorter in (
+            ("second arm", self.second, self.baseline),
+            ("baseline", self.baseline, self.second),
+        ):
+            if longer.startswith(f"{shorter} "):
+                return f"in the {arm} also {longer.removeprefix(f'{shorter} ')}"
+        return f"{self.baseline} → {self.second}"
+
 
 def engine_differences(pairs: Sequence[Pair]) -> tuple[EngineDifference, ...]:
     """Every field of the observed engines that differs between the arms, the most severe first.
@@ -83,5 +94,5 @@ def engine_sentence(result: ExperimentResult) -> str | None:
     differences = engine_differences(complete_pairs(result.phases))
     if not differences:
         return None
-    changed = ", ".join(f"{one.name} ({one.baseline} → {one.second})" for one in differences)
-    return f"vLLM ran the arms with other settings too: {changed}."
+    changed = ", ".join(f"{one.name} ({one.change})" for one in differences)
+    return f"vLLM ran the arms with other settings too, baseline → second arm: {changed}."

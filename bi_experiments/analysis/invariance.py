@@ -363,11 +363,14 @@ def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
             if not result.equal and result.composition in names
         )
         largest = max(one.largest_logprob_difference for one in changed)
+        total = count(len(evidence.compared), "probe output")
+        as_others = f"as did {len(evidence.differing)} of {total} in all"
+        if len(evidence.differing) == 1:
+            as_others = f"the only one of {total}"
         behind = ", ".join(one.composition for one in changed if one.composition != first.composition)
         clauses.append(
             f"probe {first.probe + 1} changed at output token {(first.first_difference or 0) + 1} in composition "
-            f"{first.composition}, as did {len(evidence.differing)} of "
-            f"{count(len(evidence.compared), 'probe output')} in all{f' (also in {behind})' if behind else ''}, "
+            f"{first.composition}, {as_others}{f' (also in {behind})' if behind else ''}, "
             f"largest |delta logprob| {largest:.2g}"
         )
     if evidence.needle_differing:

@@ -65,10 +65,13 @@ def _smallest(smallest: SmallestBatch) -> str:
     if not neighbours:
         return "The probe changes without any neighbour: by its place in the queue, or by what it was asked for."
     end = "" if smallest.whole else "; the time was over before the search was"
-    rows = "" if smallest.first is None else f": {count(smallest.first.rows_in_batch, 'row')} in that operator"
+    rows = ""
+    if smallest.first is not None:
+        rows = f"; there the operator computes {count(smallest.first.rows_in_batch, 'row')}"
+    kept = "all" if len(neighbours) == smallest.neighbours_before else f"{len(neighbours)} of the"
     return (
-        f"Smallest batch that still changes it: {count(len(neighbours), 'neighbour')} of "
-        f"{smallest.neighbours_before}, with prompts of {tokens} tokens{rows}{end}."
+        f"The smallest batch that still changes it has {kept} {count(smallest.neighbours_before, 'neighbour')}, with "
+        f"prompts of {tokens} tokens{rows}{end}."
     )
 
 

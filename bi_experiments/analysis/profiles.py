@@ -169,8 +169,19 @@ def describe(comparison: ProfileComparison) -> str:
     more = f", all else {seconds(rest)}" if len(classes) > NAMED else ""
     return (
         f"Where the time goes, by one more run of trial {trial} in each arm that a profiler observed: "
-        f"{seconds(comparison.difference_s)} s in the second arm: {named}{more}."
+        f"{seconds(comparison.difference_s)} s in the second arm: {named}{more}.{_against_timed(comparison)}"
     )
+
+
+def _against_timed(comparison: ProfileComparison) -> str:
+    """That the observed run does not explain the timed one, where their differences are far apart."""
+    baseline_s, second_s = comparison.baseline.timed_s, comparison.second.timed_s
+    if baseline_s is None or second_s is None:
+        return ""
+    timed_s = second_s - baseline_s
+    if abs(timed_s - comparison.difference_s) <= max(0.5 * abs(timed_s), 0.02 * baseline_s):
+        return ""
+    return f" The same trial when it was timed: {seconds(timed_s)} s, which this run does not explain."
 
 
 def seconds(time_s: float) -> str:

@@ -33,6 +33,19 @@ def flatten(configuration: Mapping[str, Any]) -> dict[str, str]:
     return flat
 
 
+def leaves(configuration: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """As `flatten`, with an entry for every key of the mappings in it too, so that two can be told apart.
+
+    Args:
+        configuration: The composed configuration, as in the record.
+        within: What the keys begin with.
+    """
+    flat: dict[str, str] = {}
+    for key, value in configuration.items():
+        flat |= leaves(value, f"{within}{key}.") if isinstance(value, Mapping) else {f"{within}{key}": as_text(value)}
+    return flat
+
+
 def as_text(value: object) -> str:
     """One value as in YAML's flow style: `null`, `true`, `0.4`, `FLASH_ATTN`, `{"A": "1"}`.
 

@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page: Path) -> str:
     summaries = [Summary.of(result) for result in results]
-    labels = short_names([f"{folder}: {summary.name}" for folder, summary in zip(folders, summaries, strict=True)], 24)
+    names, paths = [summary.name for summary in summaries], [str(folder) for folder in folders]
+    labels = short_names(names if len(set(names)) == len(names) else paths, 32)
     rows = [
         Row(
             label=label,
@@ -73,7 +74,10 @@ def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page:
 
 
 def _status(result: ExperimentResult) -> str:
-    return "done" if all(phase.status is PhaseStatus.OK for phase in result.phases) else "failed"
+    statuses = {phase.status for phase in result.phases}
+    if PhaseStatus.INTERRUPTED in statuses:
+        return "interrupted"
+    return "done" if statuses <= {PhaseStatus.OK} else "failed"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,15 @@ from bi_experiments.analysis.profiles import profiled
 from bi_experiments.config.plain import setting
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, Difference, ExperimentResult, Invariance, PhaseStatus, Reproducibility
+from bi_experiments.records import (
+    Arm,
+    Difference,
+    ExperimentResult,
+    Invariance,
+    PhaseResult,
+    PhaseStatus,
+    Reproducibility,
+)
 from bi_experiments.wording import LABELS, NO_INTERVAL, count, device, version
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
@@ -105,14 +113,25 @@ def problems(result: ExperimentResult) -> list[str]:
     """Why the experiment ended early, and which phases failed."""
     said = []
     if result.stopped is not None:
-        ran = f"{len(result.phases)} of {result.planned_phases} phases"
-        said.append(f"It ended early, after {ran}: {result.stopped}.")
-    for phase in result.phases:
-        if phase.status is not PhaseStatus.OK:
-            log = OutputFolder(Path()).phase(phase.index, phase.arm).log
-            status = phase.status.replace("_", " ")
-            said.append(f"Phase {phase.index + 1} ({LABELS[phase.arm]}) {status}: {phase.error}; its log: {log}")
-    return said
+        finished = sum(phase.status is PhaseStatus.OK for phase in result.phases)
+        said.append(
+            f"It ended early, with {finished} of {count(result.planned_phases, 'phase')} finished: {result.stopped}."
+        )
+    started = (*([result.discarded] if result.discarded is not None else []), *result.phases)
+    return said + [_not_finished(phase, result) for phase in started if phase.status is not PhaseStatus.OK]
+
+
+def _not_finished(phase: PhaseResult, result: ExperimentResult) -> str:
+    """How a phase ended, how far it got, why, and where to look."""
+    name = "The launch that does not count" if phase.index < 0 else f"Phase {phase.index + 1}"
+    status = "was interrupted" if phase.status is PhaseStatus.INTERRUPTED else phase.status.replace("_", " ")
+    trials = setting(result.configuration, "workload.num_trials")
+    got = f"{len(phase.trials)}{f' of {trials}' if trials else ''} trials"
+    if phase.probes:
+        got += f" and {count(len(phase.probes), 'probe output')}"
+    why = "" if phase.error in {None, str(phase.status)} else f": {phase.error}"
+    log = OutputFolder(Path()).phase(phase.index, phase.arm).log
+    return f"{name} ({LABELS[phase.arm]}) {status} after {got}{why}; its log: {log}"
 
 
 INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {

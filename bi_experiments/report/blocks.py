@@ -4,14 +4,14 @@ The live display prints these lines as they happen, `text.render` prints them fr
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
-from bi_experiments.records import Arm, PhaseResult, PhaseStatus, Trial, TwoStages
+from bi_experiments.records import NEGATIVE_CONTROL, Arm, PhaseResult, PhaseStatus, ProbeResult, Trial, TwoStages
 from bi_experiments.report.layout import heading, paragraph
 from bi_experiments.wording import LABELS, count, duration
 
@@ -93,6 +93,18 @@ def kv_cache_lines(needed_tokens: int | None, capacity_tokens: int) -> list[str]
     )
 
 
+def order_lines(phase: int, order: Sequence[int]) -> list[str]:
+    """What is said before the trials of the first phase where they do not come as 1, 2, 3.
+
+    Args:
+        phase: The phase's position in the schedule.
+        order: The trials' indexes as they run.
+    """
+    if phase > 0 or list(order) == list(range(len(order))):
+        return []
+    return ["Trials run in random order, the same in both arms; their table is sorted."]
+
+
 def trial_line(trial: Trial, trials: int) -> str:
     """What is said when a trial is over.
 
@@ -124,9 +136,11 @@ def phase_end(phase: PhaseResult) -> list[str]:
             f"Needle: same output as alone in {same} of {len(phase.trials)} trials",
         ]
     if phase.probes:
-        differing = sum(not probe.equal for probe in phase.probes)
+        alone = [probe for probe in phase.probes if probe.composition == NEGATIVE_CONTROL]
+        others = [probe for probe in phase.probes if probe.composition != NEGATIVE_CONTROL]
+        again = f", {_differing(alone)} alone again" if alone else ""
         took = "" if phase.probe_time_s is None else f" ({phase.probe_time_s:.2f}s)"
-        lines.append(f"Probes: {differing} of {len(phase.probes)} differ from the probe alone{took}")
+        lines.append(f"Probes: {_differing(others)} differ from the probe alone in other batches{again}{took}")
     if phase.profile is not None and phase.profile.stopped is None:
         one = phase.profile
         lines.append(
@@ -135,8 +149,13 @@ def phase_end(phase: PhaseResult) -> list[str]:
         )
     if phase.status is not PhaseStatus.OK:
         word = "INTERRUPTED" if phase.status is PhaseStatus.INTERRUPTED else "FAILED"
-        lines += paragraph(f"{word} after {phase.wall_time_s:.1f}s: {phase.error or phase.status}", "  ", "")
+        why = "" if phase.error in {None, str(phase.status)} else f": {phase.error}"
+        lines += paragraph(f"{word} after {phase.wall_time_s:.1f}s{why}", "  ", "")
     return lines
+
+
+def _differing(probes: Sequence[ProbeResult]) -> str:
+    return f"{sum(not probe.equal for probe in probes)} of {len(probes)}"
 
 
 def stages_lines(stages: TwoStages) -> list[str]:
@@ -176,5 +195,6 @@ def phase_block(phase: PhaseResult, launches: int, trials: int) -> list[str]:
         lines.append(init_line(phase.init_time_s))
     if phase.observed is not None:
         lines += kv_cache_lines(phase.kv_cache_needed_tokens, phase.observed.kv_cache_tokens)
+    lines += order_lines(phase.index, [trial.index for trial in phase.trials])
     lines += [trial_line(trial, trials) for trial in phase.trials]
     return lines + phase_end(phase)

@@ -16,7 +16,7 @@ def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
     """
     kinds = list(dict.fromkeys(texts))
     if len(kinds) < 2 or max(map(len, kinds)) <= longest:
-        return [_cut(text, longest) for text in texts]
+        return [cut(text, longest) for text in texts]
     words = [re.findall(r"[^\s/=,:·_-]+[\s/=,:·_-]*|[\s/=,:·_-]+", text) for text in kinds]
     shortest = min(map(len, words))
     start = next((at for at in range(shortest) if len({one[at] for one in words}) > 1), shortest)
@@ -26,12 +26,12 @@ def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
     # What would be left of a number or of nothing is not a name.
     if any(not one or one.isdigit() for one in kept) or len(set(kept)) < len(kinds):
         kept = kinds
-    cut = [_cut(one, longest) for one in kept]
-    names = dict(zip(kinds, cut if len(set(cut)) == len(kinds) else kept, strict=True))
+    shown = [cut(one, longest) for one in kept]
+    names = dict(zip(kinds, shown if len(set(shown)) == len(kinds) else kept, strict=True))
     return [names[text] for text in texts]
 
 
-def _cut(text: str, longest: int) -> str:
+def cut(text: str, longest: int = LONGEST) -> str:
     """The text with its middle cut out: names differ at their ends."""
     if len(text) <= longest:
         return text

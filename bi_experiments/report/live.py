@@ -117,6 +117,7 @@ class PlainProgress:
             case WarmedUp():
                 capacity = self._kv_cache_tokens.get(spec.index, 0)
                 self._held[spec.index] += blocks.kv_cache_lines(event.kv_cache_needed_tokens, capacity)
+                self._held[spec.index] += blocks.order_lines(spec.index, spec.trial_order)
             case TrialDone():
                 self._held[spec.index].append(blocks.trial_line(event.trial, self._trials))
             case _:

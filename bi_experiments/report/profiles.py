@@ -62,7 +62,7 @@ def classes(comparison: ProfileComparison) -> Table:
     whole = sums[1].total_s - sums[0].total_s
     rows.append(("together", *(cell for one in sums for cell in _cells(one)), seconds(whole)))
     short = {Arm.BASELINE: "baseline", Arm.BATCH_INVARIANT: "invariant", Arm.CONTROL: "control"}
-    header = ("Time [s]", *(cell for arm in arms for cell in (short[arm.arm], "prefill", "decode")), "d")
+    header = ("Time [s]", *(cell for arm in arms for cell in (short[arm.arm], "prefill", "decode")), "change")
     return Table(header, tuple(rows))
 
 

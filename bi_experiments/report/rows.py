@@ -76,7 +76,7 @@ class Row:
     settings: dict[str, str]
     """The swept or different keys alone, with their values as text; the same keys in every row."""
     status: str
-    """`done`, `failed`, `cannot run`, `running` or `missing`."""
+    """`done`, `failed`, `interrupted`, `cannot run`, `running` or `missing`."""
     reason: str | None
     """One line for everything but `done`."""
     page: str | None

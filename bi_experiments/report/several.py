@@ -6,9 +6,9 @@ files = draw(rows, Path("figures"))
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from bi_experiments.analysis.agreement import outputs_alike
@@ -17,6 +17,7 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Difference, ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
+from bi_experiments.report.labels import cut, short_names
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.report.tables import verdict_word
 from bi_experiments.wording import band, count, finding_name, four_digits, signed
@@ -31,18 +32,24 @@ class _Cell(NamedTuple):
     text: str
     kind: str = ""
     """CSS class: `number`, `reason` for what may be broken into lines, or the tone of a verdict."""
+    whole: str = ""
+    """What the text was cut from, where it was."""
 
 
-def settings_that_differ(results: Sequence[ExperimentResult | Summary]) -> list[dict[str, str]]:
+def settings_that_differ(
+    results: Sequence[ExperimentResult | Summary],
+    as_flat: Callable[[Mapping[str, Any]], dict[str, str]] = flatten,
+) -> list[dict[str, str]]:
     """The settings in which these experiments are not all alike, one dictionary each, in the order of the results.
 
     Args:
         results: Records, or what was summed up of them.
+        as_flat: Makes keys and texts of a configuration.
 
     Returns:
         Dotted key to value as text; every dictionary has the same keys. A key that one of them lacks is `-` there.
     """
-    flat = [flatten(result.configuration) for result in results]
+    flat = [as_flat(result.configuration) for result in results]
     keys = dict.fromkeys(key for one in flat for key in one if key.partition(".")[0] not in IGNORED)
     different = [key for key in keys if len({one.get(key) for one in flat}) > 1]
     return [{key: one.get(key, "-") for key in different} for one in flat]
@@ -66,6 +73,7 @@ def render_html(
     from bi_experiments.report.figures.several import draw_all
 
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    settings = _settings_cells(rows, keys)
     adjusted = _adjusted(rows)
     with theme.style():
         drawn = draw_all(rows, sweep=sweep)
@@ -87,7 +95,7 @@ def render_html(
                 "link": quote(row.page) if row.page is not None else None,
                 "findings": _findings(row),
                 "first": _first_cells(row),
-                "last": [*_settings_cells(row, keys), *_last_cells(row.result, adjusted.get(at)), _status(row)],
+                "last": [*settings[at], *_last_cells(row.result, adjusted.get(at)), _status(row)],
             }
             for at, row in enumerate(rows)
         ],
@@ -140,11 +148,17 @@ def _counted(rows: Sequence[Row]) -> str:
 def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
     """The range of the costs, what is said of the lowest, and whether invariance held everywhere."""
     said = []
-    costs = sorted((row.cost.change_pct, row.label) for row in rows if row.cost and row.cost.change_pct is not None)
+    known = [(row.cost, row.label) for row in rows if row.cost is not None]
+    costs = sorted(
+        (one.change_pct, name) for one, name in known if one.change_pct is not None and one.low_pct is not None
+    )
+    if len(known) > len(costs):
+        single = count(len(known) - len(costs), "experiment")
+        said.append(f"Without an interval: {single}; one launch an arm does not say what the mode costs.")
     if costs:
         (low, lowest), (high, highest) = costs[0], costs[-1]
         to = "" if len(costs) == 1 else f" to {signed(high)} ({highest})"
-        said.append(f"Total time changes by {signed(low)} ({lowest}){to}.")
+        said.insert(0, f"Total time changes by {signed(low)} ({lowest}){to}.")
         if cheapest is not None:
             said.append(cheapest)
         elif len(costs) > 1:
@@ -152,9 +166,7 @@ def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
                 "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
                 "in fresh pairs, before you call it the cheapest."
             )
-    verdicts = Counter(
-        INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result and row.result.invariance
-    )
+    verdicts = Counter(INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result)
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
     outputs = [(row.label, row.result.alone) for row in rows if row.result is not None and row.result.alone is not None]
@@ -197,9 +209,17 @@ def _status(row: Row) -> _Cell:
     return _Cell(row.status) if row.reason is None else _Cell(f"{row.status}: {row.reason}", "reason")
 
 
-def _settings_cells(row: Row, keys: Sequence[str]) -> list[_Cell]:
-    values = [row.settings.get(key, "") for key in keys]
-    return [_Cell(value, "reason" if len(value) > 30 else "") for value in values]
+def _settings_cells(rows: Sequence[Row], keys: Sequence[str]) -> list[list[_Cell]]:
+    """The settings of every row; a whole mapping would make its row taller than the screen, and so it is cut."""
+    columns = [[row.settings.get(key, "") for row in rows] for key in keys]
+    shown = [[cut(name) for name in short_names(column)] for column in columns]
+    return [
+        [
+            _Cell(short[at], "reason" if len(short[at]) > 30 else "", "" if short[at] == column[at] else column[at])
+            for short, column in zip(shown, columns, strict=True)
+        ]
+        for at in range(len(rows))
+    ]
 
 
 def _last_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:

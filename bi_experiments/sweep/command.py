@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.config.plain import as_set
 from bi_experiments.records import RecordError, from_json
+from bi_experiments.report.labels import short_names
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.hydra_internals import BasicSweeper
 from bi_experiments.sweep.records import ExperimentRecord, SweepRecord
@@ -85,10 +86,23 @@ def settings_of(record: ExperimentRecord, sweep_record: SweepRecord | None) -> d
     return swept(record.overrides, sweep_record.command if sweep_record else ())
 
 
-def label(record: ExperimentRecord, sweep_record: SweepRecord | None) -> str:
-    """An experiment's readable name."""
-    settings = settings_of(record, sweep_record)
-    return " ".join(f"{key}={value}" for key, value in settings.items()) or f"experiment {record.number}"
+def that_differ(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Without the settings that all experiments have in common, unless there is one experiment alone."""
+    if len(settings) < 2:
+        return list(settings)
+    alike = {key for key in settings[0] if len({one.get(key) for one in settings}) == 1}
+    return [{key: value for key, value in one.items() if key not in alike} for one in settings]
+
+
+def labels(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> dict[int, str]:
+    """A readable name of every experiment by its number: what differs between them, short enough for a sentence."""
+    settings = that_differ([settings_of(record, sweep_record) for record in records])
+    keys = dict.fromkeys(key for one in settings for key in one)
+    last = {key: key.rpartition(".")[2] for key in keys}
+    names = last if len(set(last.values())) == len(keys) else {key: key for key in keys}
+    texts = [" ".join(f"{names[key]}={value}" for key, value in one.items()) for one in settings]
+    short = short_names([text or f"experiment {one.number}" for text, one in zip(texts, records, strict=True)])
+    return {record.number: name for record, name in zip(records, short, strict=True)}
 
 
 def record_of(sweep: SweepFolder) -> SweepRecord | None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Invariance, to_json
-from bi_experiments.sweep.command import label, record_of
+from bi_experiments.sweep.command import labels, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
 from bi_experiments.wording import band, signed
@@ -79,16 +79,17 @@ def confirm(sweep: SweepFolder, config: DictConfig, run: TaskFunction) -> None:
 def said(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> str | None:
     """What measuring the cheapest again gave, or that it was not; None where nothing could be chosen."""
     again = next((record for record in records if record.again is not None), None)
+    names = labels(measured_once(records), sweep_record)
     if again is None:
         chosen = cheapest(records, search=sweep_record is not None and sweep_record.planned is None)
         if chosen is None:
             return None
         return (
             "The lowest of several measurements is low by luck too: before you call "
-            f"{label(chosen, sweep_record)} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
+            f"{names[chosen.number]} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
         )
     chosen = next(record for record in records if record.number == again.again)
-    name = label(chosen, sweep_record)
+    name = names[chosen.number]
     if again.status is not Status.DONE or again.change_pct is None:
         return f"Measuring {name} again, the cheapest, gave no result: {again.reason or again.status}."
     when = f"{_cost(chosen)} when it was chosen"

@@ -117,9 +117,7 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
         "wall_time_s": result.wall_time_s,
         "invariance": verdicts.get(second_arm(result.phases)),
         "own_s_per_token": own_s_per_token(result.phases),
-        "differs": ", ".join(
-            f"{one.name} ({one.baseline} → {one.second})" for one in engine_differences(complete_pairs(result.phases))
-        )
+        "differs": ", ".join(f"{one.name} ({one.change})" for one in engine_differences(complete_pairs(result.phases)))
         or None,
     }
     if alone := alone_digest(result):

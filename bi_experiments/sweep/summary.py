@@ -24,7 +24,7 @@ from bi_experiments.report.layout import paragraph, table
 from bi_experiments.report.rows import Summary
 from bi_experiments.report.several import Row, draw, render_html
 from bi_experiments.sweep import confirmation
-from bi_experiments.sweep.command import label, record_of, settings_of, typed_sweep
+from bi_experiments.sweep.command import labels, record_of, settings_of, that_differ, typed_sweep
 from bi_experiments.sweep.confirmation import measured_once
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
@@ -166,7 +166,8 @@ def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | Non
 
 def alike_in(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Alike]:
     """Whether the second arm's outputs of the probes alone are the same in all experiments of a sweep."""
-    return outputs_alike([(label(one, sweep_record), one.alone) for one in records if one.alone is not None])
+    names = labels(records, sweep_record)
+    return outputs_alike([(names[one.number], one.alone) for one in records if one.alone is not None])
 
 
 def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[ExperimentRecord]]]:
@@ -193,7 +194,7 @@ def _table(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
     reasons = [f"{record.number}: {record.reason}" for record in records if record.reason]
     for differs in dict.fromkeys(record.differs for record in records if record.differs):
         rows_of = ", ".join(str(record.number) for record in records if record.differs == differs)
-        reasons += paragraph(f"{rows_of}: vLLM ran the arms with other settings too: {differs}")
+        reasons += paragraph(f"{rows_of}: vLLM ran the arms with other settings too, baseline → second arm: {differs}")
     return [*table(header, rows, left=(*range(1, 1 + len(keys)), len(keys) + 3, len(keys) + 4)), *reasons]
 
 
@@ -226,13 +227,12 @@ def to_csv(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
 
 def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Row]:
     """The rows of the page, named by what differs between them."""
-    settings = _that_differ([settings_of(record, sweep_record) for record in records])
+    settings = that_differ([settings_of(record, sweep_record) for record in records])
     keys = list(dict.fromkeys(key for one in settings for key in one))
-    last = {key: key.rpartition(".")[2] for key in keys}
-    names = last if len(set(last.values())) == len(keys) else {key: key for key in keys}
+    names = labels(records, sweep_record)
     return [
         Row(
-            label=" ".join(f"{names[key]}={value}" for key, value in one.items()) or f"experiment {record.number}",
+            label=names[record.number],
             settings={key: one.get(key, "-") for key in keys},
             status=str(record.status),
             reason=record.reason,
@@ -241,14 +241,6 @@ def to_rows(sweep: SweepFolder, records: Sequence[ExperimentRecord], sweep_recor
         )
         for record, one in zip(records, settings, strict=True)
     ]
-
-
-def _that_differ(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Without the settings that all experiments have in common, unless there is one experiment alone."""
-    if len(settings) < 2:
-        return list(settings)
-    alike = {key for key in settings[0] if len({one.get(key) for one in settings}) == 1}
-    return [{key: value for key, value in one.items() if key not in alike} for one in settings]
 
 
 def _page(sweep: SweepFolder, record: ExperimentRecord) -> str | None:

@@ -58,7 +58,7 @@ def test_the_operator_its_size_the_smallest_batch_and_the_border_are_named() -> 
     assert "its inputs are equal" in text
     assert "512 of 2560 elements differ (shape 5 x 512), by at most 0.125" in text
     assert "357 rows in the batch and 5 alone" in text
-    assert "1 neighbour of 7, with prompts of 40 tokens: 43 rows in that operator." in text
+    assert "has 1 of the 7 neighbours, with prompts of 40 tokens; there the operator computes 43 rows." in text
     assert "from 40 prompt tokens of the neighbour on" in text
     assert "rank" not in text
     assert "more than one cause" not in text

@@ -193,7 +193,9 @@ def test_a_failed_experiment_has_a_page_that_says_why() -> None:
     text = page_of(result).text
     assert "No comparison: no pair is complete." in text
     assert "the baseline phase of pair 1 failed" in text
-    assert "Phase 1 (baseline) failed: out of memory; its log: phases/00-baseline/engine.log" in text
+    assert (
+        "Phase 1 (baseline) failed after 0 of 5 trials: out of memory; its log: phases/00-baseline/engine.log" in text
+    )
 
 
 def test_the_first_screen_says_what_it_is_about_and_leads_to_the_findings() -> None:

@@ -99,6 +99,26 @@ def test_the_page_has_a_row_for_every_experiment_and_a_reason_for_every_failure(
     assert "https://" not in html
 
 
+def test_a_long_value_is_cut_to_what_differs_and_kept_as_a_title() -> None:
+    values = [f'{{"architecture": "{name}", {", ".join(f"{n}: {n}" for n in range(99))}}}' for name in ("qwen", "opt")]
+    html = render_html("A sweep", [row(1.0, seeded=value) for value in values], None)
+    shown = [cells[7] for cells in table(html)]
+    assert len(set(shown)) == 2
+    assert max(map(len, shown)) < 60
+    assert html.count(' title="{&#34;architecture&#34;: &#34;qwen') == 1
+
+
+def test_costs_without_an_interval_are_counted_and_not_ranked() -> None:
+    single = row(-46.0, backend="single")
+    assert single.result is not None
+    alone = changed(single, result=changed(single.result, total_time=factories.metric(-46.0, None, None)))
+    head = render_html("A sweep", [row(2.0, backend="a"), alone], None).partition("<table>")[0]
+    assert "Total time changes by +2.0 % (run a)." in head
+    assert "Without an interval: 1 experiment" in head
+    assert "46.0" not in head
+    assert "violated in 2" in head
+
+
 def test_nothing_of_a_row_is_markup() -> None:
     rows = [
         Row(EVIL, {EVIL: EVIL, "x": str(index)}, EVIL, EVIL, "javascript:alert(1)", summary(index)) for index in (1, 2)

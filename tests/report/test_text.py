@@ -171,7 +171,51 @@ def test_a_failed_phase_says_why_and_where_its_log_is() -> None:
     assert "FAILED after 60.0s: OutOfMemoryError: out of memory" in block
     assert "No comparison: no pair is complete." in text
     assert "phases/01-batch_invariant/engine.log" in section(text, "RESULT")
-    assert "It ended early, after 2 of 2 phases: the batch_invariant phase of pair 1 failed." in unwrapped(text)
+    assert "It ended early, with 1 of 2 phases finished: the batch_invariant phase of pair 1 failed." in unwrapped(text)
+
+
+def interrupted(one: PhaseResult, **changes: Any) -> PhaseResult:  # noqa: ANN401  fields of the record
+    return replace(one, status=PhaseStatus.INTERRUPTED, error="interrupted", **changes)
+
+
+def test_where_an_experiment_was_interrupted_is_said_once() -> None:
+    """In the launch that does not count, the first trial, the probes: what finished, and how far the last one got."""
+    baseline, other = factories.phases([7.0])
+    probe = factories.invariance_report().arms[0].first
+    assert probe is not None
+    of_none = interrupted(replace(baseline, index=-1), trials=(), init_time_s=None)
+    cases = (
+        (replace(result_of([]), discarded=of_none), "0 of 2", "launch that does not count (baseline)", "0 of 4 trials"),
+        (result_of([interrupted(baseline, trials=())]), "0 of 2", "Phase 1 (baseline)", "0 of 4 trials"),
+        (
+            result_of([baseline, interrupted(other, probes=(probe,))]),
+            "1 of 2",
+            "Phase 2 (batch invariant)",
+            "4 of 4 trials and 1 probe output",
+        ),
+    )
+    for result, finished, which, got in cases:
+        text = unwrapped(render(replace(result, planned_phases=2, stopped="it was interrupted")))
+        assert f"It ended early, with {finished} phases finished: it was interrupted." in text
+        assert f"{which} was interrupted after {got}; its log: phases/" in text
+        assert "interrupted: interrupted" not in text
+        assert "INTERRUPTED after 60.0s " in text
+
+
+def test_probes_alone_again_is_counted_apart_as_in_the_verdict() -> None:
+    probe = factories.invariance_report().arms[0].first
+    assert probe is not None
+    alone = replace(probe, composition="batch_1", equal=True)
+    baseline, other = factories.phases([7.0])
+    text = render(result_of([replace(baseline, probes=(alone, alone, probe)), other]))
+    assert "Probes: 1 of 1 differ from the probe alone in other batches, 0 of 2 alone again" in text
+
+
+def test_trials_out_of_order_are_explained_once() -> None:
+    said = "Trials run in random order, the same in both arms; their table is sorted.\nTrial 4/4"
+    phases = [replace(one, trials=one.trials[::-1]) for one in factories.phases([7.0, 7.0])]
+    assert render(result_of(phases)).count(said) == 1
+    assert "random order" not in render(result_of(factories.phases([7.0])))
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,18 @@ def test_what_measuring_the_cheapest_again_gave_is_said() -> None:
     assert len(summary.to_text([*once, again], OF)) == len(summary.to_text(once, OF))
 
 
+def test_what_is_said_of_the_cheapest_names_it_by_what_differs() -> None:
+    models = [f"model.name=an-organisation/a-model-of-a-name-longer-than-forty-characters-{one}" for one in "ab"]
+    once = [replace(done(at, 5.0 + at), overrides=(model,)) for at, model in enumerate(models)]
+    said = confirmation.said(once, OF) or ""
+    assert "before you call characters-a the cheapest" in said or "before you call a the cheapest" in said
+
+
 def test_rows_in_which_vllm_changed_more_than_the_mode_say_so() -> None:
     differs = "compilation mode (VLLM_COMPILE → NONE)"
     records = [done(0, 7.5), replace(done(1, 5.0), differs=differs), replace(done(2, 6.0), differs=differs)]
     said = " ".join(summary.to_text(records, OF))
-    assert f"1, 2: vLLM ran the arms with other settings too: {differs}" in said
+    assert f"1, 2: vLLM ran the arms with other settings too, baseline → second arm: {differs}" in said
     assert said.count("VLLM_COMPILE") == 1
     assert summary.to_csv(records, OF).count(differs) == 2
 

@@ -44,8 +44,7 @@ def engine(pairs: Sequence[Pair]) -> Iterator[Finding]:
     for difference in engine_differences(pairs):
         yield Finding(
             kind=difference.field,
-            message=f"The arms do not differ in their kernels alone: vLLM ran with {difference.name} "
-            f"{difference.baseline} in the baseline and {difference.second} in the second arm. Part of the change may "
-            "be due to that.",
+            message=f"The arms do not differ in their kernels alone: vLLM changed {difference.name} "
+            f"({difference.change}). Part of the change may be due to that.",
             remedy=REMEDIES[difference.field],
         )

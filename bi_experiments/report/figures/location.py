@@ -19,9 +19,9 @@ def location(result: ExperimentResult) -> tuple[Drawing, ...]:
     axes.plot(numbers, [shown[number].largest_difference for number in numbers], "o-", color=theme.OTHER, markersize=3)
     axes.plot([0], [found.first.largest_difference], "s", color=theme.OTHER)
     if all(shown[number].largest_difference > 0 for number in numbers):
-        axes.set_yscale("log")
+        theme.logarithmic(axes, "y")
     axes.set_xlim(-0.5, max(len(shown) - 0.5, 1))
-    axes.set_xlabel(f"modules after {found.first.module}, in the order of execution")
+    axes.set_xlabel("modules from the first that differs on, as they run")
     axes.set_ylabel("largest |difference|")
     theme.read_along(axes, "y")
     title = "How the difference grows through the layers"
@@ -35,7 +35,8 @@ def location(result: ExperimentResult) -> tuple[Drawing, ...]:
                 f"Largest difference of the probe's rows: {found.first.largest_difference:.3g} in "
                 f"{found.first.module}, the first that differs, {last.largest_difference:.3g} in {last.module}."
             ),
-            caption="Square: the first operator that differs. Each point: a module, the probe's own rows alone.",
+            caption=f"Square: the first operator that differs, {found.first.module}. Each point: a module, the probe's "
+            "own rows alone.",
             figure=figure,
         ),
     )

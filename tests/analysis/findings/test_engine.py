@@ -52,10 +52,20 @@ def test_the_most_severe_comes_first_and_is_said_beside_the_cost() -> None:
     ]
     result = factories.whole_result(phases)
     assert sentences(result)[1] == (
-        "vLLM ran the arms with other settings too: dtype (float32 → bfloat16), compilation mode "
-        "(VLLM_COMPILE → NONE), kv cache tokens (4096 → 8192)."
+        "vLLM ran the arms with other settings too, baseline → second arm: dtype (float32 → bfloat16), compilation "
+        "mode (VLLM_COMPILE → NONE), kv cache tokens (4096 → 8192)."
     )
     assert of_experiment(result).tags["differs/compilation_mode"] == "VLLM_COMPILE -> NONE"
+
+
+def test_of_a_value_that_continues_the_other_only_what_it_adds_is_said() -> None:
+    phases = with_observed(Arm.BATCH_INVARIANT, all_reduce="Custom PyNccl ALGO=ring")
+    phases = tuple(
+        one if one.arm is Arm.BATCH_INVARIANT else replace(one, observed=factories.observed(all_reduce="Custom PyNccl"))
+        for one in phases
+    )
+    (difference,) = engine_differences(complete_pairs(phases))
+    assert difference.change == "in the second arm also ALGO=ring"
 
 
 def test_a_setting_that_one_launch_alone_reports_otherwise_is_one_too() -> None:

@@ -10,6 +10,7 @@ from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.experiment import draw
 from tests import factories
+from tests.analysis.test_location import FOUND, LINEAR
 
 ALL = ["overhead", "trial_costs", "trial_times", "latency", "invariance", "init_time", "drift"]
 
@@ -45,6 +46,15 @@ def test_a_whole_record_gives_every_figure(whole: tuple[dict[str, Drawing], dict
     shown, missing = whole
     assert list(shown) == ALL
     assert missing == {}
+
+
+def test_the_ticks_of_a_located_difference_are_plain_numbers() -> None:
+    """Text is never parsed as mathematics, so that no tick may be written as such."""
+    later = [replace(LINEAR, module=f"model.layers.{at}", largest_difference=0.125 * 4**at) for at in range(3, 8)]
+    shown, _ = figures(factories.whole_result(location=replace(FOUND, layers=(LINEAR, *later))))
+    said = texts(shown["location"])
+    assert "mathdefault" not in said
+    assert ">10<" in said
 
 
 @pytest.mark.parametrize(
