@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
     code = decide(change, *margins) if equal else ExitCode.GATE_UNDECIDED
     shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
-    said = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
+    lines = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
     if max(len(first), len(second)) > 1:  # else they stand in the table
-        said.insert(0, describe_overheads(first, second))
-    answer = "\n".join(said)
+        lines.insert(0, describe_overheads(first, second))
+    answer = "\n".join(lines)
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
     if said := outputs_agree(first, second):
         sys.stdout.write(f"{said}\n")
