@@ -18,6 +18,9 @@ SYSTEM_PACKAGES := chromium postgresql munge slurmctld slurmd slurm-client
 # What only the tests marked `system` need of Ray, so that the lock does without its 80 MB.
 RAY := ray==2.60.0 msgpack==1.2.4
 
+# Two files of tests at once: most of what they wait for is the start of other processes, on one core each.
+AT_ONCE := -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-thorough test-all system-packages check ui lock schema clean
 
@@ -31,13 +34,13 @@ demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with r
 	@$(RUN) -m bi_experiments experiment=cpu_demo
 
 test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, including real vLLM on the CPU
-	@$(RUN) -m pytest -m "not system and not thorough"
+	@$(RUN) -m pytest $(AT_ONCE) -m "not system and not thorough"
 
 test-thorough: $(VENV)/installed  ## What the tests show on one model, on more of them (20 minutes)
 	@$(RUN) -m pytest -m thorough
 
 test-all: test system-packages $(VENV)/ray  ## The same and the tests that need system packages (installed when root and apt-get allow)
-	@if grep --recursive --quiet --include='*.py' 'mark\.system' tests; then $(RUN) -m pytest -m system; \
+	@if grep --recursive --quiet --include='*.py' 'mark\.system' tests; then $(RUN) -m pytest $(AT_ONCE) -m system; \
 	else echo "No test needs system packages."; fi
 
 system-packages:

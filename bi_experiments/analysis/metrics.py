@@ -40,6 +40,7 @@ from bi_experiments.analysis.pairs import (
     trial_times,
 )
 from bi_experiments.records import Difference, Metric, PhaseResult
+from bi_experiments.wording import LABELS
 
 # --- One phase ------------------------------------------------------------------------------------------------------
 
@@ -69,7 +70,9 @@ def summarise(phase: PhaseResult) -> PhaseSummary:
         ValueError: The phase has no trial, or its engine was never built.
     """
     if phase.init_time_s is None or not phase.trials:
-        raise ValueError(f"phase {phase.index + 1} ({phase.arm}) has no trial to sum up: {phase.error or phase.status}")
+        raise ValueError(
+            f"phase {phase.index + 1} ({LABELS[phase.arm]}) has no trial to sum up: {phase.error or phase.status}"
+        )
     times = trial_times(phase)
     return PhaseSummary(
         init_time_s=phase.init_time_s,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bi_experiments.analysis.operation_classes import OperationClass, classify
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, PhaseResult, Profile, ProfiledStep
-from bi_experiments.wording import count
+from bi_experiments.wording import LABELS, count
 
 KNOWN_PCT = 90.0
 """Share of a profiled trial that must be in classes with a name, in per cent; less is a finding."""
@@ -195,7 +195,7 @@ def observed(arms: Sequence[ProfiledArm]) -> str:
     said = []
     for arm in arms:
         unobserved = "" if arm.timed_s is None else f" ({arm.timed_s:.3f} s when timed)"
-        said.append(f"{arm.arm.replace('_', ' ')} {arm.profile.time_s:.3f} s{unobserved}")
+        said.append(f"{LABELS[arm.arm]} {arm.profile.time_s:.3f} s{unobserved}")
     workers = arms[0].profile.workers
     # A collective's kernel runs from a worker's own arrival until the last worker has come.
     over = (

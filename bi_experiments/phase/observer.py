@@ -205,7 +205,7 @@ def _all_reduce() -> str | None:
         if name.endswith("_comm") and one is not None and not getattr(one, "disabled", False)
     )
     pins = [f"{name}={os.environ[name]}" for name in _ALL_REDUCE_PINS if name in os.environ]
-    return " ".join([*in_use, *pins])
+    return " ".join([*in_use, *pins]) if in_use else None  # the pins are those of the communicators on devices
 
 
 def _torch_graphs() -> int:

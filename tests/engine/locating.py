@@ -1,11 +1,12 @@
-"""Plants one fault after the other into an engine and locates each: `python locating.py CHECKPOINT MODE FAULT ...`.
+"""Plants one fault after the other into an engine and locates each.
 
-Prints one line of JSON for each fault: the located difference. The fault `none` plants nothing.
+`python locating.py CHECKPOINT MODE RANKS FAULT ...` writes a file for each fault: the located difference. The fault
+`none` plants nothing; of several ranks of tensor parallelism, the last has it.
 """
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -50,15 +51,15 @@ PLAN = ProbePlan(
 )
 
 
-def main(checkpoint: str, mode: str, faults: list[str]) -> None:
+def main(checkpoint: str, mode: str, ranks: int, faults: list[str]) -> None:
     """Locate every fault on one engine."""
     arm = Arm.BATCH_INVARIANT if mode == "1" else Arm.BASELINE
-    arguments = msgspec.structs.replace(ARGUMENTS, model=checkpoint)
+    arguments = msgspec.structs.replace(ARGUMENTS, model=checkpoint, tensor_parallel_size=ranks)
     llm = engine.build_engine(arguments)
     observed = engine.observe(llm)
-    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    executor = llm.llm_engine.engine_core.engine_core.model_executor
     for fault in faults:
-        take_out = plant(worker.model_runner.model, fault)
+        executor.collective_rpc(plant_in_worker, args=(fault, ranks - 1))
         differing = [result for result in probe(llm) if not result.equal]
         chosen = min(differing, key=lambda result: result.first_difference or 0)
         spec = PhaseSpec(
@@ -83,8 +84,18 @@ def main(checkpoint: str, mode: str, faults: list[str]) -> None:
             ),
         )
         location = localiser.locate(llm, spec, WORKLOAD, observed)
-        take_out()
+        executor.collective_rpc(take_out_of_worker)
         Path(f"{fault}.json").write_bytes(to_json(location))
+
+
+def plant_in_worker(worker: Any, fault: str, rank: int) -> None:  # noqa: ANN401  vLLM's
+    """Plant a fault into the model of one rank."""
+    worker.take_out = plant(worker.model_runner.model, fault if worker.rank == rank else "none")
+
+
+def take_out_of_worker(worker: Any) -> None:  # noqa: ANN401  vLLM's
+    """Take it out again."""
+    worker.take_out()
 
 
 def probe(llm: "LLM") -> list[ProbeResult]:
@@ -99,4 +110,4 @@ def probe(llm: "LLM") -> list[ProbeResult]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])

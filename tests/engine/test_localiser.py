@@ -43,11 +43,14 @@ VARIABLES = {
     "TORCHDYNAMO_DISABLE": "1",
 }
 """Of `experiment=cpu_demo`; others are the caller's."""
+RANKS = {"VLLM_CPU_OMP_THREADS_BIND": "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))}
+"""What vLLM asks for on the CPU where ranks share a NUMA node."""
 
 
-def run(*command: str, folder: Path, mode: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, folder: Path, mode: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     variables = {**os.environ, **VARIABLES, "PYTHONPATH": path, "VLLM_BATCH_INVARIANT": mode}
+    variables |= RANKS if ranks > 1 else {}
     return subprocess.run(
         [sys.executable, *command], cwd=folder, env=variables, capture_output=True, text=True, timeout=600, check=False
     )
@@ -69,11 +72,12 @@ def checkpoint(architecture: str, place: Path) -> str:
 
 
 @cache
-def located(architecture: str, mode: str, faults: tuple[str, ...], place: Path) -> dict[str, Location]:
+def located(architecture: str, mode: str, faults: tuple[str, ...], place: Path, ranks: int = 1) -> dict[str, Location]:
     """What is located on one engine, by fault."""
-    folder = place / f"{architecture}-{mode}"
+    folder = place / f"{architecture}-{mode}-{ranks}"
     folder.mkdir()
-    ran = run("-m", "tests.engine.locating", checkpoint(architecture, place), mode, *faults, folder=folder, mode=mode)
+    settings = checkpoint(architecture, place), mode, str(ranks)
+    ran = run("-m", "tests.engine.locating", *settings, *faults, folder=folder, mode=mode, ranks=ranks)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return {fault: from_json((folder / f"{fault}.json").read_bytes(), Location, fault) for fault in faults}
 
@@ -100,6 +104,14 @@ def test_a_planted_fault_is_named_exactly(architecture: str, fault: str, place: 
     assert smallest.first.module == path
     assert smallest.first.rows_in_batch == most_rows + 1
     assert first.rows_alone <= most_rows < first.rows_in_batch
+
+
+def test_of_several_ranks_the_one_with_the_fault_is_named(place: Path) -> None:
+    location = located("qwen3", "1", ("linear",), place, ranks=2)["linear"]
+    first = first_of(location)
+    assert (first.module, first.kind, first.rank) == (FAULTS["linear"][0], "matrix multiplication and all-reduce", 1)
+    assert first.inputs_equal
+    assert {one.rank for one in location.layers} == {0, 1}
 
 
 def test_the_baseline_names_an_operator_that_splits_its_work_and_from_how_many_rows_on(place: Path) -> None:

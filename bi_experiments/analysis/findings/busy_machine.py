@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from bi_experiments.config.schema import Interleave, ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
-from bi_experiments.wording import count
+from bi_experiments.wording import LABELS, count
 
 LOAD_AVERAGE_S = 60.0
 """Time constant of the one-minute load average, in seconds."""
@@ -29,8 +29,8 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
     if load > max(1.0, 0.1 * cpu_count):
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running: before phase {phase.index + 1} ({phase.arm}) about {load:.1f} of "
-            f"{count(cpu_count, 'CPU')} were busy with it.",
+            message=f"Something else was running: before phase {phase.index + 1} ({LABELS[phase.arm]}) about "
+            f"{load:.1f} of {count(cpu_count, 'CPU')} were busy with it.",
             remedy=f"Stop it{or_take_turns(protocol)}.",
         )
 

@@ -6,7 +6,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.pairs import Pair, total_time_logs
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult, PhaseStatus
-from bi_experiments.wording import count, unsigned
+from bi_experiments.wording import LABELS, count, unsigned
 
 
 def incomplete(phases: Sequence[PhaseResult], pairs: Sequence[Pair], planned_pairs: int) -> Iterator[Finding]:
@@ -15,7 +15,7 @@ def incomplete(phases: Sequence[PhaseResult], pairs: Sequence[Pair], planned_pai
         lost = next((phase for phase in phases if phase.status is not PhaseStatus.OK), None)
         why = "the experiment ended early"
         if lost is not None:
-            why = f"phase {lost.index + 1} ({lost.arm}) {lost.status.replace('_', ' ')}"
+            why = f"phase {lost.index + 1} ({LABELS[lost.arm]}) {lost.status.replace('_', ' ')}"
         yield Finding(
             kind="incomplete",
             message=f"The result rests on {count(len(pairs), 'complete pair')} of the {planned_pairs} planned: {why}.",

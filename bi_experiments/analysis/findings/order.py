@@ -6,6 +6,7 @@ from statistics import fmean
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import Caches, Interleave, Order, ProtocolConfig
 from bi_experiments.records import Finding
+from bi_experiments.wording import LABELS
 
 NEXT_TO_EACH_OTHER_S = 600.0
 """Longest time between two phases that still stand next to each other, in seconds."""
@@ -44,8 +45,8 @@ def caches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]
     seen = f", and took {first.init_time_s:.1f} s against {fmean(later):.1f} s in its later launches" if later else ""
     yield Finding(
         kind="caches",
-        message=f"With protocol.caches=user the first launch ({first.arm}) may have filled compile caches that the "
-        f"other arm then found{seen}: init_time_cold does not compare like with like.",
+        message=f"With protocol.caches=user the first launch ({LABELS[first.arm]}) may have filled compile caches that "
+        f"the other arm then found{seen}: init_time_cold does not compare like with like.",
         remedy="Run with protocol.caches=private: then every arm's first launch is cold.",
     )
 

@@ -86,7 +86,7 @@ def test_a_pair_that_was_lost() -> None:
     finding = only((*others, replace(last, status=PhaseStatus.TIMED_OUT)))
     assert finding.kind == "incomplete"
     assert finding.message == (
-        "The result rests on 2 complete pairs of the 3 planned: phase 6 (batch_invariant) timed out."
+        "The result rests on 2 complete pairs of the 3 planned: phase 6 (batch invariant) timed out."
     )
 
 
