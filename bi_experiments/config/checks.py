@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_origin
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
 from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.keys import alternatives, key_types
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
 from bi_experiments.errors import (
@@ -104,6 +106,8 @@ NOT_EMPTY = (
 )
 """Texts that must say something."""
 
+MOST_REQUESTS = 100_000
+"""Largest number in the name of a composition: of requests, tokens or samples."""
 MOST_CHARACTERS = 100_000
 """Longest text of a setting: the phase's command line and environment hold some of them."""
 
@@ -124,6 +128,7 @@ def check(config: ExperimentConfig) -> None:
     Raises:
         ConfigurationError: Naming the first contradiction found.
     """
+    _check_lists(config)
     _check_texts(config)
     _check_numbers(config)
     _check_names(config)
@@ -141,12 +146,23 @@ def _require(condition: bool, key: str, found: object, instead: str) -> None:
         raise ConfigurationError(f"{key}={found} is not possible: {instead}")
 
 
+def _check_lists(config: ExperimentConfig) -> None:
+    """Hydra lets anything through as an entry of a list."""
+    for key, hint in key_types().items():
+        entries = setting(config, key)
+        if get_origin(hint) is list or any(get_origin(one) is list for one in alternatives(hint)):
+            for entry in entries or ():
+                _require(isinstance(entry, str) and bool(entry.strip()), key, entries, "its entries are texts")
+
+
 def _check_texts(config: ExperimentConfig) -> None:
     for key, text in _texts(config, ""):
         shown = text if len(text) <= 60 else f"{text[:60]}..."
         printable = shown.encode("ascii", "backslashreplace").decode()
         _require(len(text) <= MOST_CHARACTERS, key, printable, f"use at most {MOST_CHARACTERS} characters")
         _require("\0" not in text, key, printable, "it has a NUL character in it")
+        one_line = text.isprintable() or key == "workload.needle" or key.startswith("backend.")
+        _require(one_line, key, text.encode("unicode_escape").decode(), "it has control characters in it")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -321,6 +337,11 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = {
     "VLLM_BATCH_INVARIANT": "each arm has its own; protocol=control compares the baseline with itself",
     "LD_PRELOAD": "use backend.preload",
+    "BI_EXPERIMENTS_PHASE": "each phase is recognised by its own",
+    "TMPDIR": "each phase has a folder of its own; export TMPDIR to move them all",
+    "VLLM_RPC_BASE_PATH": "each phase has a folder of its own; export TMPDIR to move them all",
+    "CUDA_VISIBLE_DEVICES": "export it: what is checked, locked and observed are the devices that it names",
+    "CUDA_DEVICE_ORDER": "devices are counted as NVML counts them, in the order of the PCI bus",
 }
 """Variables that the program itself sets, with what to set instead."""
 
@@ -367,8 +388,7 @@ def _check_engine(config: ExperimentConfig) -> None:
             raise refuse_secret(secret)
         _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
         _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
-        finite = not isinstance(value, float) or math.isfinite(value)
-        _require(finite, key, value, "use a finite number")
+        _require(_all_finite(value), key, value, "use a finite number")
     attention = engine.get("attention_config")
     if attention is not None:
         _require(
@@ -396,6 +416,15 @@ def _check_engine(config: ExperimentConfig) -> None:
             "backend.engine.speculative_config is not possible with batch-invariant mode: vLLM checks several tokens "
             "in one step, whose size depends on the guesses; leave it out, or set protocol=control"
         )
+
+
+def _all_finite(value: object) -> bool:
+    """Whether no number in it is infinite or NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return all(map(_all_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _check_shared_caches(protocol: ProtocolConfig) -> None:
@@ -442,9 +471,10 @@ def _check_probes(config: ExperimentConfig) -> None:
     ):
         for name in names:
             try:
-                composition(name)
+                _, size = composition(name)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
+            _require(size <= MOST_REQUESTS, key, name, f"use a number of at most {MOST_REQUESTS}")
             _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} stands in it more than once")
     _require(
         bool(verify.compositions) or verify.level is ProofLevel.off,

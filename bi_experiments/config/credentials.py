@@ -16,13 +16,14 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/].*@")
 
 
 _SECRET_PARAMETER = re.compile(
-    r"(?<=[?&])(user|username|password|passwd|pwd|token|sslpassword)=([^&#]*)&?", re.IGNORECASE
+    r"(?<=[?&#])(user|username|pwd|auth|sig|[^?&#=]*(?:passw|token|secret|credential|key|signature)[^?&#=]*)=([^&#]*)&?",
+    re.IGNORECASE,
 )
 
 
 def without_credentials(uri: str) -> str:
     """A tracking URI as it may be shown and written down: without user name, password or token."""
-    return _SECRET_PARAMETER.sub("", _CREDENTIALS.sub("", uri)).rstrip("?&")
+    return _SECRET_PARAMETER.sub("", _CREDENTIALS.sub("", uri)).rstrip("?&#")
 
 
 def refuse_credentials(uri: str) -> None:
@@ -69,7 +70,7 @@ def is_secret(key: str, value: object) -> bool:
     text = str(value).strip().strip("\"'")
     if isinstance(value, Mapping | list | tuple | bool | int | float) or text.startswith("${"):
         return False
-    if _IN_URI.search(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&")):
+    if _IN_URI.search(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&#")):
         return True
     if "://" in text and _SECRET_PARAMETER.search(text):
         return True
