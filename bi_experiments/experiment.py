@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -95,6 +96,11 @@ def run_experiment(
     launches = Launches(config, folder, inputs, progress, clocks, place)
     if resumable:
         launches.take_over(planned)
+        if launches.lost:
+            sys.stderr.write(
+                f"the private caches of the earlier start are gone, and its {launches.lost} finished launches run "
+                "again: the next ones would be cold; sweep.resume=true from the start keeps them\n"
+            )
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
 
@@ -199,6 +205,7 @@ def record(
         order_seed=inputs.order_seed,
         planned_phases=planned,
         stopped=stopped,
+        taken_over=len(taken_over),
         beside=launches.beside,
     )
 

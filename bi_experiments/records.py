@@ -1016,6 +1016,8 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """None without one complete pair."""
     invariance: InvarianceReport | None = None
     """None when nothing was probed and no trial had a needle."""
+    taken_over: int = 0
+    """Launches that an earlier start of the experiment had finished, and that were not run again."""
     beside: tuple[str, ...] = ()
     """Names of the experiments that were seen to run on other devices or cores of the machine at the same time."""
     location: Location | None = None

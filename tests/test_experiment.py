@@ -23,6 +23,7 @@ from bi_experiments.records import (
     TwoStages,
     from_json,
 )
+from bi_experiments.report.method import method
 from bi_experiments.tracking.runs import of_experiment
 
 
@@ -361,6 +362,29 @@ def test_finished_phases_are_taken_over(run: Run) -> None:
     assert not run.folder.caches.exists()
 
 
+@pytest.mark.parametrize("interleave", ["launch", "trial"])
+def test_after_an_interruption_whole_pairs_are_taken_over_and_the_half_done_one_runs_again(
+    run: Run, interleave: str
+) -> None:
+    arguments = f"protocol.interleave={interleave}", "protocol.pairs=3", "protocol.caches=private", "protocol.seed=0"
+    first = run(*arguments, progress=InterruptInPair(1), resumable=True)
+    assert first.stopped == "it was interrupted"
+    assert run.folder.caches.is_dir()
+    whole = {index: at for index, at in starts(first).items() if index < 2}
+    assert len(whole) == 2
+    second = resumed(run, *arguments)
+    assert second.stopped is None
+    assert [phase.index for phase in second.phases] == list(range(6))
+    assert {index: at for index, at in starts(second).items() if index < 2} == whole
+    assert second.taken_over == len(starts(first))
+    assert second.comparison is not None
+    assert second.comparison.pairs == 3
+    assert dict(method(second))["resumed"] == f"{len(starts(first))} launches of an earlier start, taken over and " + (
+        "not run again"
+    )
+    assert [phase.launch for phase in second.phases if phase.init_time_s == 2.0] == [0, 0]  # none is cold again
+
+
 def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> None:
     first = resumed(
         run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
@@ -369,13 +393,17 @@ def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> Non
     assert not starts(second).items() & starts(first).items()
 
 
-def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_cold(run: Run) -> None:
+def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_cold(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = resumed(
         run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
     )
     shutil.rmtree(run.folder.caches)
     second = resumed(run, "protocol.interleave=launch", "protocol.order=baseline_first")
     assert not starts(second).items() & starts(first).items()
+    assert second.taken_over == 0
+    assert "are gone, and its 1 finished launches run again" in capsys.readouterr().err
 
 
 def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:

@@ -54,6 +54,9 @@ class Inputs:
 class Launches:
     """The launches of one experiment, and what is known of them, even after an interruption.
 
+    Attributes:
+        lost: Launches that an earlier start had finished, and that run again since their caches are gone.
+
     Args:
         config: The experiment's configuration.
         folder: Its output folder.
@@ -81,6 +84,7 @@ class Launches:
         self._beside: set[str] = set()
         self._phases: list[PhaseProcess] = []
         self._taken_over: dict[int, PhaseResult] = {}
+        self.lost = 0
         self._uncounted: PhaseProcess | None = None
 
     @property
@@ -118,8 +122,6 @@ class Launches:
         shared = protocol.caches is Caches.private or (
             protocol.caches is Caches.fresh and protocol.launches_per_cache > 1
         )
-        if shared and not self._caches(slot).is_dir():
-            return None
         files = self._folder.phase(slot.index, slot.arm)
         try:
             passed = from_json(files.spec.read_bytes(), PhaseSpec, files.spec)
@@ -127,7 +129,12 @@ class Launches:
         except (FileNotFoundError, RecordError):
             return None
         same = msgspec.structs.replace(passed, version=RECORD_VERSION) == self._spec(slot, self._by_turns)
-        return result if result.status is PhaseStatus.OK and same else None
+        if result.status is not PhaseStatus.OK or not same:
+            return None
+        if shared and not self._caches(slot).is_dir():
+            self.lost += 1
+            return None
+        return result
 
     @property
     def discarded(self) -> PhaseResult | None:

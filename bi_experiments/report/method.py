@@ -19,6 +19,9 @@ def method(result: ExperimentResult) -> Entries:
     pairs = result.comparison.pairs if result.comparison else 0
     planned = f"{pairs} complete of {result.planned_phases // 2} planned; every launch a fresh process"
     entries = [("pairs", planned), ("estimate", _estimate(Design.recorded(result)))]
+    if result.taken_over:
+        taken = f"{count(result.taken_over, 'launch')} of an earlier start, taken over and not run again"
+        entries.append(("resumed", taken))
     if result.comparison is not None and result.comparison.stages is not None:
         entries.append(("stages", " ".join(line for line in stages_lines(result.comparison.stages) if line)))
     entries += _rules(setting(configuration, "protocol") or {})

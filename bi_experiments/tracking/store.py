@@ -242,24 +242,24 @@ def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -
     """
     results: list[T] = []
     errors: list[BaseException] = []
+    ended = threading.Event()  # a thread whose `join` a signal interrupts counts as ended in Python 3.11
 
     def run() -> None:
         try:
             results.append(work())
         except BaseException as error:  # noqa: BLE001  raised again below, in the thread that waits
             errors.append(error)
+        ended.set()
 
-    thread = threading.Thread(target=run, daemon=True, name="tracking")
     try:
-        thread.start()
-        thread.join(min(SAY_AFTER_S, limit_s))
-        if thread.is_alive():
+        threading.Thread(target=run, daemon=True, name="tracking").start()
+        if not ended.wait(min(SAY_AFTER_S, limit_s)):
             waiting()
-            thread.join(max(0.0, limit_s - SAY_AFTER_S))
+            ended.wait(max(0.0, limit_s - SAY_AFTER_S))
     except KeyboardInterrupt:
-        thread.join(INTERRUPTED_S)  # a run that is nearly logged is closed, a store that is nearly made is whole
+        ended.wait(INTERRUPTED_S)  # a run that is nearly logged is closed, a store that is nearly made is whole
         raise
-    if thread.is_alive():
+    if not ended.is_set():
         raise TimeoutError(f"not done within {limit_s:g} s")
     if errors:
         raise errors[0]

@@ -105,8 +105,14 @@ def test_an_interrupted_sweep_ends_at_once_and_goes_on(sweep: Sweep) -> None:
     assert sweep.statuses() == ["failed"]
     assert sweep.folder.html.is_file()
     assert not left_over(sweep)
+    whole = phases_done(sweep)
     assert start(sweep, "sweep.resume=true").wait(timeout=120) == 0
     assert sweep.statuses() == ["done", "done"]
+    assert phases_done(sweep).items() >= whole.items()  # taken over, not run again
+    resumed = results(sweep)["0"]
+    assert resumed.taken_over == len(whole)
+    assert [phase.index for phase in resumed.phases] == list(range(8))  # and none counts twice
+    assert not list(sweep.folder.root.glob("*/caches"))
 
 
 def hanging(sweep: Sweep) -> list[Path]:

@@ -179,8 +179,9 @@ def test_an_interruption_lets_a_run_that_is_nearly_logged_be_closed() -> None:
     closed = []
 
     def log() -> None:
-        signal.raise_signal(signal.SIGINT)  # the main thread waits for this one
-        time.sleep(0.2)
+        time.sleep(0.3)  # now the main thread waits for this one
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.3)
         closed.append(True)
 
     with pytest.raises(KeyboardInterrupt):
