@@ -62,6 +62,14 @@ def finding_name(kind: str) -> str:
 NO_INTERVAL = "no interval"
 """What is said of a single launch of an arm everywhere: nothing can be said, for launches differ too."""
 
+
+def verdict_word(metric: Metric) -> str:
+    """The verdict on a metric; what is said of a single launch without an interval."""
+    if metric.withheld is not None:
+        return "withheld"
+    return NO_INTERVAL if metric.low_pct is None or metric.high_pct is None else metric.verdict
+
+
 _SHORT_NAMES = {
     "time_to_first_token": "TTFT",
     "time_per_output_token": "TPOT",

@@ -9,7 +9,7 @@ import msgspec
 from bi_experiments.analysis.metrics import PRIMARY
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseResult, Trial
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import LABELS, count, verdict_word
 
 COLUMNS = (
     "phase", "arm", "pair", "launch", "trial", "started_at", "time_s", "cpu_time_s", "batch_size", "prompt_tokens",
@@ -78,7 +78,7 @@ def benchmark_json(result: ExperimentResult) -> bytes:
                     "x total time",
                     1 + metric.change_pct / 100,
                     interval,
-                    f"{metric.pairs} pairs, {metric.verdict}\n{result.command}",
+                    f"{count(metric.pairs, 'pair')}, {verdict_word(metric)}\n{result.command}",
                 )
             )
         arms = ((Arm.BASELINE, metric.baseline), (second_arm(result.phases), metric.second))

@@ -1,6 +1,7 @@
 """Where the time of the profiled trials went: the tables, and what is to be known to read them."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,25 +109,33 @@ def operations(comparison: ProfileComparison, width: int) -> Table:
         comparison: The profiled trials.
         width: Longest name, in characters.
     """
+    largest = largest_operations(comparison)
+    names = _told_apart([short_name(one.name, width) for one in largest])
     rows = tuple(
         (
-            short_name(one.name, width),
+            name,
             one.kind,
             f"{one.baseline_calls:,}" if one.baseline_calls else "-",
             four_digits(1000 * one.baseline_s) if one.baseline_calls else "-",
             f"{one.second_calls:,}" if one.second_calls else "-",
             four_digits(1000 * one.second_s) if one.second_calls else "-",
         )
-        for one in largest_operations(comparison)
+        for name, one in zip(names, largest, strict=True)
     )
     second = "invariant" if comparison.second.arm is Arm.BATCH_INVARIANT else LABELS[comparison.second.arm]
     name = "Kernel" if comparison.baseline.profile.on_device else "Operator"
     return Table((name, "class", "baseline", "[ms]", second, "[ms]"), rows, frozenset({0, 1}))
 
 
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names, numbered where cutting made several alike."""
+    numbered = [f"{name} ({1 + names[:at].count(name)})" for at, name in enumerate(names)]
+    return [number if names.count(name) > 1 else name for name, number in zip(names, numbered, strict=True)]
+
+
 OPERATIONS_NOTE = (
     f"Calls and time of their own of the {LISTED} that take longest in either arm. The same work may have one name in "
-    "one arm and another in the other."
+    "one arm and another in the other. Longer names: python -m bi_experiments.operations FOLDER."
 )
 
 

@@ -19,8 +19,7 @@ from bi_experiments.records import Difference, ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
 from bi_experiments.report.labels import cut, short_names
 from bi_experiments.report.rows import Row, Summary
-from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import band, count, finding_name, four_digits, signed
+from bi_experiments.wording import band, count, finding_name, four_digits, signed, verdict_word
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 

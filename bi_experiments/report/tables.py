@@ -30,13 +30,13 @@ from bi_experiments.records import (
 from bi_experiments.report.compositions import why_not_run
 from bi_experiments.wording import (
     LABELS,
-    NO_INTERVAL,
     band,
     change_text,
     four_digits,
     metric_name,
     shown_in,
     signed,
+    verdict_word,
 )
 from bi_experiments.wording import count as count_of
 
@@ -186,13 +186,6 @@ def withheld(result: ExperimentResult) -> tuple[str, ...]:
             "are not the same work; request time per token compares the requests one by one."
         )
     return tuple(said)
-
-
-def verdict_word(metric: Metric) -> str:
-    """The verdict on a metric; what is said of a single launch without an interval."""
-    if metric.withheld is not None:
-        return "withheld"
-    return NO_INTERVAL if metric.low_pct is None or metric.high_pct is None else metric.verdict
 
 
 def _metric_row(metric: Metric) -> tuple[str, ...]:

@@ -129,6 +129,6 @@ def of_result(result: ExperimentResult) -> dict[str, object]:
             "change_pct": total_time.change_pct,
             "low_pct": total_time.low_pct,
             "high_pct": total_time.high_pct,
-            "verdict": total_time.verdict,
+            "verdict": None if total_time.low_pct is None else total_time.verdict,
         }
     return fields

@@ -26,7 +26,7 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.tracking.system_metrics import Reading
-from bi_experiments.wording import LABELS, change_text, device, four_digits, version
+from bi_experiments.wording import LABELS, change_text, device, four_digits, verdict_word, version
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
@@ -433,7 +433,7 @@ def _columns(result: ExperimentResult) -> dict[str, str | None]:
     return {
         "low": None if low is None else str(_four_digits(low)),
         "high": None if high is None else str(_four_digits(high)),
-        "verdict": None if metric is None else metric.verdict.value,
+        "verdict": None if metric is None else verdict_word(metric),
         "holds": None if holds is None else holds.value.replace("_", " "),
         "model": None if model is None else str(model).rstrip("/").rpartition("/")[2],
         "backend": setting(plain, "backend.attention"),
@@ -447,7 +447,7 @@ def _verdicts(result: ExperimentResult) -> dict[str, str | None]:
     tags: dict[str, str | None] = {}
     if result.comparison is not None:
         shown = {PRIMARY, *_OF_CHANGES}
-        tags |= {f"verdict/{one.name}": one.verdict for one in result.comparison.metrics if one.name in shown}
+        tags |= {f"verdict/{one.name}": verdict_word(one) for one in result.comparison.metrics if one.name in shown}
     differences = engine_differences(complete_pairs(result.phases))
     tags |= {f"differs/{one.field}": f"{one.baseline} -> {one.second}" for one in differences}
     tags["differs"] = ", ".join(one.field for one in differences) or "nothing that vLLM reports"

@@ -60,6 +60,14 @@ def test_the_sentence_names_what_differs_most_first() -> None:
     )
 
 
+def test_a_run_that_does_not_explain_the_timed_difference_says_so() -> None:
+    found = profiled(result())
+    assert found is not None
+    assert "does not explain" not in describe(found)
+    slow = found._replace(baseline=found.baseline._replace(timed_s=4.4))
+    assert describe(slow).endswith("The same trial when it was timed: -1.90 s, which this run does not explain.")
+
+
 def test_one_name_in_both_arms_stands_in_one_row() -> None:
     comparison = profiled(result())
     assert comparison is not None

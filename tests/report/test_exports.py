@@ -22,6 +22,11 @@ def test_every_trial_is_a_row_under_the_same_columns() -> None:
     assert {row["needle_equal"] for row in rows} == {"true"}
 
 
+def test_one_launch_an_arm_has_no_interval_here_either() -> None:
+    (cost, *_) = json.loads(benchmark_json(factories.whole_result(factories.phases([7.0]))))
+    assert cost["extra"].startswith("1 pair, no interval\n")
+
+
 def test_a_record_without_a_trial_is_a_head_alone() -> None:
     result = replace(factories.whole_result(), phases=(), comparison=None, invariance=None)
     assert trials_csv(result) == ",".join(COLUMNS) + "\n"

@@ -1,14 +1,18 @@
 """Where the time goes, in text, page, markdown, figure and MLflow."""
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.analysis.profiles import profiled
+from bi_experiments.records import Arm
 from bi_experiments.report import markdown, profiles, text
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing
 from bi_experiments.report.figures.experiment import draw
 from bi_experiments.report.html import render
 from bi_experiments.tracking.runs import of_experiment
+from tests import factories
+from tests import profiles as profiled_trials
 from tests.analysis.test_profiles import result
 
 SENTENCE = "matrix multiplication +0.50, attention +0.050"
@@ -94,3 +98,22 @@ def test_without_a_profile_no_page_speaks_of_one() -> None:
 )
 def test_a_kernels_name_is_cut_where_it_says_least(name: str, short: str) -> None:
     assert profiles.short_name(name, 40) == short
+
+
+def test_names_that_are_cut_alike_are_numbered() -> None:
+    shapes = ("128, 1, 128", "1, 128, 128")
+    own = tuple(
+        profiled_trials.operation(
+            f"void cutlass::device_kernel<vllm::cutlass_3x_gemm_fp8_blockwise<{shape}>>", profiled_trials.DECODE, 0.1
+        )
+        for shape in shapes
+    )
+    both = [replace(one, operations=own) for one in (profiled_trials.BASELINE, profiled_trials.SECOND)]
+    phases = tuple(
+        factories.phase(arm, profile=one) for arm, one in zip((Arm.BASELINE, Arm.BATCH_INVARIANT), both, strict=True)
+    )
+    comparison = profiled(factories.whole_result(phases))
+    assert comparison is not None
+    names = [row[0] for row in profiles.operations(comparison, 30).rows]
+    assert [name[-4:] for name in names] == [" (1)", " (2)"]
+    assert len({name[:-4] for name in names}) == 1

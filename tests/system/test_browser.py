@@ -1,8 +1,10 @@
 """What people see in a browser: the MLflow UI on the store of two experiments, and the report of one.
 
-Screenshots go to the folder that SCREENSHOTS names; without it, to pytest's own temporary folder.
+Screenshots go to the folder that SCREENSHOTS names; without it, to pytest's own temporary folder. Those that the
+documentation shows, `report.png` and `mlflow-compare.png`, are of the records in docs/results.
 """
 
+import gzip
 import json
 import os
 import re
@@ -77,6 +79,23 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check=True,
         )
     return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(work: Path) -> list[Path]:
+    """Output folders of the records of docs/results, reported, and logged beside the two experiments."""
+    folders = []
+    for packed in sorted((REPOSITORY / "docs" / "results").glob("*.result.json.gz")):
+        folder = work / packed.name.removesuffix(".result.json.gz")
+        folder.mkdir()
+        (folder / "result.json").write_bytes(gzip.decompress(packed.read_bytes()))
+        folders.append(folder)
+    for program in ("report", "track"):
+        names = [folder.name for folder in folders]
+        command = [sys.executable, "-m", f"bi_experiments.{program}", *names]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        subprocess.run(command, cwd=work, env=environment, capture_output=True, check=True)
+    return folders
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +185,20 @@ def test_two_experiments_are_compared(ui: str, client: MlflowClient, page: Page,
     expect(page.get_by_text("protocol.pairs").first).to_be_visible()
     expect(page.get_by_text("baseline/init_time").first).to_be_visible()
     expect(page.locator(".main-svg").first).to_be_visible()
+
+
+def test_the_records_of_the_results_are_compared(
+    ui: str, client: MlflowClient, recorded: list[Path], page: Page, screenshots: Path
+) -> None:
+    runs = [run_id for run_id in experiments(client) if "demo" not in str(client.get_run(run_id).info.run_name)]
+    page.goto(f"{ui}/compare-runs?runs={json.dumps(runs)}&experiments={json.dumps(['1'])}")
+    expect(page.get_by_text(f"Comparing {len(recorded)} Runs")).to_be_visible()
+    expect(page.get_by_text("backend.attention").first).to_be_visible()
+    expect(page.locator(".main-svg").first).to_be_visible()
     page.screenshot(path=screenshots / "mlflow-compare.png")
 
 
-def test_the_report_opens_without_errors_and_shows_the_numbers_of_the_record(
-    work: Path, page: Page, screenshots: Path
-) -> None:
+def test_the_report_opens_without_errors_and_shows_the_numbers_of_the_record(work: Path, page: Page) -> None:
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -180,7 +207,26 @@ def test_the_report_opens_without_errors_and_shows_the_numbers_of_the_record(
     comparison = result(work / "a").comparison
     assert comparison is not None
     text = " ".join(page.inner_text("body").split())
-    page.screenshot(path=screenshots / "report.png")
     assert comparison.sentence in text
     assert f"{overhead_pct(work / 'a'):.1f}" in text
     assert errors == []
+
+
+TEXT_PX = """[...document.querySelectorAll("figure svg text")].map(text =>
+    parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
+"""How large the text of every figure is on the screen, in pixels."""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_figures_are_legible_and_no_page_is_wider_than_the_screen(
+    width: int, work: Path, recorded: list[Path], page: Page, screenshots: Path
+) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    violated = next(folder for folder in recorded if "triton_mla" in folder.name)
+    for shown in (work / "comparison.html", violated / "report.html"):
+        page.goto(shown.as_uri())
+        assert min(page.evaluate(TEXT_PX)) > 10
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert max(page.evaluate("[...document.querySelectorAll('tr')].map(row => row.offsetHeight)")) < 100
+    expect(page.get_by_text("VIOLATED").first).to_be_visible()
+    page.screenshot(path=screenshots / f"report{'' if width > 1000 else '-phone'}.png")

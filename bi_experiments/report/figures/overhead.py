@@ -12,8 +12,7 @@ from bi_experiments.records import Difference, ExperimentResult, Metric, TrialCo
 from bi_experiments.report import tables
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.report.tables import verdict_word
-from bi_experiments.wording import NO_INTERVAL, band, count, metric_name, signed
+from bi_experiments.wording import NO_INTERVAL, band, count, metric_name, signed, verdict_word
 
 MARKS = {
     Difference.SLOWER: (theme.OTHER, "s", "full"),
