@@ -212,8 +212,10 @@ def test_the_report_opens_without_errors_and_shows_the_numbers_of_the_record(wor
     assert errors == []
 
 
-TEXT_PX = """[...document.querySelectorAll("figure svg text")].map(text =>
-    parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a)"""
+TEXT_PX = """[...document.querySelectorAll("figure svg text")].map(text => {
+    const scale = text.getScreenCTM();
+    return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(scale.a, scale.b);
+})"""
 """How large the text of every figure is on the screen, in pixels."""
 
 
