@@ -3,22 +3,28 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.faults.aftermath import left_behind
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 class Program:
-    """`python -m bi_experiments` in an empty folder, whose folder for temporary files is its own too."""
+    """`python -m bi_experiments` in an empty folder, whose folder for temporary files is its own too.
+
+    Attributes:
+        damaged: Whether the test itself put records there that cannot be read.
+    """
 
     def __init__(self, root: Path, fake_python: Path) -> None:
         self.folder = root / "work"
         self.temporary = root / "temporary"
+        self.damaged = False
         self.folder.mkdir()
         self.temporary.mkdir()
         self.variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(self.temporary)}
@@ -57,8 +63,12 @@ class Program:
 
 
 @pytest.fixture
-def program(tmp_path: Path, fake_python: Path) -> Program:
-    return Program(tmp_path, fake_python)
+def program(tmp_path: Path, fake_python: Path) -> Iterator[Program]:
+    """The program, and what must hold after every fault."""
+    made = Program(tmp_path, fake_python)
+    yield made
+    left = left_behind(made.folder, made.temporary, made.folder / "mlflow.db")
+    assert [line for line in left if "cannot be read" not in line or not made.damaged] == []
 
 
 def is_one_line(done: "subprocess.CompletedProcess[str]", code: int = 2) -> bool:

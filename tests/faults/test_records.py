@@ -240,6 +240,7 @@ def test_an_experiment_is_not_written_over(program: Program, settings: tuple[str
 
 @pytest.mark.parametrize("content", ["garbage", "{}", '{"version": 99}'])
 def test_a_record_that_cannot_be_read_is_not_resumed(program: Program, content: str) -> None:
+    program.damaged = True
     (program.folder / "out").mkdir()
     (program.folder / "out" / "result.json").write_text(content)
     assert is_one_line(program(*program.fake, "hydra.run.dir=out", "sweep.resume=true"))
