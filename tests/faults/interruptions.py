@@ -81,7 +81,7 @@ def interrupt(program: Program, kind: Kind, chance: random.Random, longest_s: fl
     problems = left_behind(program.folder, program.temporary, program.folder / "mlflow.db")
     problems += _wrong_end(program, kind, code, in_time)
     if "Traceback" in said and code >= 0:  # while Python itself starts, SIGINT makes one
-        problems.append("a traceback")
+        problems.append(f"a traceback: {said.strip().splitlines()[-1]}")
     return Interrupted(after_s, in_time, code, said, problems)
 
 
