@@ -1,7 +1,7 @@
 """Short names for several experiments: what differs between them is kept, what they have in common is dropped."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LONGEST = 40
 """Characters of a name in a figure; names that would be alike are longer."""
@@ -29,6 +29,25 @@ def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
     shown = [cut(one, longest) for one in kept]
     names = dict(zip(kinds, shown if len(set(shown)) == len(kinds) else kept, strict=True))
     return [names[text] for text in texts]
+
+
+def changing_keys(settings: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
+    """The settings that differ; of several that always change together the first, with the others behind it.
+
+    Args:
+        settings: Those of every experiment, with the same keys; at least one.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    found: dict[str, list[str]] = {}
+    for key in settings[0]:
+        values = [one.get(key, "-") for one in settings]
+        if len(set(values)) > 1:
+            leader = first.setdefault(tuple(map(values.index, values)), key)
+            if leader == key:
+                found[key] = []
+            else:
+                found[leader].append(key)
+    return found
 
 
 def cut(text: str, longest: int = LONGEST) -> str:

@@ -17,7 +17,7 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Difference, ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
-from bi_experiments.report.labels import cut, short_names
+from bi_experiments.report.labels import changing_keys, cut, short_names
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.wording import band, count, finding_name, four_digits, signed, verdict_word
 
@@ -72,6 +72,10 @@ def render_html(
     from bi_experiments.report.figures.several import draw_all
 
     keys = list(dict.fromkeys(key for row in rows for key in row.settings))
+    beside: dict[str, list[str]] = {}
+    if not sweep and rows:  # unlike experiments differ in more settings than a page is wide
+        beside = changing_keys([row.settings for row in rows])
+        keys = list(beside)
     settings = _settings_cells(rows, keys)
     adjusted = _adjusted(rows)
     with theme.style():
@@ -101,7 +105,8 @@ def render_html(
         note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; invariance: "
         "the verdict on the second arm, and of its probe outputs those that changed with the batch; adjusted p: that "
         "there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % at most are "
-        "expected to show a change where there is none.",
+        "expected to show a change where there is none."
+        + "".join(f" With {key} change too: {', '.join(others)}." for key, others in beside.items() if others),
         command=command,
     )
 

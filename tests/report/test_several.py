@@ -226,6 +226,14 @@ def test_settings_that_always_change_together_count_as_one() -> None:
     assert list(drawings(rows)) == ["experiments_overhead", "overhead_by_size", "experiments_throughput"]
 
 
+def test_a_comparison_has_one_column_for_settings_that_change_together_and_names_the_others() -> None:
+    rows = [row(float(at), model=f"m{at}", heads=str(at), seed=str(at % 2)) for at in range(3)]
+    html = render_html("Folders", rows, None, sweep=False)
+    assert [cells[7:9] for cells in table(html)] == [["m0", "0"], ["m1", "1"], ["m2", "0"]]
+    assert "With model change too: heads." in html
+    assert "With model" not in render_html("A sweep", rows, None)
+
+
 def test_a_setting_that_never_changes_alone_is_named_and_not_drawn() -> None:
     rows = [row(1.0, model="a", size="8"), row(2.0, model="b", size="8"), row(3.0, model="c", size="32")]
     with theme.style():

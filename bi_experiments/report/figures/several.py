@@ -15,7 +15,7 @@ from bi_experiments.records import Arm
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.overhead import FASTER, GAP, SLOWER, draw_forest, label_ratios, ratio
-from bi_experiments.report.labels import short_names
+from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row
 from bi_experiments.wording import LABELS, count, signed
 
@@ -47,7 +47,9 @@ def draw_all(rows: Sequence[Row], *, sweep: bool = True) -> tuple[Drawing | Left
     compared = [row for row in rows if row.cost is not None]
     if len(compared) < 2:
         return (LeftOut("Overhead and throughput of several experiments", "fewer than two experiments have a result"),)
-    keys = _distinct_keys(compared) if sweep else []  # folders that were picked by hand have names of their own
+    keys = (
+        list(changing_keys([row.settings for row in compared])) if sweep else []
+    )  # folders that were picked by hand have names of their own
     drawn: list[Drawing | LeftOut] = [_overhead(compared, keys)]
     numeric = {key: all(_number(row.settings.get(key, "")) is not None for row in compared) for key in keys}
     for number, key in enumerate(keys):
@@ -315,16 +317,6 @@ def _names(keys: Sequence[str]) -> str:
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _distinct_keys(rows: Sequence[Row]) -> list[str]:
-    """The settings that differ; of several that always change together, the first."""
-    found: dict[tuple[int, ...], str] = {}
-    for key in rows[0].settings:
-        values = [row.settings.get(key, "-") for row in rows]
-        if len(set(values)) > 1:
-            found.setdefault(tuple(map(values.index, values)), key)
-    return list(found.values())
 
 
 def _short(text: str, limit: int) -> str:
