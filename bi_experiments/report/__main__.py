@@ -61,7 +61,7 @@ def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page:
             label=label,
             settings=settings,
             status=_status(result),
-            reason=result.stopped,
+            reason=None if _status(result) == "interrupted" else result.stopped,
             page=os.path.relpath(OutputFolder(folder).report_html, page.parent),
             result=summary,
         )

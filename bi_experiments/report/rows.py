@@ -78,7 +78,7 @@ class Row:
     status: str
     """`done`, `failed`, `interrupted`, `cannot run`, `running` or `missing`."""
     reason: str | None
-    """One line for everything but `done`."""
+    """One line for everything but `done` and `interrupted`."""
     page: str | None
     """The experiment's report, relative to the page; None where there is none to be linked."""
     result: Summary | None
