@@ -3,9 +3,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import to_json
+from bi_experiments.records import PhaseStatus, to_json
 from bi_experiments.report.__main__ import main
 from tests import factories
 from tests.conftest import REPOSITORY
@@ -111,3 +112,13 @@ def test_a_page_that_cannot_be_written_is_an_error_of_one_line(
     assert error.startswith("error: ")
     assert "cannot be written" in error
     assert error.count("\n") == 1
+
+
+def test_an_interrupted_experiment_is_called_so_once(folders: list[Path], tmp_path: Path) -> None:
+    last = replace(factories.phases()[0], status=PhaseStatus.INTERRUPTED, error="interrupted")
+    record = factories.whole_result([last], stopped="it was interrupted", comparison=None)
+    (folders[0] / "result.json").write_bytes(to_json(record))
+    page = tmp_path / "both.html"
+    assert main([*map(str, folders), "--output", str(page)]) == ExitCode.DONE
+    assert "1 interrupted" in page.read_text()
+    assert "interrupted: it was" not in page.read_text()
