@@ -14,7 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 from bi_experiments.config import backends, help
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import two_engines_fit
-from bi_experiments.config.keys import key_types, refuse_foreign_keys, refuse_overrides, several_values, unknown
+from bi_experiments.config.keys import (
+    alternatives,
+    dataclass_of,
+    key_types,
+    refuse_foreign_keys,
+    refuse_overrides,
+    several_values,
+    unknown,
+)
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
 from bi_experiments.config.schema import (
     BackendConfig,
@@ -114,6 +122,11 @@ def one_line(error: Exception) -> str:
     said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
     if not_there := re.match(r"Could not override '([^']+)'", said[0] if said else ""):
         return _not_there(not_there[1])
+    if said and said[0].startswith("Unexpected type for root: NoneType"):  # OmegaConf does not say whose
+        nullable = [key for key, hint in key_types().items() if dataclass_of(hint) and type(None) in alternatives(hint)]
+        return (
+            f"a key below {' or '.join(nullable)} is set, which is null here: choose an option that has it (model=demo)"
+        )
     sweep = re.match(
         r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires|$)", said[0] if said else ""
     )
@@ -135,4 +148,6 @@ def _not_there(key: str) -> str:
     group, _, rest = key.partition(".")
     if rest and group in key_types() and OPEN.match(key):
         return f"{key} is not set yet: write +{key}=VALUE"
+    if key in key_types():
+        return f"{key} takes its entries one by one: +{key}.NAME=VALUE"
     return unknown(key)

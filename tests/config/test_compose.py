@@ -160,6 +160,11 @@ def test_a_variable_of_the_wrong_type_is_named(monkeypatch: pytest.MonkeyPatch) 
         (["nonsense=1"], "nonsense"),
         (["workload.nonsense=1"], "nonsense"),
         (["tp=two"], "tp=two"),
+        (["model.seeded.seed=3"], "a key below model.seeded is set, which is null here"),
+        (
+            ["model=demo", "model.seeded.overrides={a: 1}"],
+            "takes its entries one by one",
+        ),
         (["protocol.order=sideways"], "balanced, baseline_first, random"),
         (["model=gpt5"], "use one of deepseek, deepseek_h100, deepseek_lite,"),
         (["backend=xformers"], "removed it in 0.12.*use one of auto, cpu, flash_attn,"),
