@@ -29,8 +29,8 @@ help:  ## Explain the targets
 
 install: $(VENV)/installed  ## Make .venv and install the locked CPU runtime, the tools and this project (minutes, once)
 
-demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with report and MLflow store (4 to 8 minutes)
-	@echo "Running python -m bi_experiments experiment=cpu_demo: 4 to 8 minutes on two cores."
+demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with report and MLflow store (5 minutes)
+	@echo "Running python -m bi_experiments experiment=cpu_demo: 5 minutes on two cores."
 	@$(RUN) -m bi_experiments experiment=cpu_demo
 
 test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, including real vLLM on the CPU
