@@ -76,7 +76,7 @@ def _run_command(interruption: "_Interruption") -> int:
             from bi_experiments.sweep.job import run_in_sweep
 
             return run_in_sweep(composed)
-        code, own_s_per_token = _run(composed)
+        code, own_s_per_token = _run(composed, interruption)
         codes.append(code)
         return own_s_per_token
 
@@ -191,7 +191,7 @@ _OPTIONS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--pack
 """Those that are mistyped most."""
 
 
-def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
+def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode, float | None]:
     """Run one composed configuration; returns its exit code and the second arm's own time per token in seconds."""
     # Imported here, so that --help and --cfg answer at once.
     from rich.console import Console
@@ -220,8 +220,10 @@ def _run(composed: DictConfig) -> tuple[ExitCode, float | None]:
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume, place=place)
             result = locate_violation(result, config, folder)
     except ExperimentError as error:
+        interruption.let_through()
         return complain(str(error), error.exit_code), None
     except OSError as error:
+        interruption.let_through()
         kept = f"; finished phases are kept in {folder.root / 'phases'}"
         return complain(f"{file_problem(error)}{kept}", ExitCode.PHASE_FAILED), None
     except KeyboardInterrupt:
@@ -242,7 +244,7 @@ def _say(line: str) -> None:
 
 
 def _say_what_is_kept(folder: OutputFolder) -> None:
-    """One line on an experiment that was interrupted once its record was written, or before there was one."""
+    """One line on an experiment that was interrupted once its record was written."""
     if folder.result.exists():
         sys.stderr.write(
             f"interrupted: the record is in {folder.root}; python -m bi_experiments.report draws its pages, "
@@ -275,9 +277,9 @@ class _Interruption:
         self.came = False
 
     def __call__(self, *_: object) -> None:
+        if self.came:
+            return  # a second Ctrl-C or SIGTERM would end the clean-up and lose the record
         self.came = True
-        # What comes next, a second Ctrl-C or SIGTERM, would end the clean-up and lose the record.
-        _handle_signals(signal.SIG_IGN)
         raise KeyboardInterrupt
 
     def let_through(self) -> None:

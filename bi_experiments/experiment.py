@@ -85,7 +85,7 @@ def run_experiment(
         resumable: Take over the finished phases that are in the folder, and keep the private caches for the next start
             unless the experiment is complete.
         place: The part of the machine that it runs on, where it has one for itself.
-        pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; they take some.
+        pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; drawing takes a few.
 
     Raises:
         ExperimentError: The seeded checkpoint could not be created.
@@ -117,16 +117,18 @@ def run_experiment(
             stopped = run_pairs(config, launches, planned, started, lambda: save(KILLED))
     except KeyboardInterrupt:  # as they ended
         stopped = INTERRUPTED
-    finally:
-        with held_back():
-            if not resumable:
-                shutil.rmtree(folder.caches, ignore_errors=True)
+    except BaseException:
+        if not resumable:
+            shutil.rmtree(folder.caches, ignore_errors=True)
+        raise
     with held_back():
-        result = save(stopped)
-        system_metrics.write(readings, folder, result.phases)
-        output.write_text(result, folder)
-        if stopped is None:
-            shutil.rmtree(folder.caches, ignore_errors=True)  # after the result: without them no phase is taken over
+        try:
+            result = save(stopped)
+            system_metrics.write(readings, folder, result.phases)
+            output.write_text(result, folder)
+        finally:  # after the result: without the caches no phase is taken over
+            if stopped is None or not resumable:
+                shutil.rmtree(folder.caches, ignore_errors=True)
     progress.experiment_ended(result)
     if result.wall_time_s >= pages_from_s:
         output.try_write_pages(result, folder)

@@ -20,14 +20,26 @@ def held_back() -> Iterator[None]:
     before = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                handler = signal.getsignal(number)
-                if handler is not None and handler is not signal.SIG_IGN:  # None: not Python's, and not to be restored
-                    before[number] = handler
-                    signal.signal(number, lambda found, _: arrived.append(found))
+            with _blocked():
+                for number in SIGNALS:
+                    handler = signal.getsignal(number)
+                    if handler is not None and handler is not signal.SIG_IGN:  # None: not Python's, cannot be restored
+                        before[number] = handler
+                        signal.signal(number, lambda found, _: arrived.append(found))
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with _blocked():
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """No handler is called while the handlers are replaced, all of them or none."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -11,7 +11,7 @@ from bi_experiments.experiment import run_experiment
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.localisation import locate_violation
 from bi_experiments.paths import OutputFolder, read_result
-from bi_experiments.records import Arm, to_json
+from bi_experiments.records import INTERRUPTED, Arm, to_json
 from tests import factories
 from tests.test_locate import probe, write_probes
 
@@ -29,6 +29,8 @@ def test_a_violation_is_located_when_asked_for_and_what_fails_costs_a_warning(
 
     assert locate_violation(result, off, folder) is result
     assert locate_violation(msgspec.structs.replace(result, invariance=None), on, folder).location is None
+    interrupted = msgspec.structs.replace(result, stopped=INTERRUPTED)
+    assert locate_violation(interrupted, on, folder) is interrupted
     assert not folder.reproduction.exists()
 
     monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "ignores_mode"}))

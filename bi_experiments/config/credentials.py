@@ -65,11 +65,14 @@ def is_secret(key: str, value: object) -> bool:
 
     Args:
         key: Dotted key.
-        value: Its value; numbers and switches are none, nor is what names an environment variable.
+        value: Its value; numbers and switches are none, nor is what names an environment variable, unless its default
+            is one.
     """
     text = str(value).strip().strip("\"'")
-    if isinstance(value, Mapping | list | tuple | bool | int | float) or text.startswith("${"):
+    if isinstance(value, Mapping | list | tuple | bool | int | float):
         return False
+    if text.startswith("${"):
+        text = text.partition(",")[2].removesuffix("}").strip().strip("\"'")
     if _IN_URI.search(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&#")):
         return True
     if "://" in text and _SECRET_PARAMETER.search(text):

@@ -74,10 +74,9 @@ def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page:
 
 
 def _status(result: ExperimentResult) -> str:
-    statuses = {phase.status for phase in result.phases}
-    if PhaseStatus.INTERRUPTED in statuses:
+    if result.interrupted:
         return "interrupted"
-    return "done" if statuses <= {PhaseStatus.OK} else "failed"
+    return "done" if {phase.status for phase in result.phases} == {PhaseStatus.OK} else "failed"
 
 
 if __name__ == "__main__":

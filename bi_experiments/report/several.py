@@ -213,10 +213,16 @@ def _status(row: Row) -> _Cell:
     return _Cell(row.status) if row.reason is None else _Cell(f"{row.status}: {row.reason}", "reason")
 
 
+def _cut(names: Sequence[str]) -> list[str]:
+    """The names cut, unless two of them would look alike then."""
+    short = [cut(name) for name in names]
+    return short if len(set(short)) == len(set(names)) else list(names)
+
+
 def _settings_cells(rows: Sequence[Row], keys: Sequence[str]) -> list[list[_Cell]]:
     """The settings of every row; a whole mapping would make its row taller than the screen, and so it is cut."""
     columns = [[row.settings.get(key, "") for row in rows] for key in keys]
-    shown = [[cut(name) for name in short_names(column)] for column in columns]
+    shown = [_cut(short_names(column)) for column in columns]
     return [
         [
             _Cell(short[at], "reason" if len(short[at]) > 30 else "", "" if short[at] == column[at] else column[at])

@@ -93,13 +93,18 @@ class SweepCallback(Callback):
             SystemExit: With the sweep's exit code.
         """
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
-        if config.sweep.confirm:
-            from bi_experiments.sweep.confirmation import confirm
-            from bi_experiments.sweep.job import run_in_sweep
+        try:  # Hydra would turn what is raised here into a warning, and end with 0
+            if config.sweep.confirm:
+                from bi_experiments.sweep.confirmation import confirm
+                from bi_experiments.sweep.job import run_in_sweep
 
-            confirm(sweep, config, run_in_sweep)
+                confirm(sweep, config, run_in_sweep)
+            code = _finish(config, "FINISHED")
+        except Exception as error:  # noqa: BLE001  what it comes from is said, and the exit code is not 0
+            problem = f"the sweep's end failed, its experiments are in {sweep.root}: {one_line(error)}"
+            code = complain(problem, ExitCode.PHASE_FAILED)
         atexit.unregister(self._cut_short)
-        raise SystemExit(_finish(config, "FINISHED"))
+        raise SystemExit(code)
 
     def _cut_short(self, config: DictConfig) -> None:
         """Mark the experiments that were running as interrupted, and finish the summary; of none, leave nothing."""

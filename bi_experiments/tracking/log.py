@@ -96,8 +96,9 @@ def log_experiment(
         The run id of the experiment; None when tracking is off or the tracking server failed.
     """
     later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
+    limit_s = store.INTERRUPTED_S if result.interrupted else store.LIMIT_S
     return _attempt(
-        lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later
+        lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later, limit_s
     )
 
 
@@ -158,9 +159,13 @@ def log_sweep(
 
 
 def _attempt(
-    log: Callable[["MlflowClient"], str], tracking: TrackingConfig, warn: Callable[[str], None], later: str
+    log: Callable[["MlflowClient"], str],
+    tracking: TrackingConfig,
+    warn: Callable[[str], None],
+    later: str,
+    limit_s: float = store.LIMIT_S,
 ) -> str | None:
-    """Log something; a store or server that fails costs a warning."""
+    """Log something within a time in seconds; a store or server that fails, or is late, costs a warning."""
     if not tracking.enabled:
         return None
     shown = without_credentials(tracking.uri)
@@ -171,7 +176,7 @@ def _attempt(
 
     try:
         store.refuse_store(tracking.uri)
-        return store.within(store.LIMIT_S, attempt, lambda: _say(f"waiting for MLflow at {shown}"))
+        return store.within(limit_s, attempt, lambda: _say(f"waiting for MLflow at {shown}"))
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
         why = without_secrets(tracking.uri, store.reason(error))

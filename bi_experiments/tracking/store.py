@@ -252,7 +252,10 @@ def within(limit_s: float, work: Callable[[], T], waiting: Callable[[], None]) -
         ended.set()
 
     try:
-        threading.Thread(target=run, daemon=True, name="tracking").start()
+        try:
+            threading.Thread(target=run, daemon=True, name="tracking").start()
+        except RuntimeError:  # Python 3.12 starts no thread while it ends, as a sweep that was interrupted does
+            run()
         if not ended.wait(min(SAY_AFTER_S, limit_s)):
             waiting()
             ended.wait(max(0.0, limit_s - SAY_AFTER_S))

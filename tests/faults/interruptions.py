@@ -108,7 +108,7 @@ def _wrong_end(program: Program, kind: Kind, code: int, in_time: bool) -> list[s
     stopped = read_result(folder).stopped if (folder / "result.json").exists() else "there is no record"
     if code == 0 and stopped is not None:
         return [f"exit code 0, but {stopped}"]
-    if code == -kind.signals[0] if kind.signals else False:  # before the program had begun
+    if kind.signals and code == -kind.signals[0]:  # before the program had begun
         return ["files of a program that had not begun"] if folder.exists() else []
     if code == 0 or (code == 130 and kind.signals and in_time):
         return ["caches are left"] if (folder / "caches").exists() else []

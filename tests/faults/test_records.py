@@ -238,6 +238,19 @@ def test_an_experiment_is_not_written_over(program: Program, settings: tuple[str
     assert contents(program.folder / "out") == before
 
 
+def test_a_record_that_lacks_a_setting_of_today_is_resumed(program: Program) -> None:
+    short = (*program.fake, "hydra.run.dir=out", "protocol.pairs=1")
+    assert program(*short).returncode == 0
+    path = program.folder / "out" / "result.json"
+    record = json.loads(path.read_bytes())
+    del record["configuration"]["workload"]["fresh_prompts"], record["configuration"]["profile"]
+    path.write_text(json.dumps(record))
+    done = program(*short, "sweep.resume=true")
+    assert done.returncode == 0, done.stderr
+    done = program(*short, "sweep.resume=true", "workload.fresh_prompts=true")
+    assert "has another experiment (workload.fresh_prompts false -> true)" in done.stderr
+
+
 @pytest.mark.parametrize("content", ["garbage", "{}", '{"version": 99}'])
 def test_a_record_that_cannot_be_read_is_not_resumed(program: Program, content: str) -> None:
     program.damaged = True

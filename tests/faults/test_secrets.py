@@ -94,6 +94,11 @@ def test_what_is_no_credential_is_let_through(key: str, value: str) -> None:
     assert not is_secret(key, value)
 
 
+def test_the_default_of_an_environment_variable_may_be_a_credential() -> None:
+    assert is_secret("backend.environment.HF_TOKEN", "${oc.env:HF_TOKEN,hf_real}")
+    assert not is_secret("backend.environment.HF_TOKEN", "${oc.env:HF_TOKEN,null}")
+
+
 def test_what_a_record_keeps_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_VARIABLE", SECRET)
     config = compose(["experiment=cpu_demo", "+backend.environment.HF_TOKEN=${oc.env:SOME_VARIABLE}"])

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import PhaseStatus, to_json
+from bi_experiments.records import INTERRUPTED, PhaseResult, PhaseStatus, to_json
 from bi_experiments.report.__main__ import main
 from tests import factories
 from tests.conftest import REPOSITORY
@@ -122,3 +122,14 @@ def test_an_interrupted_experiment_is_called_so_once(folders: list[Path], tmp_pa
     assert main([*map(str, folders), "--output", str(page)]) == ExitCode.DONE
     assert "1 interrupted" in page.read_text()
     assert "interrupted: it was" not in page.read_text()
+
+
+@pytest.mark.parametrize("phases", [factories.phases(), []])
+def test_an_experiment_that_was_interrupted_between_two_phases_is_not_done(
+    phases: list[PhaseResult], folders: list[Path], tmp_path: Path
+) -> None:
+    record = factories.whole_result(phases, stopped=INTERRUPTED, comparison=None)
+    (folders[0] / "result.json").write_bytes(to_json(record))
+    page = tmp_path / "both.html"
+    assert main([*map(str, folders), "--output", str(page)]) == ExitCode.DONE
+    assert "1 interrupted" in page.read_text()
