@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -68,7 +69,7 @@ def conf_folder() -> Path:
 
 
 def compose(overrides: Sequence[str]) -> ExperimentConfig:
-    """Compose a configuration without a command line.
+    """Compose a configuration without a command line; also while Hydra runs one.
 
     Args:
         overrides: As on the command line: `group=option`, `key=value`.
@@ -78,6 +79,8 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
     """
     register_schema()
     refuse_overrides(overrides)
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_folder()), version_base="1.3"):
             return from_hydra(hydra_compose("config", overrides=list(overrides)))
@@ -85,6 +88,8 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         raise
     except Exception as error:  # whatever Hydra raises while it composes, it is about what was asked for
         raise ConfigurationError(one_line(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def from_hydra(composed: DictConfig) -> ExperimentConfig:
