@@ -982,7 +982,7 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
 INTERRUPTED = "it was interrupted"
 """Why an experiment ended early that a signal ended."""
 KILLED = "the program was killed before it ended"
-"""What the record says of a run that did not come to its end: it is written before the first pair and after each."""
+"""What the record says of a run that did not come to its end: it is written before each pair."""
 
 
 class ExperimentResult(Record, frozen=True, kw_only=True):

@@ -34,6 +34,11 @@ class Nvidia:
     """Why NVML cannot be used here; None when it can."""
 
 
+def equal_to_first(devices: Sequence[Device]) -> list[int]:
+    """Where the devices stand that are of the first one's kind: an experiment runs on those alone."""
+    return [place for place, device in enumerate(devices) if device.name == devices[0].name]
+
+
 def read_nvidia() -> Nvidia:
     """Read the visible devices; a machine without the NVIDIA driver is an answer, not an error."""
     import pynvml

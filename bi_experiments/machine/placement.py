@@ -18,7 +18,7 @@ from bi_experiments.config.backends import Platform
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import MachineError
 from bi_experiments.files import try_lock
-from bi_experiments.machine.devices import Nvidia, read_nvidia
+from bi_experiments.machine.devices import Nvidia, equal_to_first, read_nvidia
 
 POLL_S = 0.2
 """How often a waiting experiment looks for free units, in seconds."""
@@ -87,7 +87,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         to the first, so that the experiments of a sweep can be compared.
 
     Raises:
-        MachineError: There are not as many.
+        MachineError: There are not as many cores.
     """
     if config.backend.platform is Platform.cpu:
         needed = config.sweep.cores or len(cores)
@@ -96,7 +96,7 @@ def needed_units(config: ExperimentConfig, nvidia: Nvidia, cores: Sequence[int])
         return Units("core", tuple(cores), needed)
     if config.backend.distributed_executor_backend == "ray" or not nvidia.devices:
         return None
-    equal = [place for place, device in enumerate(nvidia.devices) if device.name == nvidia.devices[0].name]
+    equal = equal_to_first(nvidia.devices)
     # Several slices may be of the device of the same number.
     candidates = tuple(place if nvidia.sliced else nvidia.devices[place].index for place in equal)
     names = tuple(nvidia.uuids[place] for place in equal) if nvidia.uuids else ()

@@ -27,7 +27,7 @@ from bi_experiments.errors import (
     did_you_mean,
 )
 from bi_experiments.machine.cgroups import memory_limit_bytes
-from bi_experiments.machine.devices import Nvidia, named_twice, read_nvidia
+from bi_experiments.machine.devices import Nvidia, equal_to_first, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
 from bi_experiments.phase import arguments
 
@@ -293,8 +293,10 @@ def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
             f"vLLM for GPUs is not installed in this environment; {found}; run pip install --editable '.[gpu]' in a "
             "new environment, or set runtime.python=PATH to an interpreter that has it"
         )
-    names = list(dict.fromkeys(device.name for device in nvidia.devices[:ranks]))
-    for device in nvidia.devices[:ranks]:
+    equal = [nvidia.devices[place] for place in equal_to_first(nvidia.devices)]
+    taken = equal[:ranks] if len(equal) >= ranks else nvidia.devices[:ranks]
+    names = list(dict.fromkeys(device.name for device in taken))
+    for device in taken:
         problem = _unequal_problem(config, names) if counted else None
         problem = problem or _capability_problem(config, device.name, device.compute_capability, floor)
         problem = problem or _device_memory_problem(config, device.name, device.memory_bytes)

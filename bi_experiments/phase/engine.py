@@ -124,7 +124,7 @@ def step_log(llm: "LLM") -> StepLog:
 
 
 def token_prompts(llm: "LLM", texts: Iterable[str]) -> list["TokensPrompt"]:
-    """The prompts as vLLM itself would tokenize them, so that this is no part of what is timed."""
+    """The prompts as vLLM itself would tokenize them, so that this is not timed."""
     encode = tokenizer(llm).encode
     return [{"prompt_token_ids": encode(text)} for text in texts]
 
@@ -135,7 +135,7 @@ def prompt_tokens(prompt: "TokensPrompt") -> int:
 
 
 def generate(llm: "LLM", prompts: "Sequence[TokensPrompt]", params: "SamplingParams") -> "list[RequestOutput]":
-    """Continue all prompts in one call; `finished` reads what it returns, which is no part of what is timed."""
+    """Continue all prompts in one call; `finished` reads what it returns, which is not timed."""
     outputs: list[RequestOutput] = llm.generate(list(prompts), params, use_tqdm=False)
     return outputs
 

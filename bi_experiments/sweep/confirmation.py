@@ -32,7 +32,7 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
     """The experiment of the lowest cost with an interval; None with fewer than two to choose from.
 
     Where a sweeper searches, it is the one with what it searched for, the lowest own time per token of the mode. One in
-    which the mode does not hold is no choice.
+    which the mode does not hold is not one to choose.
 
     Args:
         records: All experiments.

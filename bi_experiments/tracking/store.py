@@ -162,9 +162,9 @@ def _sqlite_problem(uri: str) -> str | None:
         if path.is_file():
             with path.open("rb") as file:
                 start = file.read(16)
-            problem = None if start in {b"", b"SQLite format 3\0"} else "it is a file, and no SQLite database"
+            problem = None if start in {b"", b"SQLite format 3\0"} else "it is not a SQLite database"
         elif path.exists():
-            problem = "it is no file"
+            problem = "it is not a file"
         else:
             problem = None if there.is_dir() else f"{there} is not a folder"
         if problem is None and there.is_dir():
@@ -175,7 +175,7 @@ def _sqlite_problem(uri: str) -> str | None:
 
 
 def unreachable(uri: str) -> str | None:
-    """Why a server takes no connection now, or does not answer as MLflow's; None when it does, or it is no server."""
+    """Why a server takes no connection now, or does not answer as MLflow's; None when it does, or is not a server."""
     parts = urlsplit(uri)
     if parts.scheme not in _SERVERS or parts.hostname is None:
         return None
@@ -188,7 +188,7 @@ def unreachable(uri: str) -> str | None:
         return within(2 * ANSWER_S, lambda: _answer_problem(uri), lambda: None)
     except TimeoutError:
         return f"it takes a connection, and gave no answer within {2 * ANSWER_S:g} s"
-    except Exception as error:  # noqa: BLE001  whatever a server says that is none
+    except Exception as error:  # noqa: BLE001  whatever says that it is not a server
         return without_secrets(uri, reason(error))
 
 

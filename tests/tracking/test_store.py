@@ -59,9 +59,9 @@ def test_a_store_that_cannot_be_logged_to_is_refused(uri: str, said: str, monkey
 
 def test_a_sqlite_store_must_be_one(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database")
-    with pytest.raises(ConfigurationError, match="no SQLite database"):
+    with pytest.raises(ConfigurationError, match="not a SQLite database"):
         store.refuse_store(f"sqlite:///{tmp_path / 'text.db'}")
-    with pytest.raises(ConfigurationError, match="it is no file"):
+    with pytest.raises(ConfigurationError, match="it is not a file"):
         store.refuse_store(f"sqlite:///{tmp_path}")
     (tmp_path / "empty.db").touch()
     store.refuse_store(f"sqlite:///{tmp_path / 'empty.db'}")
