@@ -107,7 +107,7 @@ class SweepCallback(Callback):
         raise SystemExit(code)
 
     def _cut_short(self, config: DictConfig) -> None:
-        """Mark the experiments that were running as interrupted, and finish the summary; if none started, leave no folder."""
+        """Mark what was running as interrupted, and finish the summary; if nothing started, leave no folder."""
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         records = sweep.read()
         for record in records:
