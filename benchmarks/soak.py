@@ -1,9 +1,10 @@
 """Whether a long sweep leaves anything behind: descriptors, threads, memory, sockets, processes, files.
 
     python benchmarks/soak.py [EXPERIMENTS]         (default: 200)
+    python benchmarks/soak.py EXPERIMENTS --real
 
-Runs one sweep of one-pair experiments in one program, of phases that answer at once (`benchmarks/instant_phase.py`),
-and prints what the program holds after each quarter of it, and what is left when it has ended.
+Runs one sweep of one-pair experiments in one program, of phases that answer at once (`benchmarks/instant_phase.py`) or
+of real ones, and prints what the program holds after each quarter of it, and what is left when it has ended.
 """
 
 import os
@@ -28,7 +29,8 @@ def main() -> None:
         temporary.mkdir()
         python = folder / "python"
         phase = Path(__file__).with_name("instant_phase.py")
-        python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S -I {shlex.quote(str(phase))} "$@"\n')
+        how = "" if "--real" in sys.argv else f" -S -I {shlex.quote(str(phase))}"
+        python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{how} "$@"\n')
         python.chmod(0o755)
         sweep = SweepFolder(folder / "sweep")
         shared = set(os.listdir("/dev/shm"))  # noqa: PTH208
