@@ -1,10 +1,17 @@
 """Waiting for other processes."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+
+
+def heed_signals() -> None:
+    """For a process that is about to be started: what runs in the background, or by nohup, hands on what it ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 20) -> None:

@@ -393,30 +393,27 @@ def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> Non
     assert not starts(second).items() & starts(first).items()
 
 
+COLD_FIRST = "protocol.caches=private", "protocol.interleave=launch", "protocol.order=baseline_first"
+
+
 def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_cold(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = resumed(
-        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
-    )
+    first = resumed(run, *COLD_FIRST, behaviour={Arm.BATCH_INVARIANT: "fails"})
     shutil.rmtree(run.folder.caches)
-    second = resumed(run, "protocol.interleave=launch", "protocol.order=baseline_first")
+    second = resumed(run, *COLD_FIRST)
     assert not starts(second).items() & starts(first).items()
     assert second.taken_over == 0
     assert "are gone, and its 1 finished launches run again" in capsys.readouterr().err
 
 
 def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:
-    resumed(
-        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
-    )
+    resumed(run, *COLD_FIRST, behaviour={Arm.BATCH_INVARIANT: "fails"})
     half_filled = run.folder.caches / Arm.BATCH_INVARIANT / "half filled"
     half_filled.touch()
     kept = run.folder.caches / Arm.BASELINE / "kept"
     kept.touch()
-    resumed(
-        run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
-    )
+    resumed(run, *COLD_FIRST, behaviour={Arm.BATCH_INVARIANT: "fails"})
     assert not half_filled.exists()
     assert kept.exists()
 

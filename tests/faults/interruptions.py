@@ -12,6 +12,7 @@ from typing import NamedTuple
 from bi_experiments.paths import read_result
 from tests.faults.aftermath import left_behind
 from tests.faults.conftest import Program
+from tests.processes import heed_signals
 
 SOON_S = 0.05
 """Longest time between two signals, in seconds."""
@@ -95,8 +96,7 @@ def _start(program: Program, kind: Kind, settings: Sequence[str]) -> "subprocess
             env=program.variables,
             stdout=subprocess.PIPE if kind.terminal == "closed" else out,
             stderr=subprocess.PIPE,
-            # What was started in the background ignores SIGINT, and hands that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=heed_signals,  # noqa: PLW1509
         )
     finally:
         os.close(out)

@@ -16,7 +16,7 @@ from bi_experiments.experiment import analysed
 from bi_experiments.paths import OutputFolder, read_result
 from tests.factories import experiment_result
 from tests.faults.conftest import Program, is_one_line
-from tests.processes import wait_for
+from tests.processes import heed_signals, wait_for
 
 
 def start(program: Program, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
@@ -27,7 +27,7 @@ def start(program: Program, *arguments: str, **variables: str) -> "subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=heed_signals,  # noqa: PLW1509
     )
 
 

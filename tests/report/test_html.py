@@ -194,7 +194,7 @@ def test_a_failed_experiment_has_a_page_that_says_why() -> None:
     assert "No comparison: no pair is complete." in text
     assert "the baseline phase of pair 1 failed" in text
     assert (
-        "Phase 1 (baseline) failed after 0 of 5 trials: out of memory; its log: phases/00-baseline/engine.log" in text
+        "Phase 1 (baseline) failed after 0 of 3 trials: out of memory; its log: phases/00-baseline/engine.log" in text
     )
 
 
