@@ -119,7 +119,9 @@ def test_without_the_password_the_results_are_on_disk_and_one_line_says_so(
     done = run(tmp_path, fake_python, server)
     assert done.returncode == 0
     assert (tmp_path / "out" / "result.json").exists()
-    (line,) = done.stderr.replace(f"waiting for MLflow at {server.uri}\n", "").splitlines()
+    early, line = done.stderr.replace(f"waiting for MLflow at {server.uri}\n", "").splitlines()
+    assert early.startswith("warning: ")
+    assert "401" in early
     assert line.startswith(f"warning: not logged to MLflow at {server.uri}: ")
 
 
