@@ -28,9 +28,10 @@ def held_back() -> Iterator[None]:
                         signal.signal(number, lambda found, _: arrived.append(found))
         yield
     finally:
-        with _blocked():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if before:
+            with _blocked():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
 

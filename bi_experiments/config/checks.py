@@ -14,10 +14,7 @@ from bi_experiments.config.credentials import refuse_secret, secrets_in
 from bi_experiments.config.keys import alternatives, key_types
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
-from bi_experiments.errors import (
-    ConfigurationError,
-    did_you_mean,
-)
+from bi_experiments.errors import ConfigurationError, did_you_mean
 from bi_experiments.phase.proof.compositions import composition
 
 

@@ -21,11 +21,7 @@ import psutil
 
 from bi_experiments.config.backends import CAPABILITY_MAJORS, HALF_TYPE_FLAGS, HALF_TYPES, Platform, lowest_capability
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
-from bi_experiments.errors import (
-    ConfigurationError,
-    MachineError,
-    did_you_mean,
-)
+from bi_experiments.errors import ConfigurationError, MachineError, did_you_mean
 from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, equal_to_first, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions

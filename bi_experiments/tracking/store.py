@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.files import locked
+from bi_experiments.files import SAY_AFTER_S, locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,8 +65,6 @@ CONNECT_TIMEOUT_S = 5
 
 ANSWER_S = 5.0
 """Time that a server has to take a connection, in seconds."""
-SAY_AFTER_S = 10.0
-"""After how long a wait is reported, in seconds."""
 INTERRUPTED_S = 30.0
 """Time that logging has to come to its end once the program was interrupted, in seconds."""
 LIMIT_S = 900.0
