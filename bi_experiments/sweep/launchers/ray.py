@@ -71,6 +71,8 @@ def _task(job: RemoteJob, settings: RaySettings) -> object:
         "max_retries": settings.max_retries,
         "max_calls": 1,
         "name": f"experiment {job.config.hydra.job.num}",
+        # With its task's process Ray would kill the phase alone, before the phase has ended what it started.
+        "runtime_env": {"env_vars": {"RAY_kill_child_processes_on_worker_exit": "false"}},
     }
     return ray.remote(**(options | settings.remote))(_run).remote(job)
 
