@@ -6,15 +6,16 @@ The process's own end is watched alongside its event pipe: a child that it left 
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import msgspec
 
@@ -166,14 +167,30 @@ class PhaseProcess:
         self._started = time.monotonic()
         self.result = msgspec.structs.replace(self.result, started_at=time.time(), load_average=os.getloadavg()[0])
         write_atomically(self._folder.spec, to_json(self.spec))
-        events_read, events_write = os.pipe()
-        turns_read, turns_write = os.pipe()
-        self._events_fd, self._turns_fd = events_read, turns_write
-        # Not in the output folder: the path of a socket has at most 107 characters.
-        self._temporary = Path(tempfile.mkdtemp(prefix="bi-"))
+        with contextlib.ExitStack() as undone:  # where a step fails
+            self._events_fd, events_write = _pipe(undone)
+            turns_read, self._turns_fd = _pipe(undone)
+            # Not in the output folder: the path of a socket has at most 107 characters.
+            self._temporary = Path(tempfile.mkdtemp(prefix="bi-"))
+            undone.callback(shutil.rmtree, self._temporary, ignore_errors=True)
+            self._events_file = undone.enter_context(self._folder.events.open("wb"))
+            with self._folder.log.open("wb") as log:
+                self._process = self._interpreter(log, events_write, turns_read)
+            undone.callback(self._process.wait)
+            undone.callback(self._process.kill)
+            self._process_fd = os.pidfd_open(self._process.pid)
+            undone.pop_all()
+        os.close(events_write)
+        os.close(turns_read)
+        os.set_blocking(self._events_fd, False)
+        self._begin("the engine's start", "init", self._settings.step_limits.init)
+        self.started = self.alive = True
+        self._progress.phase_started(self.spec)
+
+    def _interpreter(self, log: BinaryIO, events_write: int, turns_read: int) -> subprocess.Popen[bytes]:
         private = {MARK: str(self._temporary), "TMPDIR": str(self._temporary)}
-        with self._folder.log.open("wb") as log, self._undone_on_failure(events_write, turns_read):
-            self._process = subprocess.Popen(
+        try:
+            return subprocess.Popen(
                 [
                     self._settings.python,
                     "-m",
@@ -189,24 +206,7 @@ class PhaseProcess:
                 pass_fds=(events_write, turns_read),
                 start_new_session=True,
             )
-        os.close(events_write)
-        os.close(turns_read)
-        os.set_blocking(events_read, False)
-        self._process_fd = os.pidfd_open(self._process.pid)
-        self._events_file = self._folder.events.open("wb")
-        self._begin("the engine's start", "init", self._settings.step_limits.init)
-        self.started = self.alive = True
-        self._progress.phase_started(self.spec)
-
-    @contextlib.contextmanager
-    def _undone_on_failure(self, *descriptors: int) -> Iterator[None]:
-        """Leave nothing open where the interpreter cannot be started."""
-        try:
-            yield
         except OSError as error:
-            for descriptor in (*descriptors, self._events_fd, self._turns_fd):
-                os.close(descriptor)
-            self._temporary.rmdir()
             raise MachineError(
                 f"runtime.python={self._settings.python} cannot be started: {error.strerror}; "
                 "set it to a Python interpreter"
@@ -408,6 +408,14 @@ class PhaseProcess:
             self.stop(PhaseStatus.FAILED, f"the process reported a result and then failed ({how})")
         elif not isinstance(self._last, Failed):
             self.stop(PhaseStatus.FAILED, f"the process exited without reporting a result ({how})")
+
+
+def _pipe(undone: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe's ends, for reading and for writing, which are closed where a step fails."""
+    ends = os.pipe()
+    for end in ends:
+        undone.callback(os.close, end)
+    return ends
 
 
 def _say(line: str) -> None:

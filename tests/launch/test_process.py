@@ -3,7 +3,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from bi_experiments import __version__
@@ -317,3 +319,14 @@ def test_an_interpreter_that_is_none_is_refused_in_one_line(make_phase: MakePhas
     with pytest.raises(MachineError, match=r"runtime.python=/nowhere cannot be started"):
         run(make_phase(python="/nowhere"))
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_phase_of_which_a_step_of_the_start_fails_leaves_nothing(
+    make_phase: MakePhase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptors, children = len(list(Path("/proc/self/fd").iterdir())), psutil.Process().children()
+    monkeypatch.setattr(os, "pidfd_open", Mock(side_effect=OSError("no such system call")))
+    with pytest.raises(OSError, match="no such system call"):
+        run(make_phase())
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    assert psutil.Process().children() == children
