@@ -198,7 +198,6 @@ def observed(arms: Sequence[ProfiledArm]) -> str:
         said.append(f"{LABELS[arm.arm]} {arm.profile.time_s:.3f} s{unobserved}")
     workers = arms[0].profile.workers
     # A collective's kernel runs from a worker's own arrival until the last worker has come.
-    over = (
-        "" if workers == 1 else f", means over {count(workers, 'worker')}; communication has the wait for the slowest"
-    )
+    several = f", means over {count(workers, 'worker')}; communication includes the wait for the slowest"
+    over = several if workers > 1 else ""
     return f"Observed, and counted nowhere: {'; '.join(said)}{over}."

@@ -17,7 +17,7 @@ from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Difference, ExperimentResult
 from bi_experiments.report.answer import INVARIANCE_WORDS
-from bi_experiments.report.labels import changing_keys, cut, short_names
+from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.wording import band, count, finding_name, four_digits, signed, verdict_word
 
@@ -213,16 +213,10 @@ def _status(row: Row) -> _Cell:
     return _Cell(row.status) if row.reason is None else _Cell(f"{row.status}: {row.reason}", "reason")
 
 
-def _cut(names: Sequence[str]) -> list[str]:
-    """The names cut, unless two of them would look alike then."""
-    short = [cut(name) for name in names]
-    return short if len(set(short)) == len(set(names)) else list(names)
-
-
 def _settings_cells(rows: Sequence[Row], keys: Sequence[str]) -> list[list[_Cell]]:
-    """The settings of every row; a whole mapping would make its row taller than the screen, and so it is cut."""
+    """The settings of every row, cut to what distinguishes them: a whole mapping is taller than the screen."""
     columns = [[row.settings.get(key, "") for row in rows] for key in keys]
-    shown = [_cut(short_names(column)) for column in columns]
+    shown = [short_names(column) for column in columns]
     return [
         [
             _Cell(short[at], "reason" if len(short[at]) > 30 else "", "" if short[at] == column[at] else column[at])
