@@ -145,7 +145,9 @@ def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str]
         return None
     counts = tuple(entry for one in evidence.values() for entry in _counts(one, evidence.get(Arm.BASELINE)))
     ran = {entry.composition for entry in counts}
-    ledger = make_ledger(ordered, {one.composition: one.verdict for one in counts if one.verdict is not None})
+    # A needle licenses nothing but the needle, also where the workload has steps like its own.
+    licenses = {one.composition: one.verdict for one in counts if one.verdict and one.composition != "needle"}
+    ledger = make_ledger(ordered, licenses)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     sampled, sampled_differing = _sampled(evidence.get(Arm.BATCH_INVARIANT))
     report = InvarianceReport(

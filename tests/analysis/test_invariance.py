@@ -176,7 +176,7 @@ def test_the_needed_class_without_a_control_is_the_headline_whatever_holds_elsew
 def test_a_needle_licenses_nothing_but_the_needle() -> None:
     needles = [probes(3, composition="needle"), probes(None, composition="needle")]
     others = probes(None, None, None)
-    steps = (step(None), step("batch_8", 10), step("needle", 10, context=129))
+    steps = (step(None), step("batch_8", 10), step("needle", 10))
     judged = report(both([(*needles[0], *others)], [(*needles[1], *others)], steps=steps))
     assert verdicts(judged) == {"needle": Invariance.HOLDS, "batch_8": Invariance.NO_CONTROL}
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
