@@ -28,7 +28,7 @@ def test_every_report_says_what_more_pairs_would_buy() -> None:
     )
     assert "to show less than 1 %: " in first
     assert command.startswith("Run: python -m bi_experiments experiment=cpu_demo protocol.pairs=")
-    assert re.search(r"deviation of (\S+) % \[(\S+) %, (\S+) %\], estimated from 4 pairs", basis)
+    assert re.search(r"deviation of (\S+) % \[(\S+) %, (\S+) %\] of .*, estimated from 4 launches of each arm", basis)
 
 
 def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.config.plain import flatten, setting
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.blocks import stages_lines
+from bi_experiments.report.estimator import interval_of_total_time
 from bi_experiments.wording import count, device, version
 
 Entries: TypeAlias = list[tuple[str, str]]
@@ -18,7 +19,7 @@ def method(result: ExperimentResult) -> Entries:
     configuration = result.configuration
     pairs = result.comparison.pairs if result.comparison else 0
     planned = f"{pairs} complete of {result.planned_phases // 2} planned; every launch a fresh process"
-    entries = [("pairs", planned), ("estimate", _estimate(Design.recorded(result)))]
+    entries = [("pairs", planned), ("estimate", _estimate(Design.recorded(result), pairs))]
     if result.taken_over:
         taken = f"{count(result.taken_over, 'launch')} of an earlier start, taken over and not run again"
         entries.append(("resumed", taken))
@@ -34,25 +35,14 @@ def method(result: ExperimentResult) -> Entries:
     return entries
 
 
-def _estimate(design: Design) -> str:
+def _estimate(design: Design, pairs: int) -> str:
     """By what the change and its interval are computed from the launches' total times."""
-    unit = "pair" if design.paired else "launch"
-    if design.launches_per_cache is not None and design.launches_per_cache > 1:
-        unit = f"compile cache, over whose {design.launches_per_cache} launches the logs are averaged,"
-    if design.first_stage is not None:
-        return (
-            "the geometric mean over the pairs of the ratio of total times; its 95 % interval is Student's t with the "
-            f"spread of the first {design.first_stage} pairs alone (Stein's two stages), which decided how many follow"
-        )
-    if design.paired:
-        return (
-            f"the {unit} is the unit: the geometric mean over the pairs of the ratio of total times, with Student's t "
-            "for its 95 % interval"
-        )
-    return (
-        f"the {unit} is the unit: the ratio of the arms' geometric means of total time, with Welch's t of two "
-        "independent samples for its 95 % interval, since launches one after the other share nothing by pair"
-    )
+    if design.paired or design.first_stage is not None:
+        said, why = "the geometric mean over the pairs of the ratio of total times", ""
+    else:
+        said = "the ratio of the arms' geometric means of total time"
+        why = ", since launches one after the other share nothing by pair"
+    return f"{said}; 95 % interval: {interval_of_total_time(design)}{why}; n = {pairs}"
 
 
 def _rules(protocol: Mapping[str, Any]) -> Entries:

@@ -18,6 +18,7 @@ from bi_experiments.analysis.planner import (
 )
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult
+from bi_experiments.report import estimator
 from bi_experiments.wording import count, duration
 
 
@@ -45,7 +46,7 @@ def planning(
     said = [f"What more pairs would buy, in {100 * POWER:.0f} % of experiments: {'; '.join(plans)}."]
     if largest > found.pairs:
         said.append(f"Run: {_command(result.command, largest)}")
-    return (*said, _basis(found), *_by_level(result))
+    return (*said, _basis(found, Design.recorded(result)), *_by_level(result))
 
 
 def _size(plan: Plan) -> str:
@@ -62,8 +63,7 @@ def _by_level(result: ExperimentResult) -> tuple[str, ...]:
         return ()
     of_cache, of_launch, of_trials = (f"{100 * share:.0f} %" for share in found.of_a_launch())
     times = repetition_times(pairs)
-    what = "the log ratio of a pair" if design.paired else "a launch's log time"
-    unit = "pairs" if design.paired else "launches"
+    what, unit = estimator.value(design), estimator.units(design)
     more_trials = f"twice the trials to {_width(found.narrower(trials=2))} (+{duration(times.trials_s)})"
     if found.cache is None:
         own = ", each with compile caches of its own," if design.launches_per_cache else ""
@@ -88,11 +88,12 @@ def _width(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _basis(found: Spread) -> str:
+def _basis(found: Spread, design: Design) -> str:
     low, high = deviation_interval(found)
+    what, sample = estimator.spread(design, found.pairs)
     return (
-        f"From a pair deviation of {100 * found.deviation:.2f} % [{100 * low:.2f} %, {100 * high:.2f} %], estimated "
-        f"from {count(found.pairs, 'pair')}; the numbers of pairs go with its square."
+        f"From a deviation of {100 * found.deviation:.2f} % [{100 * low:.2f} %, {100 * high:.2f} %] of {what}, "
+        f"estimated from {sample}; the numbers of pairs go with its square."
     )
 
 

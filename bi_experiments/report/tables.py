@@ -7,6 +7,7 @@ from statistics import fmean
 
 from msgspec import structs
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, source
@@ -28,6 +29,7 @@ from bi_experiments.records import (
     TokenCounts,
 )
 from bi_experiments.report.compositions import why_not_run
+from bi_experiments.report.estimator import interval, interval_of_total_time
 from bi_experiments.wording import (
     LABELS,
     band,
@@ -101,11 +103,15 @@ def folded(table: Table, result: ExperimentResult) -> tuple[Table, Table | None]
 
 
 def metrics_note(result: ExperimentResult) -> str:
-    """What the values, their change and its interval are."""
-    values = "Both values are geometric means over the launches, and the change is their ratio,"
+    """What the values, their change and its interval are; n is that of the table's column."""
+    values = "Both values are geometric means over the launches, and the change is their ratio."
     if not all(_is_ratio(metric) for metric in metrics_in_order(result)):  # a record of an earlier release
-        values = "Values: means over the launches. Change: exp(difference of the mean logs) - 1,"
-    return f"{values} {_METRICS_NOTE}"
+        values = "Values: means over the launches. Change: exp(difference of the mean logs) - 1."
+    design = Design.recorded(result)
+    intervals = f"95 % intervals: {interval(design)}"
+    if design.first_stage is not None:
+        intervals += f"; that of the total time: {interval_of_total_time(design)}"
+    return f"{values} {intervals}. {_METRICS_NOTE}"
 
 
 def _is_ratio(metric: Metric) -> bool:
@@ -115,10 +121,10 @@ def _is_ratio(metric: Metric) -> bool:
 
 
 _METRICS_NOTE = (
-    "with its 95 % t interval over the n pairs of launches. The total time is what the experiment is about; of the "
-    "others, the verdict is slower, faster, more or less only where Holm's procedure over all of them lets it. TTFT: "
-    "time to first token; TPOT: (E2E - TTFT) / (output tokens - 1); E2E: end to end, each over the requests; ITL: "
-    "median step while every sequence decodes, which is what each of them waits for its next token."
+    "The total time is what the experiment is about; of the others, the verdict is slower, faster, more or less only "
+    "where Holm's procedure over all of them lets it. TTFT: time to first token; TPOT: (E2E - TTFT) / (output tokens - "
+    "1); E2E: end to end, each over the requests; ITL: median step while every sequence decodes, which is what each of "
+    "them waits for its next token."
 )
 
 

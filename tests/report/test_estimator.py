@@ -1,0 +1,48 @@
+"""The estimator that computed an interval is the one that is named beside it, wherever it is named."""
+
+import pytest
+
+from bi_experiments.report.method import method
+from bi_experiments.report.planning import planning
+from bi_experiments.report.tables import metrics_note
+from tests import factories
+
+FRESH = "protocol.caches=fresh", "protocol.launches_per_cache=2"
+STEIN = "protocol.target_half_width_pct=1", "protocol.max_pairs=8", "protocol.pairs=2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "not_named"),
+    [
+        (["protocol.interleave=trial"], ["Student's t over the n pairs"], ["Welch", "share compile caches", "Stein"]),
+        (["protocol.interleave=launch"], ["Welch's t of two independent samples, n launches of each arm"], ["Student"]),
+        (["protocol.interleave=launch", *FRESH], ["Welch's t", "every 2 that share compile caches"], ["Student"]),
+        (
+            ["protocol.interleave=launch", *STEIN],
+            ["total time: Student's t over the n pairs of launches, with the spread of the first 2", "Welch's t"],
+            [],
+        ),
+    ],
+)
+def test_the_note_under_the_metrics_names_their_estimator(
+    settings: list[str], named: list[str], not_named: list[str]
+) -> None:
+    note = metrics_note(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5]), *settings))
+    assert [words for words in named if words not in note] == []
+    assert [words for words in not_named if words in note] == []
+
+
+@pytest.mark.parametrize(
+    ("interleave", "estimator", "sample"),
+    [
+        ("trial", "Student's t over the n pairs of launches", "the log ratio of a pair, estimated from 4 pairs"),
+        ("launch", "Welch's t of two independent samples, n launches of each arm", "from 4 launches of each arm"),
+    ],
+)
+def test_note_method_and_planner_name_the_same_one(interleave: str, estimator: str, sample: str) -> None:
+    result = factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5]), f"protocol.interleave={interleave}")
+    said = dict(method(result))["estimate"]
+    assert estimator in said
+    assert said.endswith("; n = 4")
+    assert estimator in metrics_note(result)
+    assert sample in " ".join(planning(result))
