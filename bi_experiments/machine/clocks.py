@@ -4,13 +4,12 @@ Clock and temperature are those right after a trial; power and throttled time ar
 counters, so that they cover the whole trial although nothing is asked while it runs.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from bi_experiments.machine.devices import select_visible
+from bi_experiments.machine.devices import visible_handles
 from bi_experiments.records import ClockReading
 
 REASONS = {
@@ -60,12 +59,9 @@ class ClockReader:
         try:
             pynvml.nvmlInit()
             self._initialised = True
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
+            self._handles = visible_handles()
         except pynvml.NVMLError:
-            return self  # preflight reports it where it matters
-        visible = select_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)
-        self._handles = {index: handles[index] for index in visible}
+            pass  # preflight reports it where it matters
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -48,9 +48,8 @@ def read_nvidia() -> Nvidia:
     except pynvml.NVMLError as error:
         return Nvidia(problem=str(error))
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles, uuids = _all_handles()
         value = os.environ.get("CUDA_VISIBLE_DEVICES")
-        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
         sliced = (value or "").lstrip().startswith(SLICE)
         if sliced:
             slices = {uuid: (index, one) for index, handle in enumerate(handles) for uuid, one in _slices(handle)}
@@ -82,6 +81,24 @@ def read_nvidia() -> Nvidia:
         return Nvidia(problem=str(error))
     finally:
         pynvml.nvmlShutdown()
+
+
+def visible_handles() -> dict[int, Any]:
+    """NVML's handles of the devices that a process started here would see, by index, in its order; slices not.
+
+    Raises:
+        NVMLError: NVML, which the caller has initialised, cannot be used.
+    """
+    handles, uuids = _all_handles()
+    return {index: handles[index] for index in select_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)}
+
+
+def _all_handles() -> tuple[list[Any], list[str]]:
+    """Handles and UUIDs of all devices, in the order of their indices."""
+    import pynvml
+
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return handles, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
 
 
 def select_visible(value: str | None, uuids: Sequence[str]) -> list[int]:

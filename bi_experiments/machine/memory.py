@@ -3,7 +3,6 @@
 Mostly it is still held by a process that is ending.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import psutil
 
 from bi_experiments.files import SAY_AFTER_S
-from bi_experiments.machine.devices import select_visible
+from bi_experiments.machine.devices import visible_handles
 
 LIMIT_S = 120.0
 """Longest wait, in seconds; then the engine starts anyway, and reports itself what it lacks."""
@@ -35,10 +34,7 @@ def wait_for_memory(share: float, ranks: int, say: Callable[[str], object]) -> N
     except pynvml.NVMLError:
         return
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
-        visible = select_visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids)[:ranks]
-        _wait({index: handles[index] for index in visible}, share, say)
+        _wait(dict(list(visible_handles().items())[:ranks]), share, say)
     except pynvml.NVMLError:
         return  # a device that does not report its memory
     finally:
