@@ -28,10 +28,10 @@ Other doors:
 Used in every room:
 
 * `records`: what is written down: frozen, typed, versioned
-* `errors`: exit codes, and the errors of one line
-* `paths`: the files of an output folder
-* `files`: atomic writes and locks
-* `signals`: those that end the program, and what they must not cut in two
+* `errors`: what is said when something is wrong: one line on standard error, and an exit code
+* `paths`: the output folder of an experiment: its files by name
+* `files`: those that several processes share: atomic writes, locks
+* `signals`: those that end the program, held back from what they must not cut in two
 * `wording`: how numbers are written in sentences
 * `vocabulary`: the words that prompts are made of
 """

@@ -39,7 +39,8 @@ from bi_experiments.errors import (
     did_you_mean,
     file_problem,
     os_error,
-    printable,
+    say,
+    warn,
 )
 from bi_experiments.paths import OutputFolder
 from bi_experiments.report.streams import SparedStream
@@ -184,7 +185,7 @@ def _show_warning(
 ) -> None:
     """A warning of a library in one line; those of how a value is written say nothing that its error does not."""
     if "some elements are missing" not in str(message) and not issubclass(category, DeprecationWarning):
-        sys.stderr.write(f"warning: {printable(str(message).strip())}\n")
+        warn(str(message).strip())
 
 
 _OPTIONS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--multirun", "--info")
@@ -214,7 +215,7 @@ def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode,
         config = from_hydra(composed)
         prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
         shown = progress_for(console, recorded_configuration(config), _command(), folder)
-        devices = own_devices(config, experiment_name(config), _say)
+        devices = own_devices(config, experiment_name(config), say)
         with claimed(folder, config), devices as place, shown as progress:
             warn_early(config.tracking)
             result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume, place=place)
@@ -239,16 +240,12 @@ def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode,
     return exit_code(result, config), own_s_per_token(result.phases)
 
 
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
 def _say_what_is_kept(folder: OutputFolder) -> None:
     """One line on an experiment that was interrupted once its record was written."""
     if folder.result.exists():
-        sys.stderr.write(
+        say(
             f"interrupted: the record is in {folder.root}; python -m bi_experiments.report draws its pages, "
-            "python -m bi_experiments.track logs it\n"
+            "python -m bi_experiments.track logs it"
         )
 
 

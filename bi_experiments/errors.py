@@ -1,4 +1,4 @@
-"""Exit codes, and the errors that end the program with one of them and one line."""
+"""What the program says when something is not as it should be: a line on standard error, and an exit code."""
 
 import argparse
 import difflib
@@ -65,9 +65,24 @@ class PhaseError(ExperimentError):
     """A phase failed, so that no complete pair exists."""
 
 
+def say(message: str, kind: str = "") -> None:
+    """Write one line on standard error, where the results are not.
+
+    Args:
+        message: The line.
+        kind: What it begins with.
+    """
+    sys.stderr.write(f"{kind}{printable(message)}\n")
+
+
+def warn(message: str) -> None:
+    """Say what went wrong where the program goes on."""
+    say(message, "warning: ")
+
+
 def complain(message: str, code: ExitCode = ExitCode.CANNOT_RUN) -> ExitCode:
-    """Print on standard error, in one line, what is wrong; returns the exit code that goes with it."""
-    sys.stderr.write(f"error: {printable(message)}\n")
+    """Say what is wrong where the program ends; returns the exit code that goes with it."""
+    say(message, "error: ")
     return code
 
 

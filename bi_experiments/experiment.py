@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from bi_experiments.config.checks import check
 from bi_experiments.config.credentials import refuse_credentials
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import PhaseError
+from bi_experiments.errors import PhaseError, say
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.pairs import Inputs, Launches, most_pairs, planned_pairs, run_pairs
 from bi_experiments.launch.process import follow
@@ -97,9 +96,9 @@ def run_experiment(
     if resumable:
         launches.take_over(planned)
         if launches.lost:
-            sys.stderr.write(
+            say(
                 f"the private caches of the earlier start are gone, and its {launches.lost} finished launches run "
-                "again: the next ones would be cold; sweep.resume=true from the start keeps them\n"
+                "again: the next ones would be cold; sweep.resume=true from the start keeps them"
             )
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()

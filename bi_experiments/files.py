@@ -1,4 +1,4 @@
-"""Files that several processes use: atomic writes, and locks.
+"""Files that several processes share, written whole and locked.
 
 A lock is flock(2) on an open file: the kernel gives it back when the file is closed or its process ends, however that
 ends. A file that says "locked" by existing would outlive the process that made it.
@@ -7,13 +7,13 @@ ends. A file that says "locked" by existing would outlive the process that made 
 import contextlib
 import fcntl
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from bi_experiments.errors import say
 from bi_experiments.signals import held_back
 
 POLL_S = 0.02
@@ -75,7 +75,7 @@ def lock(file: BinaryIO) -> None:
             raise TimeoutError(f"{file.name} is held by {_holder(file)} for more than {LOCK_LIMIT_S:g} s: end it first")
         if waited_s > SAY_AFTER_S and not said:
             said = True
-            sys.stderr.write(f"waiting for {file.name}, which {_holder(file)} holds\n")
+            say(f"waiting for {file.name}, which {_holder(file)} holds")
         time.sleep(POLL_S)
 
 

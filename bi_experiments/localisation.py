@@ -1,13 +1,12 @@
 """The operator behind a difference of a finished experiment, written into its record, pages and `repro.py`."""
 
-import sys
 from collections.abc import Mapping
 
 import msgspec
 
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import ConfigurationError, ExperimentError
+from bi_experiments.errors import ConfigurationError, ExperimentError, warn
 from bi_experiments.files import write_atomically
 from bi_experiments.launch import location as launching
 from bi_experiments.launch.progress import NoProgress
@@ -36,7 +35,7 @@ def locate_violation(result: ExperimentResult, config: ExperimentConfig, folder:
     try:
         return locate(folder, Arm.BATCH_INVARIANT)
     except ExperimentError as error:
-        sys.stderr.write(f"warning: what violates invariance was not located: {error}\n")
+        warn(f"what violates invariance was not located: {error}")
         return result
 
 

@@ -1,4 +1,4 @@
-"""The files of an output folder, by name, and reading back the two that are read again: the record and a log."""
+"""The output folder of an experiment: its files by name, with the reading of its record and logs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The signals that ask the program to end, and the steps that they must not cut in two."""
+"""The signals that ask the program to end, held back from what they must not cut in two."""
 
 import contextlib
 import signal

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
-from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, printable
+from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
 from bi_experiments.paths import read_result, with_results
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     folders, skipped = with_results(given.folders)
     if skipped is not None:
-        sys.stderr.write(f"{printable(skipped)}\n")
+        say(skipped)
     logged = [_track(folder, given.uri) for folder in folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
 

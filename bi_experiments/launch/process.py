@@ -9,7 +9,6 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from typing import BinaryIO, NamedTuple, Self
 import msgspec
 
 from bi_experiments.analysis.findings.untuned import untuned_messages
-from bi_experiments.errors import MachineError
+from bi_experiments.errors import MachineError, say
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.causes import cause, concerns_both_arms
 from bi_experiments.launch.progress import Progress
@@ -154,7 +153,7 @@ class PhaseProcess:
 
     def __enter__(self) -> Self:
         if self._settings.device_share is not None:
-            wait_for_memory(self._settings.device_share, self._settings.ranks, _say)
+            wait_for_memory(self._settings.device_share, self._settings.ranks, say)
         try:
             with held_back():
                 self._start()
@@ -416,10 +415,6 @@ def _pipe(undone: contextlib.ExitStack) -> tuple[int, int]:
     for end in ends:
         undone.callback(os.close, end)
     return ends
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResult, str | None]:

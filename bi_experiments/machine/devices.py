@@ -84,7 +84,9 @@ def read_nvidia() -> Nvidia:
 
 
 def visible_handles() -> dict[int, Any]:
-    """NVML's handles of the devices that a process started here would see, by index, in its order; slices not.
+    """NVML's handles of the devices that a process started here would see, by index, in the order of that process.
+
+    None where that process sees slices (MIG).
 
     Raises:
         NVMLError: NVML, which the caller has initialised, cannot be used.

@@ -1,4 +1,4 @@
-"""What belongs to a phase: its processes, its folder for temporary files, its shared memory; and how all of it ends.
+"""What belongs to a phase, and ends with it: its processes, its folder for temporary files, its shared memory.
 
 A phase leads a session, and whatever it starts inherits an environment variable. What has called setsid(2) has left the
 session and still has the variable; what has cleared its environment is still in the session. Control groups would catch

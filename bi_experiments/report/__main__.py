@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, printable
+from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         if given.output is not None and len(folders) == 1:
             raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
         if skipped is not None:
-            sys.stderr.write(f"{printable(skipped)}\n")
+            say(skipped)
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))

@@ -1,21 +1,16 @@
 """Write the report's files into an experiment's output folder."""
 
 import logging
-import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
+from bi_experiments.errors import warn
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import exports, markdown, text
 
 _LOGGER = logging.getLogger(__name__)
-
-
-def _to_stderr(message: str) -> None:
-    sys.stderr.write(f"warning: {message}\n")
 
 
 def write_text(result: ExperimentResult, folder: OutputFolder) -> None:
@@ -44,13 +39,12 @@ def write_pages(result: ExperimentResult, folder: OutputFolder) -> None:
         stale.unlink()
 
 
-def try_write_pages(result: ExperimentResult, folder: OutputFolder, warn: Callable[[str], None] = _to_stderr) -> None:
-    """The same for a result that has just been measured: no failure to draw it may end the program.
+def try_write_pages(result: ExperimentResult, folder: OutputFolder) -> None:
+    """The same for a result that has just been measured: a failure costs a warning that says how to draw it later.
 
     Args:
         result: The record, which is on disk.
         folder: Its output folder.
-        warn: Called with one line: what went wrong and how to draw it later.
     """
     try:
         write_pages(result, folder)

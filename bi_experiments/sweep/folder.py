@@ -1,4 +1,4 @@
-"""The files of a sweep, by name, and the list of its experiments that grows while it runs."""
+"""The folder of a sweep: its files by name, with the list of its experiments that grows while it runs."""
 
 import contextlib
 import os

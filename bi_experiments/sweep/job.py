@@ -104,7 +104,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         _write(job, started)
         write_atomically(job.identity, to_json(identity))
         name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
-        with placed(config, name, lambda why: _say(job, why)) as place, _progress(job) as progress:
+        with placed(config, name, lambda why: _show(job, why)) as place, _progress(job) as progress:
             command = typed(job.overrides)
             result = run_experiment(
                 config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
@@ -170,7 +170,7 @@ def _replace(job: _Job, why: str) -> None:
         if path.name != ".hydra" and path.suffix != ".log":  # Hydra has just written these
             path.rename(place / path.name)
     shutil.rmtree(place / "caches", ignore_errors=True)
-    _say(job, f"runs again: the folder has another experiment ({why}); it is kept in {place}")
+    _show(job, f"runs again: the folder has another experiment ({why}); it is kept in {place}")
 
 
 def _ended(
@@ -199,11 +199,11 @@ def _write(job: _Job, record: ExperimentRecord) -> bool:
     if record.status is Status.RUNNING:
         return False
     again = " (finished earlier)" if record.taken_over else ""
-    _say(job, f"{summary.outcome(record)}{again}")
+    _show(job, f"{summary.outcome(record)}{again}")
     return summary.write(job.sweep)
 
 
-def _say(job: _Job, what: str) -> None:
+def _show(job: _Job, what: str) -> None:
     sweep_record = record_of(job.sweep)
     settings = swept(job.overrides, sweep_record.command if sweep_record else ())
     name = " ".join(f"{key}={value}" for key, value in settings.items())

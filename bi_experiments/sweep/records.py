@@ -1,4 +1,4 @@
-"""What a sweep writes down, and where: `sweep.json`, and a line of `experiments.jsonl` for each experiment."""
+"""What a sweep writes down: `sweep.json`, and a line of `experiments.jsonl` for each experiment."""
 
 import time
 from enum import StrEnum

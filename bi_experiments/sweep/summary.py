@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bi_experiments.analysis.agreement import Alike, outputs_alike
-from bi_experiments.errors import ExitCode
+from bi_experiments.errors import ExitCode, warn
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.report.layout import paragraph, table
@@ -80,7 +80,7 @@ def write(sweep: SweepFolder, at_any_rate: bool = False) -> bool:
             _write_page(sweep, records, sweep_record)
         except Exception as error:  # noqa: BLE001  whatever a drawing library does, the sweep continues
             _LOGGER.info("%s", traceback.format_exc())
-            sys.stderr.write(f"warning: {sweep.html} could not be written: {type(error).__name__}: {error}\n")
+            warn(f"{sweep.html} could not be written: {type(error).__name__}: {error}")
         now = time.time()
         write_atomically(sweep.summary_stamp, msgspec.json.encode(Stamp(now, now - started)))
     return True

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ import msgspec
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
 from bi_experiments.config.schema import TrackingConfig
+from bi_experiments.errors import say, warn
 from bi_experiments.files import locked
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, to_json
@@ -46,14 +46,6 @@ DIGEST_CHARACTERS = 36
 """Longest digest of a dataset that MLflow takes: the beginning of the workload's SHA-256."""
 
 
-def _to_stderr(message: str) -> None:
-    sys.stderr.write(f"warning: {message}\n")
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-
-
 def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True) -> TrackingConfig:
     """Where to log an experiment: as it was run, or to another URI.
 
@@ -66,7 +58,7 @@ def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True)
     return TrackingConfig(enabled=enabled, uri=uri or recorded["uri"], experiment=recorded["experiment"])
 
 
-def warn_early(tracking: TrackingConfig, warn: Callable[[str], None] = _to_stderr) -> None:
+def warn_early(tracking: TrackingConfig) -> None:
     """Say before the first phase that the tracking server cannot be logged to: it may be mended meanwhile."""
     if tracking.enabled and (why := store.unreachable(tracking.uri)) is not None:
         warn(
@@ -79,7 +71,6 @@ def log_experiment(
     result: ExperimentResult,
     folder: Path,
     tracking: TrackingConfig,
-    warn: Callable[[str], None] = _to_stderr,
     parent_run_id: str | None = None,
 ) -> str | None:
     """Log an experiment whose files are written, unless it was logged before.
@@ -88,17 +79,16 @@ def log_experiment(
         result: The record.
         folder: The output folder: everything in it becomes an artifact.
         tracking: Where to log.
-        warn: Called with one line when nothing, or not everything, could be logged.
         parent_run_id: Run of the sweep that it belongs to, from `log_sweep`; an experiment that was logged before
             is put under it.
 
     Returns:
-        The run id of the experiment; None when tracking is off or the tracking server failed.
+        The run id of the experiment; None when tracking is off or the tracking server failed, of which it warns.
     """
     later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
     limit_s = store.INTERRUPTED_S if result.interrupted else store.LIMIT_S
     return _attempt(
-        lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, warn, later, limit_s
+        lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, later, limit_s
     )
 
 
@@ -106,7 +96,6 @@ def log_again(
     result: ExperimentResult,
     folder: Path,
     tracking: TrackingConfig,
-    warn: Callable[[str], None] = _to_stderr,
 ) -> str | None:
     """Log an experiment whose files have changed since: the artifacts of its run are replaced, its numbers stay.
 
@@ -114,10 +103,9 @@ def log_again(
         result: The record.
         folder: The output folder.
         tracking: Where to log.
-        warn: Called with one line when it could not be logged.
 
     Returns:
-        The run id of the experiment; None when tracking is off or the tracking server failed.
+        The run id of the experiment; None when tracking is off or the tracking server failed, of which it warns.
     """
 
     def log(client: "MlflowClient") -> str:
@@ -125,7 +113,7 @@ def log_again(
         client.log_artifacts(run_id, str(folder))
         return run_id
 
-    return _attempt(log, tracking, warn, f"the results are in {folder}")
+    return _attempt(log, tracking, f"the results are in {folder}")
 
 
 def log_sweep(
@@ -134,7 +122,6 @@ def log_sweep(
     files: Iterable[Path],
     lock: Path,
     tracking: TrackingConfig,
-    warn: Callable[[str], None] = _to_stderr,
 ) -> str | None:
     """Make the run of a sweep, or bring it up to date.
 
@@ -149,19 +136,17 @@ def log_sweep(
             replaced. A file that is not there (yet) is left out.
         lock: Lock file that the sweep's processes share, so that they make one run and not several.
         tracking: Where to log.
-        warn: Called with one line when it could not be logged.
 
     Returns:
-        The run id of the sweep; None when tracking is off or the tracking server failed.
+        The run id of the sweep; None when tracking is off or the tracking server failed, of which it warns.
     """
     later = f"the summary is in {folder}"
-    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, lock, tracking), tracking, warn, later)
+    return _attempt(lambda client: _log_sweep(client, sweep, folder, files, lock, tracking), tracking, later)
 
 
 def _attempt(
     log: Callable[["MlflowClient"], str],
     tracking: TrackingConfig,
-    warn: Callable[[str], None],
     later: str,
     limit_s: float = store.LIMIT_S,
 ) -> str | None:
@@ -176,7 +161,7 @@ def _attempt(
 
     try:
         store.refuse_store(tracking.uri)
-        return store.within(limit_s, attempt, lambda: _say(f"waiting for MLflow at {shown}"))
+        return store.within(limit_s, attempt, lambda: say(f"waiting for MLflow at {shown}"))
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))
         why = without_secrets(tracking.uri, store.reason(error))

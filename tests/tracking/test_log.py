@@ -249,11 +249,9 @@ def log_a_part(uri: str, number: int, folder: Path, times: int, pairs: int) -> N
     record = factories.experiment_result(
         factories.phases([7.0] * pairs), configuration=CONFIGURATION, started_at=factories.START + number
     )
-    warnings: list[str] = []
     for done in range(times):
-        sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], folder / ".lock", tracking, warnings.append)
-        log_experiment(record, folder, tracking, warnings.append, sweep_id)
-    assert not warnings, warnings
+        sweep_id = log_sweep(sweep(done), folder, [folder / "result.json"], folder / ".lock", tracking)
+        log_experiment(record, folder, tracking, sweep_id)
 
 
 def test_several_processes_log_the_experiments_of_one_sweep_and_lose_nothing(tmp_path: Path, folder: Path) -> None:
@@ -283,12 +281,13 @@ def check_that_nothing_was_lost(uri: str, experiments: int, phases: int) -> None
             assert "result.json" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
-def test_nothing_is_logged_when_tracking_is_off(result: ExperimentResult, folder: Path) -> None:
+def test_nothing_is_logged_when_tracking_is_off(
+    result: ExperimentResult, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracking = TrackingConfig(enabled=False, uri="http://127.0.0.1:1", experiment="x")
-    warnings: list[str] = []
-    assert log_experiment(result, folder, tracking, warnings.append) is None
-    assert log_sweep(sweep(), folder, [], folder / ".lock", tracking, warnings.append) is None
-    assert warnings == []
+    assert log_experiment(result, folder, tracking) is None
+    assert log_sweep(sweep(), folder, [], folder / ".lock", tracking) is None
+    assert capsys.readouterr().err == ""
 
 
 def test_a_server_that_is_down_costs_one_line(
@@ -305,39 +304,45 @@ def test_a_server_that_is_down_costs_one_line(
 
 
 def test_a_server_that_does_not_answer_is_given_up(
-    silent_server: int, result: ExperimentResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+    silent_server: int,
+    result: ExperimentResult,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # the user's own value wins
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracking = TrackingConfig(enabled=True, uri=f"http://127.0.0.1:{silent_server}", experiment="x")
-    warnings: list[str] = []
-    assert log_experiment(result, folder, tracking, warnings.append) is None
-    assert ["timed out" in warning for warning in warnings] == [True]
+    assert log_experiment(result, folder, tracking) is None
+    assert ["timed out" in line for line in capsys.readouterr().err.splitlines()] == [True]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:////proc/nowhere/mlflow.db", "nonsense://x"])
-def test_a_store_that_cannot_be_costs_one_line(uri: str, result: ExperimentResult, folder: Path) -> None:
-    warnings: list[str] = []
+def test_a_store_that_cannot_be_costs_one_line(
+    uri: str, result: ExperimentResult, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracking = TrackingConfig(enabled=True, uri=uri, experiment="x")
-    assert log_experiment(result, folder, tracking, warnings.append) is None
-    assert len(warnings) == 1
-    assert "\n" not in warnings[0]
+    assert log_experiment(result, folder, tracking) is None
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_a_password_in_the_uri_is_in_no_warning_and_no_log(
-    scheme: str, closed_port: int, result: ExperimentResult, folder: Path, caplog: pytest.LogCaptureFixture
+    scheme: str,
+    closed_port: int,
+    result: ExperimentResult,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    warnings: list[str] = []
-    uri = f"{scheme}://someone:hush-%2Fhush@127.0.0.1:{closed_port}/db"
+    tracking = TrackingConfig(
+        enabled=True, uri=f"{scheme}://someone:hush-%2Fhush@127.0.0.1:{closed_port}/db", experiment="x"
+    )
     with caplog.at_level("DEBUG"):
-        assert (
-            log_experiment(result, folder, TrackingConfig(enabled=True, uri=uri, experiment="x"), warnings.append)
-            is None
-        )
-    assert len(warnings) == 1
+        assert log_experiment(result, folder, tracking) is None
+    (warning,) = capsys.readouterr().err.splitlines()
     assert caplog.text
-    assert "hush" not in warnings[0] + caplog.text
+    assert "hush" not in warning + caplog.text
 
 
 def test_a_password_in_the_uri_is_in_no_run(store: Store, result: ExperimentResult, folder: Path) -> None:
