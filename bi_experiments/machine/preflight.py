@@ -8,10 +8,11 @@ import contextlib
 import functools
 import os
 import platform
+import select
 import shutil
 import signal
 import subprocess
-import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from bi_experiments.phase import arguments
 _GB = 1e9
 
 INTERPRETER_S = 20.0
-"""Time that an interpreter has to report its versions, in seconds."""
+"""Time that an interpreter has to answer and to end, in seconds."""
 MOST_ANSWER_BYTES = 1 << 20
 """Most that it may say."""
 
@@ -91,9 +92,11 @@ def phase_versions(python: str) -> Mapping[str, str]:
     try:
         versions: dict[str, str] = msgspec.json.decode(_asked(python, "versions"), type=dict[str, str])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
+        late = isinstance(error, subprocess.TimeoutExpired)
+        how = f"within {INTERPRETER_S:g} s" if late else f"({type(error).__name__})"
         raise MachineError(
-            f"runtime.python={python} does not report its versions ({type(error).__name__}): set it to a Python "
-            "interpreter, and install this project there (pip install --no-deps)"
+            f"runtime.python={python} does not report its versions {how}: set it to a Python interpreter, and install "
+            "this project there (pip install --no-deps)"
         ) from error
     return versions
 
@@ -106,25 +109,37 @@ def _asked(python: str, module: str) -> str:
         subprocess.SubprocessError: It fails, says too much, or says it too slowly.
     """
     command = [python, "-m", f"bi_experiments.phase.{module}"]
+    deadline = time.monotonic() + INTERPRETER_S
     nowhere = subprocess.DEVNULL
     started = subprocess.Popen(command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere, start_new_session=True)
     with started as process:
-        late = threading.Timer(INTERPRETER_S, os.killpg, (process.pid, signal.SIGKILL))
         try:
-            late.start()
             assert process.stdout is not None
-            said = process.stdout.read(MOST_ANSWER_BYTES)
-            if len(said) == MOST_ANSWER_BYTES:
-                os.killpg(process.pid, signal.SIGKILL)
+            said = _read(process.stdout.fileno(), deadline)
+            code = process.wait(max(0.0, deadline - time.monotonic()))
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
-        finally:
-            late.cancel()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
     return said.decode()
+
+
+def _read(pipe: int, deadline: float) -> bytes:
+    """All that is written to a pipe, whose end a process that was left behind may hold open for ever.
+
+    Raises:
+        subprocess.SubprocessError: It is too much, or has no end before the deadline, a time of the monotonic clock.
+    """
+    said = bytearray()
+    while len(said) < MOST_ANSWER_BYTES:
+        if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise subprocess.TimeoutExpired("the interpreter", INTERPRETER_S)
+        if not (data := os.read(pipe, 1 << 16)):
+            return bytes(said)
+        said += data
+    raise subprocess.SubprocessError("its answer has no end")
 
 
 EngineArguments = Mapping[str, list[str] | None]

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,16 +283,30 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
             check_machine(compose(["experiment=cpu_demo", f"runtime.cache_dir={folder}"]))
 
 
-@pytest.mark.parametrize("does", ["yes", "sleep 600", "exit 3", "printf '\\377'", "echo '[1]'"])
+@pytest.mark.parametrize(
+    ("does", "how"),
+    [
+        ("yes", "(SubprocessError)"),
+        ("exit 3", "(CalledProcessError)"),
+        ("printf '\\377'", "(UnicodeDecodeError)"),
+        ("echo '[1]'", "(ValidationError)"),
+        ("sleep 600", "within 1 s"),
+        ("exec sleep 600 >&-", "within 1 s"),
+        ("setsid sleep 20 &", "within 1 s"),  # it is gone, and a child of another session holds its output open
+    ],
+)
 def test_an_interpreter_that_is_none_is_refused_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, how: str
 ) -> None:
     monkeypatch.setattr("bi_experiments.machine.preflight.INTERPRETER_S", 1.0)
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\n{does}\n")
     script.chmod(0o755)
-    with pytest.raises(MachineError, match="does not report its versions"):
+    started = time.monotonic()
+    with pytest.raises(MachineError, match=re.escape(f"does not report its versions {how}: set it to")) as refused:
         phase_versions(str(script))
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - started < 15
 
 
 KNOWN = {"block_size": None, "attention_config": ["backend", "flash_attn_version"]}
