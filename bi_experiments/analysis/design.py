@@ -1,6 +1,7 @@
 """By what rules an experiment was measured, as far as its estimates depend on them."""
 
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from statistics import fmean, stdev
 from typing import NamedTuple, Self
 
@@ -18,6 +19,19 @@ from bi_experiments.config.schema import Caches, Interleave, ProtocolConfig
 from bi_experiments.records import ExperimentResult, PhaseResult, TwoStages
 
 
+class FoundCaches(StrEnum):
+    """Which compile caches a launch found; the values name metrics."""
+
+    COLD = "cold"
+    """Empty ones."""
+    WARM = "warm"
+    """Those that an earlier launch of its arm had filled."""
+    FIRST = "first_launch"
+    """The user's, of which nothing is known, in the first launch of an arm."""
+    LATER = "later_launches"
+    """The same in a later one."""
+
+
 class Design(NamedTuple):
     """The rules."""
 
@@ -30,6 +44,8 @@ class Design(NamedTuple):
     """Pairs of the first of two stages, where the number of pairs followed from their spread."""
     launches_per_cache: int | None = None
     """Launches of an arm that share compile caches (`protocol.caches=fresh`); None: all of them do."""
+    users_caches: bool = False
+    """Whether the compile caches are the user's (`protocol.caches=user`): what was in them is not known."""
 
     @classmethod
     def of(cls, protocol: ProtocolConfig, pairs: Sequence[Pair]) -> Self:
@@ -43,6 +59,7 @@ class Design(NamedTuple):
             paired=protocol.interleave is Interleave.trial or prompts_differ(pairs),
             first_stage=None if protocol.target_half_width_pct is None else protocol.pairs,
             launches_per_cache=protocol.launches_per_cache if protocol.caches is Caches.fresh else None,
+            users_caches=protocol.caches is Caches.user,
         )
 
     @classmethod
@@ -55,11 +72,15 @@ class Design(NamedTuple):
             paired=rules.get("interleave") != Interleave.launch.name or prompts_differ(complete_pairs(result.phases)),
             first_stage=None if target is None else rules.get("pairs"),
             launches_per_cache=rules.get("launches_per_cache", 1) if rules.get("caches") == Caches.fresh.name else None,
+            users_caches=rules.get("caches") == Caches.user.name,
         )
 
-    def cold(self, launch: int) -> bool:
-        """Whether a launch of an arm, counted from 0, found empty compile caches."""
-        return launch % self.launches_per_cache == 0 if self.launches_per_cache else launch == 0
+    def found(self, launch: int) -> FoundCaches:
+        """Which compile caches a launch of an arm, counted from 0, found."""
+        first = launch % self.launches_per_cache == 0 if self.launches_per_cache else launch == 0
+        if self.users_caches:
+            return FoundCaches.FIRST if first else FoundCaches.LATER
+        return FoundCaches.COLD if first else FoundCaches.WARM
 
     def units(self, values: Sequence[float], pairs: Sequence[Pair]) -> list[float]:
         """What is independent of each other: one value a pair, or the mean of the pairs whose launches shared caches.

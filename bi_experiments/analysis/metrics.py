@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.design import Design, FoundCaches
 from bi_experiments.analysis.estimates import (
     AMOUNT,
     CONFIDENCE,
@@ -101,6 +101,8 @@ def own_s_per_token(phases: Iterable[PhaseResult]) -> float | None:
 
 PRIMARY = "total_time"
 """The metric that an experiment is about."""
+INIT_TIME = "init_time"
+"""What the metrics of initialisation are called, before the caches that the launches found (`FoundCaches`)."""
 UNEQUAL_TOKENS = "the arms generated different numbers of tokens"
 """Why times are withheld."""
 
@@ -120,8 +122,8 @@ class _Quantity:
     """Whether the ratio means nothing when the arms generated different numbers of tokens."""
     percentile: int | None = None
     """Which percentile over the requests of a launch it is, if it is one."""
-    cold: bool | None = None
-    """Whether it is of the launches that found empty compile caches, or of the others; None: of all."""
+    found: FoundCaches | None = None
+    """Of which launches it is, by the compile caches that they found; None: of all."""
 
 
 def _cpu_times(phase: PhaseResult) -> Values:
@@ -197,8 +199,7 @@ _QUANTITIES = (
     _Quantity(PRIMARY, "s", _total_time, needs_equal_tokens=True),
     _Quantity("trial_time", "s", trial_times, needs_equal_tokens=True),
     _Quantity("cpu_time", "s", _cpu_times, needs_equal_tokens=True),
-    _Quantity("init_time_cold", "s", _init_time, cold=True),
-    _Quantity("init_time_warm", "s", _init_time, cold=False),
+    *(_Quantity(f"{INIT_TIME}_{found}", "s", _init_time, found=found) for found in FoundCaches),
     _Quantity("throughput", "tokens/s", _throughput, HIGHER_IS_QUICKER),
     _Quantity("prompts_per_sec", "prompts/s", _prompts_per_sec, HIGHER_IS_QUICKER, needs_equal_tokens=True),
     _Quantity("request_time_per_token", "s", _request_time_per_token),
@@ -225,7 +226,8 @@ def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metri
     `total_time` comes first, since it is what the experiment is about. `trial_time`, `cpu_time` and
     `request_time_per_token` compare the trials and the requests one by one, the rest is one value a launch.
     `init_time_cold` rests on the launches that found empty caches, `init_time_warm` on the others: with caches of an
-    arm's own the first launch is the only cold one, and has no interval. `_p50`, `_p90`, `_p99` are percentiles over
+    arm's own the first launch is the only cold one, and has no interval. With the user's caches, of which nothing is
+    known, they are `init_time_first_launch` and `init_time_later_launches`. `_p50`, `_p90`, `_p99` are percentiles over
     the requests of all trials of a launch (linear between order statistics). `decode_step` is the time of a step in
     which every sequence decodes, `energy_per_token` that of all devices in the trials over the tokens generated. A
     quantity that no complete pair has in both arms is missing from the result; one whose ratio would mislead is there,
@@ -261,7 +263,7 @@ def _together(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metric | None:
-    launches = [pair for pair in pairs if quantity.cold in {None, design.cold(pair.second.launch)}]
+    launches = [pair for pair in pairs if quantity.found in {None, design.found(pair.second.launch)}]
     measured = [pair for pair in launches if all(quantity.values(phase) for phase in pair)]
     if not measured:
         return None

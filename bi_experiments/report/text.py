@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from bi_experiments.analysis.design import Design, FoundCaches
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import Pair, complete_pairs, output_tokens, second_arm, total_time_s
@@ -108,14 +109,10 @@ def _comparison(result: ExperimentResult) -> list[str]:
 
 
 def _init_times(result: ExperimentResult, pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Of launches that are alike: where caches are kept, the first of each arm or else the later ones, never both."""
-    always_cold = setting(result.configuration, "protocol.caches") == "fresh"
-    times = [
-        (pair.baseline.launch == pair.second.launch == 0, (pair.baseline.init_time_s, pair.second.init_time_s))
-        for pair in pairs
-    ]
-    cold = [both for first, both in times if first or always_cold]
-    return _means((one or 0.0, other or 0.0) for one, other in cold or [both for _, both in times])
+    """Of launches that found alike caches: the cold or first ones, or else the others, never both."""
+    design = Design.recorded(result)
+    first = [pair for pair in pairs if design.found(pair.second.launch) in {FoundCaches.COLD, FoundCaches.FIRST}]
+    return _means((pair.baseline.init_time_s or 0.0, pair.second.init_time_s or 0.0) for pair in first or pairs)
 
 
 def _means(values: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -8,9 +8,10 @@ from statistics import fmean
 from typing import Literal, TypeAlias
 
 from bi_experiments.analysis.agreement import alone_digest
+from bi_experiments.analysis.design import FoundCaches
 from bi_experiments.analysis.engines import engine_differences, engine_sentence
 from bi_experiments.analysis.ledger import in_words
-from bi_experiments.analysis.metrics import PRIMARY, own_s_per_token, peak_memory_bytes, summarise
+from bi_experiments.analysis.metrics import INIT_TIME, PRIMARY, own_s_per_token, peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.analysis.profiles import describe as describe_profile
 from bi_experiments.analysis.profiles import profiled
@@ -305,11 +306,12 @@ _SHORT = {
     "time_per_output_token_p50": "tpot_p50",
 }
 """Names in MLflow of metrics whose own are too long for a column."""
+_INIT_TIMES = tuple(f"{INIT_TIME}_{found}" for found in FoundCaches)
+"""Of which an experiment has two at most: cold and warm ones, or of the first launch and the later ones."""
 _OF_ARMS = (
     "total_time",
     "throughput",
-    "init_time_cold",
-    "init_time_warm",
+    *_INIT_TIMES,
     "time_to_first_token_p50",
     "time_per_output_token_p50",
 )
@@ -319,8 +321,7 @@ _OF_LAUNCHES = ("avg_time", "min_time", "max_time")
 _OF_CHANGES = (
     "trial_time",
     "throughput",
-    "init_time_cold",
-    "init_time_warm",
+    *_INIT_TIMES,
     "time_to_first_token_p50",
     "time_per_output_token_p50",
 )

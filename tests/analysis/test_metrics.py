@@ -256,6 +256,12 @@ def test_with_fresh_caches_every_initialisation_is_cold() -> None:
     assert (names["init_time_cold"], names["init_time_warm"]) == (2, 2)
 
 
+def test_nothing_is_called_cold_of_the_users_caches() -> None:
+    compared = compare_phases(factories.phases(), DESIGN._replace(users_caches=True))
+    names = {metric.name: metric.pairs for metric in compared if metric.name.startswith("init_time")}
+    assert names == {"init_time_first_launch": 1, "init_time_later_launches": 2}
+
+
 def test_latency_percentiles_are_over_all_requests_of_a_launch() -> None:
     phases = factories.phases((10.0, 10.0), times_s=(1.0, 3.0))
     assert metric(phases, "end_to_end_latency_p50").baseline == pytest.approx(2.0)

@@ -143,6 +143,13 @@ def test_the_comparison_agrees_with_the_record() -> None:
     assert "9.33s" not in block
 
 
+def test_of_the_users_caches_no_launch_is_called_cold() -> None:
+    text = render(factories.whole_result(None, "protocol.caches=user"))
+    assert "init time first launch [s]" in text
+    assert "init time later launches [s]" in text
+    assert re.findall(r"init\w*[ _]time[ _](?:cold|warm)", text) == []
+
+
 def test_every_setting_is_shown() -> None:
     text = render(result_of(factories.phases([7.0])))
     head = text.partition("PHASE 1")[0]

@@ -87,6 +87,12 @@ def test_the_experiment_has_both_arms_and_the_overheads_with_their_intervals() -
     assert "overhead/init_time_cold_pct" in metrics
 
 
+def test_of_the_users_caches_no_initialisation_is_logged_as_cold_or_warm() -> None:
+    metrics = values(of_experiment(factories.whole_result(None, "protocol.caches=user")).points)
+    assert (metrics["baseline/init_time_first_launch"], metrics["baseline/init_time_later_launches"]) == (12, 8)
+    assert [name for name in metrics if "cold" in name or "warm" in name] == []
+
+
 def test_an_experiment_has_about_thirty_metrics_and_result_json_has_the_rest() -> None:
     whole = replace(factories.whole_result(), invariance=factories.proof_report())
     assert 20 <= len(of_experiment(whole).points) <= 36

@@ -46,7 +46,7 @@ def caches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]
     yield Finding(
         kind="caches",
         message=f"With protocol.caches=user the first launch ({LABELS[first.arm]}) may have filled compile caches that "
-        f"the other arm then found{seen}: init_time_cold does not compare like with like.",
+        f"the other arm then found{seen}: the first launches' initialisation does not compare like with like.",
         remedy="Run with protocol.caches=private: then every arm's first launch is cold.",
     )
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.design import Design, FoundCaches
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.trends import Level, launch_levels, over_launches
@@ -103,19 +103,19 @@ def _name_sizes(axes: Axes, phases: Sequence[PhaseResult], starts: dict[int, int
 def init_time(result: ExperimentResult) -> Drawing | LeftOut:
     """Initialisation of every launch, those that found empty compile caches apart from the others."""
     design = Design.recorded(result)
-    title = "Engine initialisation, cold and warm"
+    title = f"Engine initialisation, {'first and later launches' if design.users_caches else 'cold and warm'}"
     phases = [phase for phase in result.phases if phase.init_time_s is not None]
     if not phases:
         return LeftOut(title, "no engine was built")
     figure = theme.new_figure(theme.NARROW, 3.1)
     axes = figure.subplots()
     rows: list[str] = []
-    for name, cold in (("cold", True), ("warm", False)):
+    for found in FoundCaches:
         for arm in in_order([phase.arm for phase in phases]):
             times = [
                 phase.init_time_s
                 for phase in phases
-                if phase.arm is arm and design.cold(phase.launch) is cold and phase.init_time_s is not None
+                if phase.arm is arm and design.found(phase.launch) is found and phase.init_time_s is not None
             ]
             if not times:
                 continue
@@ -132,18 +132,21 @@ def init_time(result: ExperimentResult) -> Drawing | LeftOut:
             axes.annotate(
                 f"{fmean(times):.1f} s", (max(times), y), (6, 0), textcoords="offset points", va="center", fontsize=9
             )
-            rows.append(f"{name}, {LABELS[arm]}\nn = {len(times)}")
+            rows.append(f"{found.replace('_', ' ')}, {LABELS[arm]}\nn = {len(times)}")
     axes.set_yticks(range(len(rows)), rows)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.16 * axes.get_xlim()[1])
     theme.read_along(axes, "x")
     axes.set_xlabel("initialisation time [s]")
     theme.head(figure, f"{title} [s]")
+    caches = "Cold: launches that found empty compile caches; warm: the others."
+    if design.users_caches:
+        caches = "The compile caches were the user's own: what was in them before is not known."
     return Drawing(
         name="init_time",
         title=title,
         description="Mean engine initialisation time in seconds: " + "; ".join(row.replace("\n", ", ") for row in rows),
-        caption="Bars: means; dots: launches. Cold: launches that found empty compile caches; warm: the others.",
+        caption=f"Bars: means; dots: launches. {caches}",
         figure=figure,
     )
 

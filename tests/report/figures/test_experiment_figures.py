@@ -65,7 +65,7 @@ def test_the_ticks_of_a_located_difference_are_plain_numbers() -> None:
         ("trial_times", ["[s]", "n = 3 pairs × 4 trials", "pair 3", "batch invariant first", ">8<"]),
         ("latency", ["baseline n = 96", "TTFT [ms]", "E2E [ms]"]),
         ("invariance", ["n = 24 an arm", "20/24", "1/24", "2/12", "0/12", "ragged"]),
-        ("init_time", ["[s]", "n = 1", "n = 2", "cold, baseline", "warm, batch invariant", "12.0 s", "8.0 s"]),
+        ("init_time", ["[s]", "n = 1", "n = 2", "first launch, baseline", "later launches, batch invariant", "12.0 s", "8.0 s"]),
         ("drift", ["[%]", "n = 6 launches", "minutes"]),
     ],
 )
@@ -77,6 +77,13 @@ def test_a_figure_has_numbers_units_and_n(
     assert [words for words in said if words not in text] == []
     assert drawing.description
     assert drawing.caption
+
+
+@pytest.mark.parametrize("caches", ["private", "user"])
+def test_initialisation_is_called_cold_where_the_caches_were_the_experiments_own(caches: str) -> None:
+    drawing = figures(factories.whole_result(None, f"protocol.caches={caches}"))[0]["init_time"]
+    said = f"{texts(drawing)} {drawing.title} {drawing.description} {drawing.caption}".lower()
+    assert all((word in said) is (caches == "private") for word in ("cold, baseline", "cold", "warm"))
 
 
 def test_the_description_tells_the_numbers(whole: tuple[dict[str, Drawing], dict[str, str]]) -> None:
