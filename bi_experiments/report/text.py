@@ -84,6 +84,11 @@ def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
 
 # --- The comparison that vLLM's script prints -------------------------------------------------------------------------
 
+_OF_THE_SCRIPT = (
+    "As vLLM's own script computes it: plain means, without intervals (initialization: of launches that found alike "
+    "caches). The result is the change of total time in the table below: of geometric means, with its interval."
+)
+
 
 def _comparison(result: ExperimentResult) -> list[str]:
     other = second_arm(result.phases)
@@ -99,6 +104,7 @@ def _comparison(result: ExperimentResult) -> list[str]:
     rates = (_throughput([pair.baseline for pair in pairs]), _throughput([pair.second for pair in pairs]))
     return [
         *lines,
+        *paragraph(_OF_THE_SCRIPT, "", ""),
         "Initialization Time:",
         *_three_lines(name, _init_times(result, pairs), "s", "Overhead"),
         "Average Trial Time:",

@@ -113,12 +113,23 @@ def test_the_comparison_uses_the_formula_of_vllms_script() -> None:
     baseline = factories.phase(times_s=(0.456, 1.778))
     second = factories.phase(Arm.BATCH_INVARIANT, times_s=(0.45, 0.44))
     block = section(render(result_of([baseline, second])), "COMPARISON: Batch Invariance vs Baseline")
-    assert block.splitlines()[4:8] == [
+    lines = block.splitlines()
+    assert lines[(first := lines.index("Average Trial Time:")) : first + 4] == [
         "Average Trial Time:",
         "  Baseline:         1.12s",
         "  Batch Invariant:  0.45s",
         "  Overhead:         -60.16%",
     ]
+
+
+def test_the_comparison_says_where_the_changes_with_intervals_are() -> None:
+    """Two numbers stand for nearly the same thing, and the first of them has no interval."""
+    text = render(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
+    block, _, tables = text.partition("COMPARISON: ")[2].partition("Change: ")
+    before = unwrapped(block.partition("Initialization Time:")[0])
+    assert "plain means, without intervals" in before
+    assert "The result is the change of total time in the table below" in before
+    assert re.search(r"^total time \[s\] .* \.\. ", tables, re.MULTILINE)
 
 
 def test_several_launches_say_which_one_in_schedule_order() -> None:

@@ -65,7 +65,10 @@ def test_the_ticks_of_a_located_difference_are_plain_numbers() -> None:
         ("trial_times", ["[s]", "n = 3 pairs × 4 trials", "pair 3", "batch invariant first", ">8<"]),
         ("latency", ["baseline n = 96", "TTFT [ms]", "E2E [ms]"]),
         ("invariance", ["n = 24 an arm", "20/24", "1/24", "2/12", "0/12", "ragged"]),
-        ("init_time", ["[s]", "n = 1", "n = 2", "first launch, baseline", "later launches, batch invariant", "12.0 s", "8.0 s"]),
+        (
+            "init_time",
+            ["[s]", "n = 1", "n = 2", "first launch, baseline", "later launches, batch invariant", "12.0 s", "8.0 s"],
+        ),
         ("drift", ["[%]", "n = 6 launches", "minutes"]),
     ],
 )
