@@ -15,7 +15,7 @@ History of the file format (`RECORD_VERSION`):
   `PhaseSpec.locate`, `PhaseResult.location`
   and `ExperimentResult.location` are None where the operator behind a difference was not looked for.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
-  what the engine's log says of paths that are not tuned.
+  what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
 """
 
 from enum import StrEnum
@@ -423,6 +423,9 @@ class ProbeResult(Record, frozen=True, kw_only=True):
     repeatable: bool | None = None
     """Whether the same bits came back when the batch and the first differing probe of it alone ran again; None: they
     did not run again."""
+    request: str = ""
+    """What was asked, as the beginning of a SHA-256 over prompt, length and sampling: the same in two experiments where
+    both asked the same. Empty in records from before it was kept."""
 
 
 class StepCount(Record, frozen=True, kw_only=True):

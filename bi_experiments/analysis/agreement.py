@@ -58,8 +58,11 @@ def compare_arms(phases: Sequence[PhaseResult]) -> ArmAgreement | None:
 def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tuple[int, int]:
     """Probe outputs of the second arm that two experiments have in common: how many are equal, of how many.
 
-    The workload's prompts count where both have the same workload. Whether both drew the same probes is the caller's
-    to know: they do with the same `verify` settings, vocabulary and longest sequence.
+    They have it in common where both asked the same at the same place of a composition, whose prompts may depend on the
+    engine: on the size of its blocks, its seats, its longest step. Records that do not say what was asked are compared
+    with each other alone: the workload's prompts where both have the same workload, others as they are. Whether these
+    drew the same probes is the caller's to know: they do with the same `verify` settings, vocabulary and longest
+    sequence.
     """
     one, two = _digests(first), _digests(second)
     same_workload = first.workload_digest == second.workload_digest
@@ -156,10 +159,10 @@ def _probed(result: ExperimentResult) -> tuple[object, ...]:
     )
 
 
-def _digests(result: ExperimentResult) -> dict[tuple[str, int, int, int, int], str]:
+def _digests(result: ExperimentResult) -> dict[tuple[str, int, int, int, int, str], str]:
     arm = second_arm(result.phases)
     return {
-        (one.composition, one.batch, one.position, one.probe, one.sample): one.digest
+        (one.composition, one.batch, one.position, one.probe, one.sample, one.request): one.digest
         for phase in sorted(result.phases, key=lambda phase: -phase.index)  # the first launch's are kept
         if phase.arm is arm
         for one in phase.probes

@@ -157,6 +157,22 @@ def test_other_probes_are_not_compared() -> None:
     assert outputs_agree([first], [second]) is None
 
 
+def test_outputs_of_other_requests_are_not_compared_though_their_place_is_the_same() -> None:
+    """What a composition asks may depend on the engine, of which its name says nothing."""
+    first, second = (
+        experiment([replace(probe("batch_1", "a"), request="x"), replace(probe("long_prompt", digest), request=asked)])
+        for digest, asked in (("b", "y"), ("c", "z"))
+    )
+    assert outputs_in_common(first, second) == (1, 1)
+    assert outputs_in_common(first, first) == (2, 2)
+    old = experiment([probe("batch_1", "a")])
+    assert outputs_in_common(first, old) == (0, 0)
+    ones = [alone_digest(experiment([replace(probe("batch_1", "a"), request=asked)])) for asked in "xy"]
+    assert ones[0] is not None
+    assert ones[1] is not None
+    assert ones[0].probed != ones[1].probed
+
+
 def test_one_word_for_the_outputs_alone() -> None:
     one, same, other = (
         alone_digest(experiment([probe("batch_1", digest), probe("batch_8", extra)]))

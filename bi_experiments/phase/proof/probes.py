@@ -287,6 +287,7 @@ def compare_output(
                 digest=digest(sample),
                 sampled=sampled,
                 fault=fault(sample) or fault(expected),
+                request=probed.reference.digest(),
             )
         )
     return results

@@ -1,6 +1,7 @@
 """Batches of requests and their outputs, as the probes see them: no engine, no torch."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Request:
     scored_from: int | None = None
     score_prompt: bool = False
     logprobs: bool = True
+
+    def digest(self) -> str:
+        """The beginning of a SHA-256 over all that is asked."""
+        return sha256(repr(self).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,23 @@ def test_every_output_of_a_launch_is_told_apart() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_outputs_at_the_same_place_that_answer_other_requests_say_so() -> None:
+    """A composition of one name may ask another engine for something else."""
+    smaller = replace(LIMITS, max_num_batched_tokens=LIMITS.max_num_batched_tokens // 2)
+    one, two = (
+        {
+            (result.composition, result.batch, result.position, result.probe, result.sample): result
+            for result in run(FakeEngine(), plan(*STANDARD), limits)
+        }
+        for limits in (LIMITS, smaller)
+    )
+    both = [(one[key], two[key]) for key in one.keys() & two.keys()]
+    asked_alike = [left.request == right.request for left, right in both]
+    assert any(asked_alike)
+    assert not all(asked_alike)
+    assert all((left.request == right.request) is (left.digest == right.digest) for left, right in both)
+
+
 def test_samples_are_compared_one_by_one() -> None:
     clean = FakeEngine()
     run(clean, plan("samples_2", probes=2))
