@@ -16,6 +16,8 @@ History of the file format (`RECORD_VERSION`):
   and `ExperimentResult.location` are None where the operator behind a difference was not looked for.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
+  `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made` and `LedgerRow.control_tokens`
+  came later; records without them say less of the proof.
 """
 
 from enum import StrEnum
@@ -426,6 +428,10 @@ class ProbeResult(Record, frozen=True, kw_only=True):
     request: str = ""
     """What was asked, as the beginning of a SHA-256 over prompt, length and sampling: the same in two experiments where
     both asked the same. Empty in records from before it was kept."""
+    positions: int | None = None
+    """Tokens compared, those of the prompt included where it is scored; None: not counted."""
+    prompt_positions: int = 0
+    """Those of the prompt, from its second token on: `first_difference` counts them first."""
 
 
 class StepCount(Record, frozen=True, kw_only=True):
@@ -442,6 +448,19 @@ class StepCount(Record, frozen=True, kw_only=True):
     """Whether the step is smaller than the CUDA graph that runs it."""
     tokens: int
     """Output tokens, over all requests that are compared; of the workload over all requests."""
+    changed: int | None = None
+    """Those whose bits are not the bits of the same prompt alone, in each output up to the first other token id, behind
+    which the context is another; None: of the workload, or not counted."""
+
+
+class NotMade(Record, frozen=True, kw_only=True):
+    """What a batch composition does not have, because the engine's limits make it impossible."""
+
+    composition: str
+    what: str | None
+    """`contexts of 1024 and 2048 tokens`; None: all of it."""
+    why: str
+    """A clause: `the model takes 512 tokens`."""
 
 
 class AloneOutput(Record, frozen=True, kw_only=True):
@@ -497,6 +516,7 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     alone: tuple[AloneOutput, ...] = ()
     left_out: int = 0
     """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
+    not_made: tuple[NotMade, ...] = ()
 
 
 class ModuleDifference(Record, frozen=True, kw_only=True):
@@ -707,6 +727,8 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     """Outputs of the plan's probes alone; none in a record of version 1."""
     left_out: int = 0
     """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
+    not_made: tuple[NotMade, ...] = ()
+    """What the compositions do not have."""
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""
@@ -927,6 +949,9 @@ class LedgerRow(Record, frozen=True, kw_only=True):
     """Share of the workload's output tokens, in per cent."""
     probe_tokens: int
     """Output tokens of probes in this class, in one launch of the batch-invariant arm."""
+    control_tokens: int | None = None
+    """The baseline's in this class that changed with the batch, in the same compositions and one launch: the class's
+    own control; None: not counted."""
     verdict: Invariance
     """The best of the compositions that probe this class, unless one of them is violated."""
 

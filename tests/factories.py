@@ -328,11 +328,12 @@ def proof_report(**changes: object) -> InvarianceReport:
             workload_tokens=tokens,
             workload_pct=tokens / 10,
             probe_tokens=probed,
+            control_tokens=changed,
             verdict=verdict,
         )
-        for kind, tokens, probed, verdict in (
-            (StepKind.DECODE, 970, 1234, Invariance.HOLDS),
-            (StepKind.BESIDE_PREFILL, 30, 0, Invariance.NOT_PROBED),
+        for kind, tokens, probed, changed, verdict in (
+            (StepKind.DECODE, 970, 1234, 56, Invariance.HOLDS),
+            (StepKind.BESIDE_PREFILL, 30, 0, 0, Invariance.NOT_PROBED),
         )
     )
     record = invariance_report(

@@ -334,7 +334,12 @@ def _sentence(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
 
 
 def _unchanged(evidence: _Evidence) -> str:
-    return f"none of {count(len(evidence.compared), 'probe output')} changed with the batch"
+    prompts = {
+        (one.composition if one.composition in OWN_PROMPTS else None, one.probe)
+        for one in (output.results[0] for output in evidence.compared)
+    }
+    outputs = count(len(evidence.compared), "probe output")
+    return f"none of {outputs} ({count(len(prompts), 'prompt')}) changed with the batch"
 
 
 def _changed(evidence: dict[Arm, _Evidence]) -> str:
@@ -371,13 +376,22 @@ def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
             as_others = f"the only one of {total}"
         behind = ", ".join(one.composition for one in changed if one.composition != first.composition)
         clauses.append(
-            f"probe {first.probe + 1} changed at output token {(first.first_difference or 0) + 1} in composition "
+            f"probe {first.probe + 1} changed at {place(first)} in composition "
             f"{first.composition}, {as_others}{f' (also in {behind})' if behind else ''}, "
             f"largest |delta logprob| {largest:.2g}"
         )
     if evidence.needle_differing:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
     return f"VIOLATED: {'; '.join(clauses)}."
+
+
+def place(result: ProbeResult) -> str:
+    """The token at which an output first differs, from 1: `output token 3`, `prompt token 12`."""
+    at = result.first_difference or 0
+    # The first token of a prompt has no logprob.
+    return (
+        f"prompt token {at + 2}" if at < result.prompt_positions else f"output token {at - result.prompt_positions + 1}"
+    )
 
 
 def _not_deterministic(evidence: _Evidence, report: InvarianceReport) -> str:
@@ -429,10 +443,16 @@ def _between_launches(evidence: _Evidence) -> str:
         return ""
     compared = sum(len(output.results) > 1 for output in evidence.all_outputs)
     if evidence.reproducible is Reproducibility.REPRODUCIBLE:
-        outputs = count(compared, "probe output")
+        outputs = f"{count(compared, 'probe output')} ({_in_all_launches(evidence)})"
         return f" Reproducible: {outputs} the same in {len(evidence.launches)} launches."
-    outputs = f"{evidence.launches_differing} of {count(compared, 'probe output')}"
+    outputs = f"{evidence.launches_differing} of {count(compared, 'probe output')} ({_in_all_launches(evidence)})"
     return f" But not reproducible: {outputs} not the same in all {len(evidence.launches)} launches."
+
+
+def _in_all_launches(evidence: _Evidence) -> str:
+    """The compositions that more than one launch ran."""
+    names = [name for name, outputs in evidence.outputs.items() if any(len(one.results) > 1 for one in outputs)]
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} compositions"
 
 
 def _without_the_mode(arms: Sequence[_Evidence], report: InvarianceReport) -> str:

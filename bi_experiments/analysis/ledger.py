@@ -1,4 +1,9 @@
-"""The ledger: which classes of steps the workload's output tokens come from, and what was probed in each."""
+"""The ledger: which classes of steps the workload's output tokens come from, and what was probed in each.
+
+A class has a control of its own where the baseline's bits changed with the batch in output tokens of that class, in a
+composition that the batch-invariant arm ran there too. Where the change began does not matter: it may have come with
+the KV cache from an earlier step. It shows that bits of this class are seen to change, which is what a control is for.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,7 +23,6 @@ class _Class(NamedTuple):
     kind: StepKind
     context: int
     sequences: int
-    padded: bool
 
 
 def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance]) -> tuple[LedgerRow, ...]:
@@ -28,28 +32,55 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
         phases: In launch order.
         verdicts: Of the batch-invariant arm, by composition; those without one probe nothing.
     """
-    workload = next((own for phase in phases if (own := [one for one in phase.steps if one.composition is None])), [])
-    probes: dict[_Class, dict[str, int]] = defaultdict(dict)
-    for phase in phases:
-        for one in phase.steps if phase.arm is Arm.BATCH_INVARIANT else ():
-            if one.composition is not None and one.composition in verdicts:
-                probes[_class(one)].setdefault(one.composition, one.tokens)
+    own, baseline = _steps(phases, Arm.BATCH_INVARIANT), _steps(phases, Arm.BASELINE)
+    # The arms may pad other steps: the ledger has those of the arm that the verdict is about.
+    workload = own.get(None) or baseline.get(None) or []
     total = sum(one.tokens for one in workload)
-    return tuple(
-        LedgerRow(
-            kind=one.kind,
-            context=one.context,
-            context_below=upper_end(one.context, CONTEXTS),
-            sequences=one.sequences,
-            sequences_below=upper_end(one.sequences, SEQUENCES) if one.sequences else None,
-            padded=one.padded,
-            workload_tokens=one.tokens,
-            workload_pct=100 * one.tokens / total,
-            probe_tokens=sum(probes[_class(one)].values()),
-            verdict=_best({verdicts[composition] for composition in probes[_class(one)]}),
+    rows = []
+    for one in sorted(workload, key=lambda one: -one.tokens):
+        probes = {
+            name: step
+            for name, steps in own.items()
+            for step in steps
+            if name in verdicts and _class(step) == _class(one) and step.padded == one.padded
+        }
+        changed = {
+            name: [step.changed for step in baseline.get(name, ()) if _class(step) == _class(one)] for name in probes
+        }
+        known = [tokens for found in changed.values() for tokens in found if tokens is not None]
+        rows.append(
+            LedgerRow(
+                kind=one.kind,
+                context=one.context,
+                context_below=upper_end(one.context, CONTEXTS),
+                sequences=one.sequences,
+                sequences_below=upper_end(one.sequences, SEQUENCES) if one.sequences else None,
+                padded=one.padded,
+                workload_tokens=one.tokens,
+                workload_pct=100 * one.tokens / total,
+                probe_tokens=sum(step.tokens for step in probes.values()),
+                control_tokens=sum(known) if len(known) == sum(map(len, changed.values())) else None,
+                verdict=_best({_in_class(verdicts[name], changed[name]) for name in probes if name is not None}),
+            )
         )
-        for one in sorted(workload, key=lambda one: -one.tokens)
-    )
+    return tuple(rows)
+
+
+def _steps(phases: Sequence[PhaseResult], arm: Arm) -> dict[str | None, list[StepCount]]:
+    """The steps of each composition, those of the workload under None: of the arm's first launch that has them."""
+    found: dict[str | None, list[StepCount]] = {}
+    for phase in phases:
+        own: dict[str | None, list[StepCount]] = defaultdict(list)
+        for one in phase.steps if phase.arm is arm else ():
+            own[one.composition].append(one)
+        found = {**own, **found}
+    return found
+
+
+def _in_class(verdict: Invariance, changed: Sequence[int | None]) -> Invariance:
+    """A composition's verdict on one class, by the baseline's tokens there that changed (None: not counted)."""
+    seen = any(tokens is None or tokens > 0 for tokens in changed)
+    return Invariance.NO_CONTROL if verdict is Invariance.HOLDS and not seen else verdict
 
 
 def ruled_pct(phases: Sequence[PhaseResult]) -> float | None:
@@ -63,11 +94,14 @@ def source(share_pct: float | None) -> str:
     """What says which steps there are, and whether the engine's own counts agree with it."""
     if share_pct is None:
         return SOURCE
-    return f"{SOURCE}, with which the engine's own counts agree for {share_pct:.1f} % of the output tokens"
+    return (
+        f"{SOURCE}, with which the sequences that the engine counted in its steps agree for {share_pct:.1f} % of the "
+        "output tokens"
+    )
 
 
 def _class(one: StepCount) -> _Class:
-    return _Class(one.kind, one.context, one.sequences, one.padded)
+    return _Class(one.kind, one.context, one.sequences)
 
 
 def _best(verdicts: set[Invariance]) -> Invariance:

@@ -454,6 +454,7 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "steps": (*result.steps, *event.steps),
                 "alone": (*result.alone, *event.alone),
                 "left_out": result.left_out + event.left_out,
+                "not_made": (*result.not_made, *event.not_made),
             }
         case Located():
             changes = {"location": event.location}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from bi_experiments.analysis.engines import engine_sentence
+from bi_experiments.analysis.invariance import OF_THE_WORKLOAD
 from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
@@ -56,12 +57,16 @@ def sentences(result: ExperimentResult) -> list[str]:
 
 def _length_of_probes(result: ExperimentResult) -> str:
     """How long the outputs were that the verdict is about: a fault may only show in longer ones."""
-    longest, of_trials = (setting(result.configuration, f"{group}.max_tokens") for group in ("verify", "workload"))
-    compositions = {probe.composition for phase in result.phases for probe in phase.probes}
-    if not compositions or not isinstance(longest, int):
-        return ""
-    own = f", of the workload's own prompts up to {of_trials}" if compositions & {"trial", "workload", "needle"} else ""
-    return f" Outputs compared: up to {count(longest, 'token')}{own}."
+    own, others = 0, 0
+    for probe in (probe for phase in result.phases for probe in phase.probes):
+        tokens = (probe.positions or 0) - probe.prompt_positions
+        if probe.composition in OF_THE_WORKLOAD:
+            own = max(own, tokens)
+        else:
+            others = max(others, tokens)
+    lengths = [(own, " of the workload's prompts"), (others, " of other probes")]
+    said = " and ".join(f"up to {count(tokens, 'token')}{whose}" for tokens, whose in lengths if tokens)
+    return f" Outputs compared: {said}." if said else ""
 
 
 def subject(result: ExperimentResult) -> str:

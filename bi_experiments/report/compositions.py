@@ -1,9 +1,10 @@
-"""What the proof's words mean: the batch compositions, the verdicts, and why a composition was not run."""
+"""What the proof's words mean: the batch compositions, the verdicts, and what was not made of them."""
 
 import re
+from collections import defaultdict
 
-from bi_experiments.config.plain import setting
-from bi_experiments.records import ExperimentResult, Invariance, InvarianceReport
+from bi_experiments.records import Arm, ExperimentResult, Invariance, InvarianceReport, NotMade
+from bi_experiments.wording import LABELS
 
 _MEANINGS = {
     "batch_1": "the probe alone again: what differs here is not deterministic",
@@ -56,22 +57,25 @@ def glossary(report: InvarianceReport) -> tuple[tuple[str, str], ...]:
     )
 
 
-def why_not_run(composition: str, result: ExperimentResult) -> str:
-    """Why a composition that was asked for gave no result, in a clause."""
-    engine = next((phase.observed for phase in result.phases if phase.observed is not None and phase.probes), None)
-    if engine is None:
-        return "no phase got that far"
-    kind, size = _kind_and_size(composition)
-    step, longest = engine.max_num_batched_tokens, setting(result.configuration, "model.max_model_len") or 0
-    reasons = {
-        "step": (size > step, f"the largest step has {step} tokens"),
-        "batch": (size > engine.max_num_seqs, f"the largest batch has {engine.max_num_seqs} sequences"),
-        "long_prompt": (longest <= step, f"the model takes {longest} tokens, which fit one step of {step}"),
-        "prefix_cache": (not engine.prefix_caching, "prefix caching is off"),
-        "preempted": (True, "it needs the engine in the phase's own process (VLLM_ENABLE_V1_MULTIPROCESSING=0)"),
-    }
-    applies, reason = reasons.get(kind, (False, ""))
-    return reason if applies else "the engine's limits make it impossible, or no phase got that far"
+def not_made(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:
+    """What the proof does not have of what was asked for, and why, a sentence each."""
+    probed = {phase.arm for phase in result.phases if phase.probes}
+    arms: dict[NotMade, set[Arm]] = defaultdict(set)
+    for phase in result.phases:
+        for one in phase.not_made:
+            arms[one].add(phase.arm)
+    whole: dict[str, list[str]] = defaultdict(list)
+    for one, lacking in arms.items():
+        if one.what is None:
+            where = "" if lacking == probed else f" ({', '.join(LABELS[arm] for arm in lacking)})"
+            whole[one.why].append(one.composition + where)
+    unknown = "the engine's limits make it impossible, or no phase got that far" if probed else "no phase got that far"
+    said = {one.composition for one in arms}
+    whole[unknown] += [name for name in report.not_run if name not in said]
+    return (
+        *(f"Not run: {', '.join(names)}: {why}." for why, names in whole.items() if names),
+        *(f"{one.composition} without {one.what}: {one.why}." for one in arms if one.what is not None),
+    )
 
 
 def _kind_and_size(composition: str) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The tables that the terminal, the HTML page and the markdown share, cell by cell as text."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -10,6 +11,7 @@ from msgspec import structs
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
+from bi_experiments.analysis.invariance import place
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, source
 from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
@@ -20,7 +22,6 @@ from bi_experiments.records import (
     ArmAgreement,
     CompositionCount,
     ExperimentResult,
-    Invariance,
     InvarianceReport,
     Location,
     Metric,
@@ -28,7 +29,7 @@ from bi_experiments.records import (
     PhaseResult,
     TokenCounts,
 )
-from bi_experiments.report.compositions import why_not_run
+from bi_experiments.report.compositions import not_made
 from bi_experiments.report.estimator import interval, interval_of_total_time
 from bi_experiments.wording import (
     LABELS,
@@ -256,32 +257,38 @@ def ledger(report: InvarianceReport) -> Table | None:
         return None
     shown, rest = report.ledger[:LEDGER_ROWS], report.ledger[LEDGER_ROWS:]
     rows = [
-        (in_words(row), f"{row.workload_pct:.1f}", f"{row.probe_tokens:,}", row.verdict.replace("_", " "))
+        (
+            in_words(row),
+            f"{row.workload_pct:.1f}",
+            f"{row.probe_tokens:,}",
+            "" if row.control_tokens is None else f"{row.control_tokens:,}",
+            row.verdict.replace("_", " "),
+        )
         for row in shown
     ]
     if rest:
         share, probed = sum(row.workload_pct for row in rest), sum(row.probe_tokens for row in rest)
-        missing = sum(row.verdict is Invariance.NOT_PROBED for row in rest)
-        verdict = f"{missing} not probed" if missing else "all probed"
-        rows.append((f"{len(rest)} smaller classes", f"{share:.1f}", f"{probed:,}", verdict))
-    header = ("Steps that output tokens come from", "workload %", "probe tokens", "verdict")
-    return Table(header, tuple(rows), left=frozenset({0, 3}))
+        verdicts = Counter(row.verdict.replace("_", " ") for row in rest)
+        said = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
+        rows.append((f"{len(rest)} smaller classes", f"{share:.1f}", f"{probed:,}", "", said))
+    header = ("Steps that output tokens come from", "workload %", "probe tokens", "baseline changed", "verdict")
+    return Table(header, tuple(rows), left=frozenset({0, 4}))
 
 
 def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
     return (
-        f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch. A class with "
+        f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch; baseline "
+        "changed: those of them that changed with the batch without the mode, the control of the class. A class with "
         f"{NEEDED_PCT:g} % of the workload's output tokens or more counts for the verdict."
     )
 
 
 def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:
     """What was left out of the proof and why, and whether both arms compute the same, a sentence each."""
-    by_reason: dict[str, list[str]] = {}
-    for name in report.not_run:
-        by_reason.setdefault(why_not_run(name, result), []).append(name)
-    said = [f"Not run: {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
+    said = list(not_made(report, result))
+    if left_out := max((phase.left_out for phase in result.phases if phase.arm is Arm.BASELINE), default=0):
+        said.append(f"The baseline compared {left_out} fewer of the workload's prompts that were drawn: time was over.")
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))
     return tuple(said)
@@ -307,14 +314,10 @@ def first_differences(report: InvarianceReport) -> tuple[str, ...]:
     return tuple(
         f"First difference with batch invariance: probe {verdict.first.probe + 1} at position "
         f"{verdict.first.position + 1} of batch {verdict.first.batch + 1} of {verdict.first.composition}"
-        f"{_from_token(verdict.first.first_difference)}."
+        f"{'' if verdict.first.first_difference is None else f', from {place(verdict.first)} on'}."
         for verdict in report.arms
         if verdict.first is not None and verdict.arm is not Arm.BASELINE
     )
-
-
-def _from_token(first_difference: int | None) -> str:
-    return "" if first_difference is None else f", from output token {first_difference + 1}"
 
 
 def layers(location: Location) -> Table:

@@ -100,8 +100,8 @@ def test_holds_when_nothing_differs_where_the_baseline_does_and_the_workload_is_
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
     assert judged.verdict(Arm.BASELINE) is Invariance.VIOLATED
     assert judged.sentence == (
-        "Batch invariance holds: none of 4 probe outputs changed with the batch, while 2 of 4 probe outputs did "
-        "without the mode. Reproducible: 4 probe outputs the same in 2 launches."
+        "Batch invariance holds: none of 4 probe outputs (4 prompts) changed with the batch, while 2 of 4 probe "
+        "outputs did without the mode. Reproducible: 4 probe outputs (batch_8) the same in 2 launches."
     )
 
 
@@ -171,6 +171,49 @@ def test_the_needed_class_without_a_control_is_the_headline_whatever_holds_elsew
     assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "trial": Invariance.NO_CONTROL}
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
     assert "100 % of this workload's output tokens" in judged.sentence
+
+
+def counted(composition: str | None, changed: int | None, context: int = 1, **more: object) -> StepCount:
+    return step(composition, 10, context, changed=changed, **more)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "verdict"),
+    [(0, Invariance.NO_CONTROL), (1, Invariance.HOLDS), (None, Invariance.HOLDS)],
+)
+def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verdict: Invariance) -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", elsewhere, 129))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    judged = report(phases)
+    assert verdicts(judged) == {"batch_8": Invariance.HOLDS}
+    assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.HOLDS, 129: verdict}
+    assert {row.context: row.control_tokens for row in judged.ledger} == {1: 3, 129: elsewhere}
+    assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
+
+
+def test_a_class_that_the_baseline_did_not_probe_has_no_control() -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=(*workload, counted("batch_8", 3))),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    assert {row.context: row.verdict for row in report(phases).ledger}[129] is Invariance.NO_CONTROL
+
+
+def test_the_ledger_has_the_steps_of_the_mode_where_the_arms_pad_others() -> None:
+    baseline = (step(None, padded=True), counted("batch_8", 3, padded=True))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=(step(None), counted("batch_8", 0))),
+    ]
+    judged = report(phases)
+    assert [(row.padded, row.control_tokens, row.verdict) for row in judged.ledger] == [(False, 3, Invariance.HOLDS)]
 
 
 def test_a_needle_licenses_nothing_but_the_needle() -> None:
@@ -292,7 +335,7 @@ def test_whether_the_engine_counted_the_steps_of_the_rule_is_said() -> None:
     share_pct = report(phases).ruled_pct
     assert share_pct is not None
     assert 50.0 < share_pct < 100.0
-    assert source(share_pct).startswith("vLLM's first-come-first-served rule, with which the engine's own counts agree")
+    assert "the sequences that the engine counted in its steps agree for 75.0 %" in source(share_pct)
 
 
 # --- The bound ------------------------------------------------------------------------------------------------------
@@ -340,7 +383,9 @@ def test_launches_that_disagree_do_not_violate_where_each_agrees_with_itself_but
     assert verdict.verdict is Invariance.HOLDS
     assert verdict.reproducible is Reproducibility.NOT_REPRODUCIBLE
     assert (verdict.differing, verdict.launches_compared, verdict.launches_differing) == (0, 2, 1)
-    assert judged.sentence.endswith("But not reproducible: 1 of 4 probe outputs not the same in all 2 launches.")
+    assert judged.sentence.endswith(
+        "But not reproducible: 1 of 4 probe outputs (batch_8) not the same in all 2 launches."
+    )
 
 
 def test_one_launch_says_nothing_of_launches() -> None:
@@ -354,7 +399,7 @@ def test_later_launches_may_run_fewer_compositions() -> None:
     same = probes(None, None, composition="ragged")
     judged = report(both([(*CHANGED[0], *ragged), CHANGED[1]], [(*UNCHANGED[0], *same), UNCHANGED[1]]))
     assert judged.arms[1].reproducible is Reproducibility.REPRODUCIBLE
-    assert judged.sentence.endswith("Reproducible: 4 probe outputs the same in 2 launches.")
+    assert judged.sentence.endswith("Reproducible: 4 probe outputs (batch_8) the same in 2 launches.")
 
 
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:

@@ -1,22 +1,22 @@
 """Batch compositions: what company a probe is put in, as batches of requests. Pure: no engine, no torch.
 
 A composition is named in the configuration's `verify` group; a number at the end of the name is its size (`batch_8`,
-`step_257`, `samples_2`, `output_512`). One that the engine's limits make impossible yields no batch at all, so that a
-name never stands for something else than it says. What a name promises about steps and positions rests on all requests
-of a batch being queued before the first step, and on vLLM's scheduler taking them in order, each whole while the step's
-tokens last (`vllm/v1/core/sched/scheduler.py`, first come first served).
+`step_257`, `samples_2`, `output_512`). What the engine's limits make impossible is not made, and said by
+`Material.lacks`, so that a name never stands for something else than it says. What a name promises about steps and
+positions rests on all requests of a batch being queued before the first step, and on vLLM's scheduler taking them in
+order, each whole while the step's tokens last (`vllm/v1/core/sched/scheduler.py`, first come first served).
 """
 
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request
 from bi_experiments.phase.proof.steps import StepClass, schedule
-from bi_experiments.records import ProbePlan, Workload
+from bi_experiments.records import NotMade, ProbePlan, Workload
 
 LONGEST_PROBE = 300
 """Prompt tokens of the longest probe, where the model takes as many."""
@@ -36,7 +36,7 @@ SHORT_OUTPUT = 16
 STAIRCASE = 33
 """Most steps of a batch of `sizes`."""
 FEWEST_DRAWN = 2
-"""Prompts of every trial that `trial` compares however long that takes."""
+"""Prompts for every trial that `trial` compares however long that takes."""
 FULL = "full"
 """The level whose probes all have their whole output."""
 NEEDED_SHARE = 0.01
@@ -72,6 +72,8 @@ class Material:
         self.prompts = prompts
         self.alone = alone
         self.random = random.Random(plan.seed)
+        self.not_made: list[NotMade] = []
+        self._composition = ""
         self._token_ids = token_ids
         self._text_tokens = text_tokens
 
@@ -109,6 +111,34 @@ class Material:
     def restart(self, composition: str) -> None:
         """Give each composition a random sequence of its own, whichever others ran before it."""
         self.random = random.Random(f"{self.plan.seed} {composition}")
+        self.not_made = []
+        self._composition = composition
+
+    def lacks(self, why: str, what: str | None = None) -> None:
+        """Note what the present composition does not have, and why; without `what` it has no batch at all."""
+        self.not_made.append(NotMade(composition=self._composition, what=what, why=why))
+
+    def lacks_probes(self, made: Iterable[Request], wanted: Iterable[Request], why: str) -> None:
+        """Note the probes that are wanted and not in what was made."""
+        kept = set(made)
+        lengths = sorted(len(request.prompt) for request in wanted if request not in kept)
+        if lengths:
+            self.lacks(why, named("probe", lengths))
+
+    @property
+    def seats(self) -> str:
+        """Why no larger batch is made."""
+        return f"max_num_seqs is {self.limits.max_num_seqs}"
+
+    @property
+    def step(self) -> str:
+        """Why no larger step is made."""
+        return f"max_num_batched_tokens is {self.limits.max_num_batched_tokens}"
+
+    @property
+    def length(self) -> str:
+        """Why no longer sequence is made."""
+        return f"max_model_len is {self.limits.max_model_len}"
 
     def prompt_length(self, request: Request) -> int:
         """Prompt tokens of a request."""
@@ -189,6 +219,7 @@ def greedy_short(material: Material) -> dict[Request, int]:
 def batch_of(material: Material, size: int) -> Iterator[Batch]:
     """Batches of `size`: in each a probe first, in the middle and last, and every probe in three different places."""
     if size > material.limits.max_num_seqs:
+        material.lacks(material.seats)
         return
     probes = greedy(material)
     if size == 1:
@@ -210,7 +241,10 @@ def batch_of(material: Material, size: int) -> Iterator[Batch]:
 def drawn(material: Material, number: int) -> Iterator[Batch]:
     """Batches of `number` sizes drawn at random between 2 and the largest, all probes in random places."""
     probes = greedy(material)
-    for _ in range(number if material.limits.max_num_seqs > 1 else 0):
+    if material.limits.max_num_seqs < 2:
+        material.lacks(material.seats)
+        return
+    for _ in range(number):
         size = material.random.randint(2, material.limits.max_num_seqs)
         yield among_neighbours(material, list(probes)[:size], size, probes)
 
@@ -236,6 +270,9 @@ def sizes(material: Material, _: int) -> Iterator[Batch]:
     steps = min(limits.max_num_seqs + 1, STAIRCASE, limits.max_model_len - 1)
     prompts = [material.tokens(min(length, limits.max_model_len - steps)) for length in (40, 20, 8)]
     top = limits.max_num_seqs
+    if top < 2:
+        material.lacks(material.seats)
+        return
     while top > 1:
         # Sequence k of the order of leaving decodes in steps 1 to k + 1; step 0 is the prefill.
         outputs = [min(2 + leaving, steps) for leaving in range(top)]
@@ -279,24 +316,38 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
     """Batches whose prompts make a first step of exactly `tokens` tokens; probes that are as long are left out."""
     limits = material.limits
     if tokens > limits.max_num_batched_tokens:
+        material.lacks(material.step)
         return
     probes = greedy_short(material)
-    for group in packed(probes, tokens - 1, limits.max_num_seqs - 1):
-        batch = group + material.neighbours_of(tokens - prompt_tokens(group))
-        if len(batch) <= limits.max_num_seqs:
-            yield numbered(batch, probes)
+    groups = packed(probes, tokens - 1, limits.max_num_seqs - 1)
+    made = [group + material.neighbours_of(tokens - prompt_tokens(group)) for group in groups]
+    made = [batch for batch in made if len(batch) <= limits.max_num_seqs]
+    material.lacks_probes(
+        (each for batch in made for each in batch), probes, f"no room beside a neighbour in {tokens} tokens"
+    )
+    yield from (numbered(batch, probes) for batch in made)
 
 
 def borders(material: Material, _: int) -> Iterator[Batch]:
     """First steps of as many tokens as the engine has borders, one fewer and one more; two output tokens."""
     limits = material.limits
     wanted = sorted({border + apart for border in limits.borders for apart in (-1, 0, 1)})
+    if not wanted:
+        material.lacks("the engine has no graphs and reports no other border")
+        return
+    left_out = []
     for tokens in wanted:
         prompt = max((each for each in material.prompts if len(each) < tokens), key=len, default=())
         others = [replace(each, max_tokens=2) for each in material.neighbours_of(tokens - len(prompt))]
         if prompt and tokens <= limits.max_num_batched_tokens and len(others) < limits.max_num_seqs:
             request = Request(prompt, max_tokens=2)
             yield numbered([*others, request], {request: material.prompts.index(prompt)})
+        else:
+            left_out.append(tokens)
+    if left_out:
+        material.lacks(
+            f"no probe with neighbours makes them: {material.seats}, {material.step}", named("step", left_out)
+        )
 
 
 def arrivals(material: Material, _: int) -> Iterator[Batch]:
@@ -311,15 +362,20 @@ def arrivals(material: Material, _: int) -> Iterator[Batch]:
         for probe, context in enumerate(DECODING_CONTEXTS)
         if context + output <= limits.max_model_len
     }
-    for length in ARRIVING:
-        if length >= limits.max_model_len:
-            continue
+    if too_long := DECODING_CONTEXTS[len(probes) :]:
+        material.lacks(material.length, named("context", too_long))
+    if too_long := tuple(length for length in ARRIVING if length >= limits.max_model_len):
+        material.lacks(material.length, named("arriving prompt", too_long))
+    for length in (each for each in ARRIVING if each < limits.max_model_len):
         arriving = Request(material.tokens(length), max_tokens=1)
+        made: list[Request] = []
         for group in packed(probes, limits.max_num_batched_tokens, limits.max_num_seqs - 1):
             fill = material.neighbours_of(limits.max_num_batched_tokens - prompt_tokens(group))
             batch = [*group, *(replace(each, max_tokens=1) for each in fill), arriving]
             if len(group) + len(fill) <= limits.max_num_seqs:
+                made += group
                 yield numbered(batch, probes)
+        material.lacks_probes(made, probes, f"{material.seats}, {material.step}, when {length} tokens arrive")
 
 
 def preempted(material: Material, _: int) -> Iterator[Batch]:
@@ -327,9 +383,14 @@ def preempted(material: Material, _: int) -> Iterator[Batch]:
     limits = material.limits
     output = max(4, min(SHORT_OUTPUT, material.plan.max_tokens))
     length = limits.block_size - 2
-    if not limits.blocks_can_be_held or not 1 <= length <= limits.max_model_len - output or limits.max_num_seqs < 3:
+    if not limits.blocks_can_be_held:
+        material.lacks("it needs the engine in the phase's own process (VLLM_ENABLE_V1_MULTIPROCESSING=0)")
         return
-    if 3 * length > limits.max_num_batched_tokens:
+    if not 1 <= length <= limits.max_model_len - output:
+        material.lacks(f"block_size is {limits.block_size}, {material.length}")
+        return
+    if limits.max_num_seqs < 3 or 3 * length > limits.max_num_batched_tokens:
+        material.lacks(f"{material.seats}, {material.step}")
         return
     probes = {Request(material.tokens(length), output): probe for probe in range(3)}
     batch = numbered(probes, probes)
@@ -351,9 +412,12 @@ def prompt_logprobs(material: Material, _: int) -> Iterator[Batch]:
 def in_eights(material: Material, probes: dict[Request, int]) -> Iterator[Batch]:
     """The probes in random places of batches of eight, or of the largest batch where that is smaller."""
     size = min(8, material.limits.max_num_seqs)
+    if size < 2:
+        material.lacks(material.seats)
+        return
     requests = list(probes)
     group = max(1, size // 2)
-    for start in range(0, len(requests) if size > 1 else 0, group):
+    for start in range(0, len(requests), group):
         yield among_neighbours(material, requests[start : start + group], size, probes)
 
 
@@ -392,12 +456,18 @@ def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
     batch = [*material.neighbours_of(step - room), request]
     if room and len(batch) <= material.limits.max_num_seqs:
         yield numbered(batch, {request: len(material.prompts) - 1})
+    else:
+        material.lacks(f"{material.seats}, too few for {step - room} tokens in a step")
 
 
 def long_prompt(material: Material, _: int) -> Iterator[Batch]:
     """A prompt of one and a half steps, behind and before neighbours that move the places where it is split."""
     step = material.limits.max_num_batched_tokens
-    if material.longest_prompt <= step or material.limits.max_num_seqs < 3:
+    if material.longest_prompt <= step:
+        material.lacks(f"{material.length}, and {material.step}: every prompt fits one step")
+        return
+    if material.limits.max_num_seqs < 3:
+        material.lacks(material.seats)
         return
     request = Request(material.tokens(min(material.longest_prompt, step + step // 2)), material.short)
     neighbours = [material.neighbour() for _ in range(2)]
@@ -412,9 +482,14 @@ def seeded(material: Material, _: int) -> Iterator[Batch]:
     """
     probes = {material.seeded(probe): probe for probe in range(len(material.prompts))}
     limits = material.limits
-    for group in packed(probes, limits.max_num_batched_tokens - 1, limits.max_num_seqs - 1):
+    before_one = packed(probes, limits.max_num_batched_tokens - 1, limits.max_num_seqs - 1)
+    with_one_each = packed(probes, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2)
+    for groups, where in ((before_one, "one neighbour"), (with_one_each, "a neighbour each")):
+        made = (request for group in groups for request in group)
+        material.lacks_probes(made, probes, f"no room beside {where}: {material.seats}, {material.step}")
+    for group in before_one:
         yield numbered([*group, material.short_neighbour()], probes)
-    for group in packed(probes, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2):
+    for group in with_one_each:
         yield numbered([each for request in group for each in (request, material.short_neighbour())], probes)
 
 
@@ -425,27 +500,39 @@ def samples_of(material: Material, samples: int) -> Iterator[Batch]:
     """
     probes = {material.seeded(probe, samples): probe for probe in range(len(material.prompts))}
     limits = material.limits
-    for group in packed(probes, (limits.max_num_batched_tokens - 1) // samples, limits.max_num_seqs - 1):
+    groups = packed(probes, (limits.max_num_batched_tokens - 1) // samples, limits.max_num_seqs - 1)
+    made = (request for group in groups for request in group)
+    material.lacks_probes(
+        made, probes, f"no room for {samples} samples and a neighbour: {material.seats}, {material.step}"
+    )
+    for group in groups:
         yield numbered([*group, material.short_neighbour()], probes)
 
 
 def output_of(material: Material, tokens: int) -> Iterator[Batch]:
     """Every second probe with an output of `tokens` tokens, among ordinary neighbours."""
+    wanted = {Request(prompt, tokens): probe for probe, prompt in enumerate(material.prompts) if probe % 2 == 0}
     probes = {
-        Request(prompt, tokens): probe
-        for probe, prompt in enumerate(material.prompts)
-        if probe % 2 == 0 and len(prompt) + tokens <= material.limits.max_model_len
+        request: probe
+        for request, probe in wanted.items()
+        if len(request.prompt) + tokens <= material.limits.max_model_len
     }
+    material.lacks_probes(probes, wanted, material.length)
     if probes:
         yield numbered([each for request in probes for each in (request, material.neighbour())], probes)
 
 
 def prefix_cache(material: Material, _: int) -> Iterator[Batch]:
     """Every probe longer than a block alone, with its prompt already in the prefix cache; the reference is cold."""
-    if material.limits.prefix_caching:
-        for request, probe in greedy(material).items():
-            if len(request.prompt) > material.limits.block_size:
-                yield Batch((request,), (Probed(probe, 0, request),), primed=True)
+    if not material.limits.prefix_caching:
+        material.lacks("prefix caching is off")
+        return
+    probes = greedy(material)
+    longer = [request for request in probes if len(request.prompt) > material.limits.block_size]
+    material.lacks_probes(
+        longer, probes, f"block_size is {material.limits.block_size}: only whole blocks are found again"
+    )
+    yield from (Batch((request,), (Probed(probes[request], 0, request),), primed=True) for request in longer)
 
 
 def prefill(material: Material, _: int) -> Iterator[Batch]:
@@ -458,46 +545,71 @@ def prefill(material: Material, _: int) -> Iterator[Batch]:
         if len(prompt) < material.limits.max_model_len:
             scored = Request(prompt, max_tokens=1, scored_from=len(request.prompt))
             yield Batch((scored,), (Probed(probe, 0, request),))
+        else:
+            material.lacks_probes((), (request,), f"{material.length}, its output as prompt included")
 
 
 def needle(material: Material, _: int) -> Iterator[Batch]:
     """The needle at its position in the largest batch of the trials."""
     trial = max(material.workload.trials, key=lambda trial: trial.batch_size)
-    requests = workload_requests(material, trial.prompts)
+    # No more output than the trials have: so much fits the model.
+    max_tokens = min(material.plan.max_tokens, material.workload.sampling.max_tokens)
+    requests = tuple(Request(prompt, max_tokens) for prompt in trial.prompts)
     yield Batch(requests, (Probed(0, trial.needle_position, requests[trial.needle_position]),))
 
 
 def trial(material: Material, _: int) -> Iterator[Batch]:
     """Prompts of every trial in that trial's batch, with the trial's output, greedily.
 
-    `plan.trial_prompts` are drawn at random from each. Needed are the first `FEWEST_DRAWN` of them, and so many of the
-    others, drawn or not, that every class of steps that the workload needs has an output token of a compared prompt.
+    Of all prompts of all trials `plan.trial_prompts` for each trial are drawn, each prompt as likely as any other: of
+    these alone the bound speaks. Needed are the first `FEWEST_DRAWN` for each trial, and so many of the others, drawn
+    or not, that every trial has as many and every class of steps that the workload needs has an output token of a
+    compared prompt.
     """
-    workload = material.workload
-    trials = [
-        tuple(Request(prompt, workload.sampling.max_tokens) for prompt in each.prompts) for each in workload.trials
-    ]
+    trials = workload_requests(material)
+    order = draws(material, [len(requests) for requests in trials], material.plan.trial_prompts * len(trials))
+    places = {where: place for place, where in enumerate(order)}
+    needed = set(order[: FEWEST_DRAWN * len(trials)])
+    others = [(number, at) for number, requests in enumerate(trials) for at in range(len(requests))]
+    for number in range(len(trials)):
+        own = [where for where in (*order, *others) if where[0] == number]
+        kept = sum(where[0] == number for where in needed)
+        needed |= set([where for where in dict.fromkeys(own) if where not in needed][: max(0, FEWEST_DRAWN - kept)])
     classes = [[set(steps) for steps in material.step_classes(requests)] for requests in trials]
-    draws = [
-        material.random.sample(range(len(requests)), min(material.plan.trial_prompts, len(requests)))
-        for requests in trials
-    ]
-    needed = [set(drawn[:FEWEST_DRAWN]) for drawn in draws]
-    missing = needed_classes(workload_steps(material))
-    for steps, kept in zip(classes, needed, strict=True):
-        missing -= set().union(*(steps[at] for at in kept))
-    for candidates in (draws, [range(len(requests)) for requests in trials]):
-        for steps, kept, positions in zip(classes, needed, candidates, strict=True):
-            for at in positions:
-                if missing & steps[at]:
-                    missing -= steps[at]
-                    kept.add(at)
+    missing = needed_classes(workload_steps(material)).difference(*(classes[number][at] for number, at in needed))
+    for number, at in (*order, *others):
+        if missing & classes[number][at]:
+            missing -= classes[number][at]
+            needed.add((number, at))
+    yield from of_workload(trials, places, needed, {*order, *needed})
+
+
+def draws(material: Material, sizes: Sequence[int], number: int) -> list[tuple[int, int]]:
+    """That many places in batches of these sizes, each as likely as any other: the batch and the position in it."""
+    places = [(batch, at) for batch, size in enumerate(sizes) for at in range(size)]
+    return material.random.sample(places, min(number, len(places)))
+
+
+def of_workload(
+    trials: Sequence[tuple[Request, ...]],
+    places: Mapping[tuple[int, int], int],
+    needed: Container[tuple[int, int]],
+    compared: Container[tuple[int, int]],
+) -> Iterator[Batch]:
+    """A batch for each trial, its probes those of its prompts that are compared.
+
+    Args:
+        trials: All requests of each.
+        places: Of those that were drawn, by trial and position: the place in the order of drawing.
+        needed: Those that are compared however long it takes.
+        compared: Those that are compared at all.
+    """
     first = 0
-    for requests, drawn, kept in zip(trials, draws, needed, strict=True):
-        places = {at: place for place, at in enumerate(drawn)}
+    for number, requests in enumerate(trials):
         probed = (
-            Probed(first + at, at, requests[at], draw=places.get(at), needed=at in kept)
-            for at in sorted({*drawn, *kept})
+            Probed(first + at, at, request, draw=places.get((number, at)), needed=(number, at) in needed)
+            for at, request in enumerate(requests)
+            if (number, at) in compared
         )
         yield Batch(requests, tuple(probed))
         first += len(requests)
@@ -518,18 +630,25 @@ def needed_classes(steps: Iterable[StepClass]) -> set[StepClass]:
 
 
 def every_workload_prompt(material: Material, _: int) -> Iterator[Batch]:
-    """Every prompt of every trial in that trial's batch, greedily."""
-    first = 0
-    for trial in material.workload.trials:
-        requests = workload_requests(material, trial.prompts)
-        yield Batch(requests, tuple(Probed(first + at, at, request, draw=at) for at, request in enumerate(requests)))
-        first += trial.batch_size
+    """Every prompt of every trial in that trial's batch, with the trial's output, greedily."""
+    trials = workload_requests(material)
+    sizes = [len(requests) for requests in trials]
+    places = {where: place for place, where in enumerate(draws(material, sizes, sum(sizes)))}
+    yield from of_workload(trials, places, places, places)
 
 
-def workload_requests(material: Material, prompts: Iterable[str]) -> tuple[Request, ...]:
-    """Prompts of the workload as requests, with no more output than the trials have: so much fits the model."""
-    max_tokens = min(material.plan.max_tokens, material.workload.sampling.max_tokens)
-    return tuple(Request(prompt, max_tokens) for prompt in prompts)
+def workload_requests(material: Material) -> list[tuple[Request, ...]]:
+    """The requests of every trial, continued greedily."""
+    workload = material.workload
+    return [tuple(Request(prompt, workload.sampling.max_tokens) for prompt in each.prompts) for each in workload.trials]
+
+
+def named(noun: str, tokens: Sequence[int]) -> str:
+    """Things by their tokens: `the probe of 300 tokens`, `contexts of 1024 and 2048 tokens`."""
+    if len(tokens) == 1:
+        return f"the {noun} of {tokens[0]} tokens"
+    first = [str(each) for each in tokens[:-1]]
+    return f"{noun}s of {', '.join(first if len(first) < 5 else [*first[:2], '...'])} and {tokens[-1]} tokens"
 
 
 Compose = Callable[[Material, int], Iterator[Batch]]

@@ -10,7 +10,7 @@ import msgspec
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import Material, compose
-from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids
+from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids, scored_prompt
 from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (
@@ -108,11 +108,11 @@ class _Search:
         """All but what names the probe of a `Location`."""
         position = self._plan.position
         alone = self.generate([reference])[0]
-        if self.first_difference(alone, self.generate([reference])[0]) is not None:
+        if self.first_difference(alone, self.generate([reference])[0], reference) is not None:
             stopped = "the probe alone gives other bits when it runs again, so that nothing can be said about the batch"
             return {"repeatable": False, "stopped": stopped}
         in_batch = self._run_batch(batch)[position]
-        first = self.first_difference(alone, in_batch)
+        first = self.first_difference(alone, in_batch, reference)
         if first is None:
             return {"stopped": "the probe's output is the same in the batch as alone"}
         found: dict[str, object] = {"first_difference": first}
@@ -134,10 +134,11 @@ class _Search:
             found["smallest"] = self._shrink(batch, reference)
         return found
 
-    def first_difference(self, alone: Output, output: Output) -> int | None:
-        """First differing token of the sample that the plan names."""
+    def first_difference(self, alone: Output, output: Output, reference: Request) -> int | None:
+        """First differing output token of the sample that the plan names; a scored prompt is of its steps."""
         sample = self._plan.sample
-        return first_difference(alone.samples[sample], output.samples[sample])
+        first = first_difference(alone.samples[sample], output.samples[sample])
+        return None if first is None else max(0, first - scored_prompt(reference))
 
     def _run_batch(self, batch: Batch) -> list[Output]:
         outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
@@ -164,7 +165,7 @@ class _Search:
         finally:
             compared = engine.end_observation(self._llm)
         for before, after in zip(unobserved, (alone, in_batch), strict=True):
-            if self.first_difference(before, after) is not None:
+            if self.first_difference(before, after, reference) is not None:
                 return None
         earliest = min((one.step for one in compared), default=0)
         return [one for one in compared if one.step == earliest]
@@ -174,13 +175,13 @@ class _Search:
         alone = self.generate([reference])[0]
 
         def differs(requests: Sequence[Request], position: int) -> bool:
-            return self.first_difference(alone, self.generate(requests)[position]) is not None
+            return self.first_difference(alone, self.generate(requests)[position], reference) is not None
 
         shrinker = Shrinker(batch.requests, plan.position, differs, time.monotonic() + plan.shrink_time_s)
         shrinker.shrink()
         border, differing, equal = shrinker.border()
         output = self.generate(shrinker.requests)[shrinker.position]
-        first = self.first_difference(alone, output)
+        first = self.first_difference(alone, output, reference)
         if first is None:
             raise RuntimeError("the smallest batch changed the probe in the search, and does not any more")
         smallest = replace(batch, requests=shrinker.requests)

@@ -8,10 +8,10 @@ import math
 import struct
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -129,7 +129,7 @@ def run_compositions(
             raw = stack.enter_context((keep_folder / RAW_LOGPROBS).open("wb"))
         for name in plan.compositions:
             done = run_composition(name, material, generate, raw, deadline)
-            if done.results:
+            if done.results or done.not_made:
                 emit(msgspec.structs.replace(done, steps=(*of_workload, *done.steps)))
                 of_workload = ()
 
@@ -179,9 +179,12 @@ def run_composition(
         outputs = run_batch(generate, batch)
         if batch.kv_blocks is None or any(output.preemptions for output in outputs):
             ran.append((index, batch, [outputs[probed.position] for probed in batch.probed]))
+        else:
+            material.lacks("no sequence was preempted")
     drawn = run_references([probed for _, batch, _ in ran for probed in batch.probed], material.alone, deadline)
     results: list[ProbeResult] = []
     steps: list[StepClass] = []
+    changed: list[StepClass] = []
     left_out = 0
     for index, batch, outputs in ran:
         sampled = {probed for probed in batch.probed if probed.draw is not None and probed.draw < drawn}
@@ -191,39 +194,64 @@ def run_composition(
             for probed, output in zip(batch.probed, outputs, strict=True)
             if (probed.needed or probed in sampled) and not (batch.primed and output.cached_tokens == 0)
         ]
+        if batch.primed and not compared:
+            length = material.prompt_length(batch.requests[0])
+            material.lacks("the engine took none of it from its prefix cache", f"the prompt of {length} tokens")
         found = [one for each in compared for one in compare_output(name, index, *each, each[0] in sampled)]
         if any(not one.equal for one in found) and all(one.equal for one in results):
             found = with_repeats(found, batch, compared, generate)
         results += found
         if batch.kv_blocks is None and compared:
             classes = material.step_classes(batch.requests)
-            steps += [step for probed, _, _ in compared for step in classes[probed.position]]
+            for probed, alone, output in compared:
+                steps += classes[probed.position]
+                changed += changed_steps(batch.requests[probed.position], classes[probed.position], alone, output)
         if raw is not None:
             for each in compared:
                 keep(raw, name, index, *each)
-    alone = alone_outputs(material) if name == NEGATIVE_CONTROL else ()
-    return ProbeDone(results=tuple(results), steps=counted(name, steps), alone=alone, left_out=left_out)
+    return ProbeDone(
+        results=tuple(results),
+        steps=counted(name, steps, changed),
+        alone=alone_outputs(material) if name == NEGATIVE_CONTROL else (),
+        left_out=left_out,
+        not_made=tuple(material.not_made),
+    )
 
 
-def run_references(probed: Sequence[Probed], alone: Callable[[Request], Output], deadline: float) -> int:
-    """Run the references of drawn prompts, one of every batch after the other, and end at the deadline.
+def changed_steps(request: Request, classes: Sequence[StepClass], alone: Output, output: Output) -> list[StepClass]:
+    """The classes of the steps whose output token changed with the batch; a scored prompt is its last token's step.
+
+    Args:
+        request: The probe.
+        classes: One for each output token, sample by sample.
+        alone: Its output alone.
+        output: Its output in the batch.
+    """
+    found = []
+    for index, (expected, sample) in enumerate(zip(alone.samples, output.samples, strict=True)):
+        scored = max(0, len(sample.token_ids) - request.max_tokens)
+        own = classes[index * request.max_tokens : (index + 1) * request.max_tokens]
+        found += [own[at] for at in sorted({max(0, at - scored) for at in differences(expected, sample)})]
+    return found
+
+
+def run_references(probed: Iterable[Probed], alone: Callable[[Request], Output], deadline: float) -> int:
+    """Run the references of drawn prompts in the order in which they were drawn, and end at the deadline.
 
     Returns:
-        How many of the prompts drawn for each batch have a reference.
+        How many of the first that were drawn have a reference.
     """
-    rounds: dict[int, list[Probed]] = defaultdict(list)
-    for each in probed:
-        if each.draw is not None:
-            rounds[each.draw].append(each)
+    drawn = sorted(
+        ((each.draw, each.needed, each.reference) for each in probed if each.draw is not None), key=itemgetter(0)
+    )
     took_s = 0.0
-    for number in sorted(rounds):
+    for place, needed, reference in drawn:
         started = time.perf_counter()
-        if started + took_s > deadline and not all(each.needed for each in rounds[number]):
-            return number
-        for each in rounds[number]:
-            alone(each.reference)
+        if started + took_s > deadline and not needed:
+            return place
+        alone(reference)
         took_s = time.perf_counter() - started
-    return len(rounds)
+    return len(drawn)
 
 
 def run_batch(generate: Generate, batch: Batch) -> list[Output]:
@@ -285,12 +313,19 @@ def compare_output(
                 tokens_equal=expected.token_ids == sample.token_ids,
                 largest_logprob_difference=largest_logprob_difference(expected, sample),
                 digest=digest(sample),
+                positions=len(sample.token_ids),
+                prompt_positions=scored_prompt(probed.reference),
                 sampled=sampled,
                 fault=fault(sample) or fault(expected),
                 request=probed.reference.digest(),
             )
         )
     return results
+
+
+def scored_prompt(request: Request) -> int:
+    """Tokens of the prompt that are compared before those of the output: the first one has no logprob."""
+    return len(request.prompt) - 1 if request.score_prompt else 0
 
 
 def fault(sample: Sample) -> Fault | None:
@@ -324,12 +359,20 @@ def same_bits(one: Sample, other: Sample) -> bool:
 
 
 def first_difference(expected: Sample, sample: Sample) -> int | None:
-    """Index of the first output token whose id or logprob bits differ; None when all are equal."""
-    pairs = zip(position_bits(expected), position_bits(sample), strict=False)
-    unequal = next((index for index, (left, right) in enumerate(pairs) if left != right), None)
-    if unequal is None and len(expected.token_ids) != len(sample.token_ids):
-        return min(len(expected.token_ids), len(sample.token_ids))
-    return unequal
+    """Index of the first token whose id or logprob bits differ; None when all are equal."""
+    return next(iter(differences(expected, sample)), None)
+
+
+def differences(expected: Sample, sample: Sample) -> list[int]:
+    """Indices of the tokens whose id or logprob bits differ, up to the first other id; an early end counts as one."""
+    lengths = len(expected.token_ids), len(sample.token_ids)
+    found = []
+    for index, (left, right) in enumerate(zip(position_bits(expected), position_bits(sample), strict=False)):
+        if left != right:
+            found.append(index)
+        if expected.token_ids[index] != sample.token_ids[index]:
+            return found
+    return found if lengths[0] == lengths[1] else [*found, min(lengths)]
 
 
 def largest_logprob_difference(expected: Sample, sample: Sample) -> float:

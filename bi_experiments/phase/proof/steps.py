@@ -129,8 +129,17 @@ def _classify(made: int, context: int, decoding: int, scheduled: int, padded: bo
     return StepClass(kind, lower_end(context, CONTEXTS), lower_end(decoding, SEQUENCES), padded)
 
 
-def counted(composition: str | None, classes: Iterable[StepClass]) -> tuple[StepCount, ...]:
-    """Output tokens by class, the most frequent first."""
+def counted(
+    composition: str | None, classes: Iterable[StepClass], changed: Iterable[StepClass] | None = None
+) -> tuple[StepCount, ...]:
+    """Output tokens by class, the most frequent first.
+
+    Args:
+        composition: Whose; None: the workload's.
+        classes: One for each output token.
+        changed: One for each of them that changed with the batch; None: nothing was compared.
+    """
+    changes = None if changed is None else Counter(changed)
     return tuple(
         StepCount(
             composition=composition,
@@ -139,6 +148,7 @@ def counted(composition: str | None, classes: Iterable[StepClass]) -> tuple[Step
             sequences=each.sequences,
             padded=each.padded,
             tokens=tokens,
+            changed=None if changes is None else changes[each],
         )
         for each, tokens in Counter(classes).most_common()
     )

@@ -1,26 +1,24 @@
 """The compositions: what their names say about positions, steps, chunks and neighbours."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 from msgspec.structs import replace as msgspec_replace
 
 from bi_experiments.phase.proof.compositions import Material, compose, composition, needed_classes, probe_lengths
-from bi_experiments.phase.proof.requests import Batch, EngineLimits, Request
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Request
 from bi_experiments.phase.proof.steps import StepClass
 from bi_experiments.records import StepKind, TrialInput, Workload
 from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
 
 
+def alone(request: Request) -> Output:
+    return FakeEngine()([request], True)[0]
+
+
 def material(limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
-    engine = FakeEngine()
-    return Material.drawn(
-        plan(probes=probes, max_tokens=max_tokens),
-        WORKLOAD,
-        limits,
-        TOKEN_IDS,
-        lambda request: engine([request], True)[0],
-    )
+    return Material.drawn(plan(probes=probes, max_tokens=max_tokens), WORKLOAD, limits, TOKEN_IDS, alone)
 
 
 def batches(name: str, limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> list[Batch]:
@@ -219,8 +217,44 @@ def test_workload_compares_every_prompt_of_every_trial() -> None:
         ("prefix_cache", LIMITS),
     ],
 )
-def test_what_the_engine_cannot_make_is_not_made(name: str, limits: EngineLimits) -> None:
-    assert batches(name, limits) == []
+def test_what_the_engine_cannot_make_is_not_made_and_said(name: str, limits: EngineLimits) -> None:
+    made = material(limits)
+    assert list(compose(name, made)) == []
+    assert made.not_made
+    assert {one.composition for one in made.not_made} == {name}
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "said"),
+    [
+        (
+            "arrivals",
+            replace(LIMITS, max_num_batched_tokens=1024),
+            ["contexts of 1024 and 2048 tokens", "the arriving"],
+        ),
+        ("step_257", LIMITS, ["the probe of 300 tokens"]),
+        (
+            "seeded",
+            replace(LIMITS, max_num_batched_tokens=100),
+            ["probes of 96 and 300 tokens", "the probe of 300 tokens"],
+        ),
+        ("output_1000", LIMITS, ["the probe of 96 tokens"]),
+        ("prefix_cache", replace(LIMITS, prefix_caching=True), ["probes of 1, 3 and 10 tokens"]),
+        ("borders", replace(LIMITS, borders=(8, 4096)), ["steps of 4095, 4096 and 4097 tokens"]),
+    ],
+)
+def test_what_a_composition_does_without_is_said(name: str, limits: EngineLimits, said: list[str]) -> None:
+    made = material(limits)
+    assert list(compose(name, made))
+    what = [one.what or "" for one in made.not_made]
+    assert all(any(each.startswith(start) for each in what) for start in said)
+
+
+@pytest.mark.parametrize("name", ["batch_8", "shuffled", "sizes", "ragged", "trial", "workload", "needle"])
+def test_where_nothing_is_left_out_nothing_is_said(name: str) -> None:
+    made = material()
+    assert list(compose(name, made))
+    assert made.not_made == []
 
 
 @pytest.mark.parametrize("name", ["batches_8", "batch", "step_", "batch_0", "shuffled_2", "nonesuch"])
@@ -263,20 +297,40 @@ def of_lengths(*lengths_of_trials: tuple[int, ...]) -> Workload:
 
 
 def trial_batches(workload: Workload, limits: EngineLimits = LIMITS, trial_prompts: int = 2) -> list[Batch]:
-    made = Material.drawn(
-        plan(trial_prompts=trial_prompts), workload, limits, TOKEN_IDS, lambda request: FakeEngine()([request], True)[0]
-    )
-    return list(compose("trial", made))
+    return list(compose("trial", Material.drawn(plan(trial_prompts=trial_prompts), workload, limits, TOKEN_IDS, alone)))
 
 
 def test_trial_samples_from_every_trial_in_that_trials_batch() -> None:
     made = trial_batches(WORKLOAD)
+    assert all(len(batch.probed) >= 2 for batch in made)
     assert [[request.prompt for request in batch.requests] for batch in made] == [
         list(trial.prompts) for trial in WORKLOAD.trials
     ]
     assert {request.max_tokens for batch in made for request in batch.requests} == {WORKLOAD.sampling.max_tokens}
-    assert [sorted(probed.draw for probed in batch.probed if probed.draw is not None) for batch in made] == [[0, 1]] * 2
-    assert len({probed.probe for batch in made for probed in batch.probed}) == 4
+    assert sorted(probed.draw for batch in made for probed in batch.probed if probed.draw is not None) == [0, 1, 2, 3]
+    probed = [each.probe for batch in made for each in batch.probed]
+    assert len(set(probed)) == len(probed)
+
+
+def test_every_prompt_of_the_workload_is_as_likely_to_be_drawn_as_any_other() -> None:
+    workload = of_lengths((3,) * 4, (3,) * 12)
+    drawn = Counter[int]()
+    for seed in range(400):
+        made = Material.drawn(msgspec_replace(plan(trial_prompts=2), seed=seed), workload, LIMITS, TOKEN_IDS, alone)
+        drawn.update(
+            probed.probe for batch in compose("trial", made) for probed in batch.probed if probed.draw is not None
+        )
+    assert drawn.total() == 4 * 400
+    # 100 of each on average; six standard deviations of the binomial.
+    assert all(100 - 52 < drawn[prompt] < 100 + 52 for prompt in range(16))
+
+
+def test_the_first_drawn_are_compared_however_long_it_takes() -> None:
+    made = trial_batches(of_lengths((3,) * 9, (3,) * 30), trial_prompts=8)
+    probed = [each for batch in made for each in batch.probed]
+    assert {each.draw for each in probed if each.draw is not None} == set(range(16))
+    assert {each.draw for each in probed if each.needed} >= set(range(4))
+    assert all(sum(each.needed for each in batch.probed) >= 2 for batch in made)
 
 
 def test_trial_samples_no_more_than_there_are() -> None:
@@ -295,7 +349,7 @@ def test_trial_adds_prompts_until_every_class_that_the_workload_needs_is_compare
         for step in steps[probed.position]
     }
     assert needed <= compared
-    assert [sum(probed.draw is not None for probed in batch.probed) for batch in made] == [1, 1]
+    assert sum(probed.draw is not None for batch in made for probed in batch.probed) == 2
     assert sum(len(batch.probed) for batch in made) > 2
 
 

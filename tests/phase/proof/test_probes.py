@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bi_experiments.analysis.invariance import place
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.probes import (
     RAW_LOGPROBS,
@@ -18,7 +20,15 @@ from bi_experiments.phase.proof.probes import (
     run_probes,
 )
 from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
-from bi_experiments.records import Fault, ProbeDone, ProbePlan, ProbeResult, event_from_line, event_to_line
+from bi_experiments.records import (
+    Fault,
+    ProbeDone,
+    ProbePlan,
+    ProbeResult,
+    StepKind,
+    event_from_line,
+    event_to_line,
+)
 from tests.phase.proof.fake_engine import (
     LIMITS,
     TOKEN_IDS,
@@ -306,18 +316,14 @@ def test_once_time_is_over_only_needed_prompts_of_the_workload_are_compared(
     assert event.left_out == left_out
 
 
-def test_the_prompts_that_are_left_out_are_the_last_drawn_of_every_trial() -> None:
-    whole, cut = (
-        {(one.batch, one.position) for one in run(FakeEngine(), plan("trial", trial_prompts=drawn)) if one.sampled}
-        for drawn in (9, 2)
-    )
+def test_the_prompts_that_are_left_out_are_the_last_drawn() -> None:
+    whole = {(one.batch, one.position) for one in run(FakeEngine(), plan("trial", trial_prompts=9)) if one.sampled}
     events: list[ProbeDone] = []
     of_plan = plan("trial", trial_prompts=9)
     run_compositions(FakeEngine(), of_plan, WORKLOAD, LIMITS, TOKEN_IDS, events.append, None, time_s=0.0)
     sampled = {(one.batch, one.position) for event in events for one in event.results if one.sampled}
     assert sampled < whole
-    assert [sum(batch == at for at, _ in sampled) for batch in (0, 1)] == [2, 2]
-    assert len(cut) == len(sampled)
+    assert len(sampled) == 4
 
 
 def test_the_steps_of_the_workload_and_of_the_probes_are_counted() -> None:
@@ -327,6 +333,50 @@ def test_the_steps_of_the_workload_and_of_the_probes_are_counted() -> None:
     tokens = {name: sum(step.tokens for step in steps if step.composition == name) for name in (None, "batch_8")}
     assert tokens == {None: 7 * 4, "batch_8": 18 * 8}
     assert all(step.composition in {None, event.results[0].composition} for event in events for step in event.steps)
+
+
+def changed_tokens(engine: FakeEngine, of_plan: ProbePlan, limits: EngineLimits = LIMITS) -> dict[StepKind, int]:
+    events: list[ProbeDone] = []
+    run_compositions(engine, of_plan, WORKLOAD, limits, TOKEN_IDS, events.append, None)
+    changed = Counter[StepKind]()
+    for step in (step for event in events for step in event.steps if step.composition is not None):
+        assert step.changed is not None
+        assert step.changed <= step.tokens
+        changed[step.kind] += step.changed
+    return {kind: tokens for kind, tokens in changed.items() if tokens}
+
+
+@pytest.mark.parametrize(("token", "kind"), [(0, StepKind.PREFILL), (3, StepKind.DECODE)])
+def test_tokens_that_changed_are_counted_in_the_class_of_their_step(token: int, kind: StepKind) -> None:
+    engine = FakeEngine(lambda batch, _, sample: with_next_bits(sample, token) if len(batch) > 1 else sample)
+    assert changed_tokens(engine, plan("batch_8", max_tokens=8)) == {kind: 18}
+    assert changed_tokens(FakeEngine(), plan("batch_8")) == {}
+
+
+def test_tokens_behind_another_token_id_do_not_count_as_changed() -> None:
+    def diverge(batch: Sequence[Request], _: int, sample: Sample) -> Sample:
+        other = tuple(token + 1 if at >= 2 else token for at, token in enumerate(sample.token_ids))
+        return Sample(other, sample.logprobs) if len(batch) > 1 else sample
+
+    assert changed_tokens(FakeEngine(diverge), plan("batch_8", max_tokens=8)) == {StepKind.DECODE: 18}
+
+
+def test_a_changed_token_of_a_scored_prompt_is_of_the_prompts_step_and_said_as_the_prompts() -> None:
+    def change(batch: Sequence[Request], at: int, sample: Sample) -> Sample:
+        scored = batch[at].score_prompt and len(batch) > 1 and len(batch[at].prompt) > 30
+        return with_next_bits(sample, 5) if scored else sample
+
+    assert set(changed_tokens(FakeEngine(change), plan("prompt_logprobs"))) == {StepKind.PREFILL}
+    results = run(FakeEngine(change), plan("prompt_logprobs"))
+    assert {place(one) for one in results if not one.equal} == {"prompt token 7"}
+    assert {one.prompt_positions for one in results} > {0, 299}
+    assert all(one.positions == one.prompt_positions + 8 for one in results)
+
+
+def test_what_was_not_made_is_passed_on_though_there_is_no_result() -> None:
+    events: list[ProbeDone] = []
+    run_compositions(FakeEngine(), plan("step_4096"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    assert [(event.results, event.not_made[0].why) for event in events] == [((), "max_num_batched_tokens is 512")]
 
 
 def test_outputs_alone_are_kept_with_the_negative_control() -> None:
