@@ -16,7 +16,7 @@ History of the file format (`RECORD_VERSION`):
   and `ExperimentResult.location` are None where the operator behind a difference was not looked for.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
-  `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made` and `LedgerRow.control_tokens`
+  `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
   came later; records without them say less of the proof.
 """
 
