@@ -35,6 +35,23 @@ class _Cell(NamedTuple):
     """What the text was cut from, where it was."""
 
 
+class _Findings(NamedTuple):
+    number: int
+    kinds: str
+    link: str | None
+    """Where they stand."""
+
+
+class _Line(NamedTuple):
+    """A line of the table."""
+
+    label: str
+    link: str | None
+    findings: _Findings
+    first: list[_Cell]
+    last: list[_Cell]
+
+
 def settings_that_differ(
     results: Sequence[ExperimentResult | Summary],
     as_flat: Callable[[Mapping[str, Any]], dict[str, str]] = flatten,
@@ -91,15 +108,15 @@ def render_html(
         sentences=_sentences(rows, cheapest),
         figures=figures,
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
-        header=[{"text": text, "number": text in _NUMBERS} for text in ("experiment", *_FIRST, *keys, *_LAST)],
+        header=[_Cell(text, "number" if text in _NUMBERS else "") for text in ("experiment", *_FIRST, *keys, *_LAST)],
         rows=[
-            {
-                "label": row.label,
-                "link": quote(row.page) if row.page is not None else None,
-                "findings": _findings(row),
-                "first": _first_cells(row),
-                "last": [*settings[at], *_last_cells(row.result, adjusted.get(at)), _status(row)],
-            }
+            _Line(
+                label=row.label,
+                link=quote(row.page) if row.page is not None else None,
+                findings=_findings(row),
+                first=_first_cells(row),
+                last=[*settings[at], *_last_cells(row.result, adjusted.get(at)), _status(row)],
+            )
             for at, row in enumerate(rows)
         ],
         note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; invariance: "
@@ -198,15 +215,15 @@ def _first_cells(row: Row) -> list[_Cell]:
     ]
 
 
-def _findings(row: Row) -> dict[str, str | int | None]:
+def _findings(row: Row) -> _Findings:
     """How many findings there are, what kinds they are of, and where they stand."""
     kinds = row.result.findings if row.result is not None else ()
     on_page = row.page is not None and row.page.endswith(".html")
-    return {
-        "count": len(kinds),
-        "kinds": ", ".join(map(finding_name, kinds)),
-        "link": f"{quote(row.page)}#findings" if row.page is not None and on_page else None,
-    }
+    return _Findings(
+        number=len(kinds),
+        kinds=", ".join(map(finding_name, kinds)),
+        link=f"{quote(row.page)}#findings" if row.page is not None and on_page else None,
+    )
 
 
 def _status(row: Row) -> _Cell:

@@ -34,7 +34,7 @@ from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.identity import differences, identity_of
 from bi_experiments.sweep.parent import end_with_parent
-from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, interrupted, of_result
+from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, interrupted, with_result
 from bi_experiments.tracking.log import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
@@ -134,11 +134,8 @@ def _close(
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
     failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
-    return msgspec.structs.replace(
-        _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code),
-        taken_over=taken_over,
-        **of_result(result),
-    )
+    ended = _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code)
+    return with_result(msgspec.structs.replace(ended, taken_over=taken_over), result)
 
 
 def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:

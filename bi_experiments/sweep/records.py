@@ -109,26 +109,29 @@ def interrupted(started: ExperimentRecord) -> ExperimentRecord:
     return msgspec.structs.replace(started, status=Status.FAILED, reason=INTERRUPTED, exit_code=code, at=time.time())
 
 
-def of_result(result: ExperimentResult) -> dict[str, object]:
-    """The fields of an experiment's record that its result gives."""
+def with_result(record: ExperimentRecord, result: ExperimentResult) -> ExperimentRecord:
+    """The record of an experiment with what its result says."""
     total_time = primary(result.comparison) if result.comparison else None
     verdicts = {verdict.arm: verdict.verdict for verdict in result.invariance.arms} if result.invariance else {}
-    fields: dict[str, object] = {
-        "wall_time_s": result.wall_time_s,
-        "invariance": verdicts.get(second_arm(result.phases)),
-        "own_s_per_token": own_s_per_token(result.phases),
-        "differs": ", ".join(f"{one.name} ({one.change})" for one in engine_differences(complete_pairs(result.phases)))
-        or None,
-    }
-    if alone := alone_digest(result):
-        fields |= {"probed_alone": alone.probed, "outputs_alone": alone.digest}
-    if total_time is not None:
-        fields |= {
-            "baseline_s": total_time.baseline,
-            "batch_invariant_s": total_time.second,
-            "change_pct": total_time.change_pct,
-            "low_pct": total_time.low_pct,
-            "high_pct": total_time.high_pct,
-            "verdict": None if total_time.low_pct is None else total_time.verdict,
-        }
-    return fields
+    differences = engine_differences(complete_pairs(result.phases))
+    alone = alone_digest(result)
+    record = msgspec.structs.replace(
+        record,
+        wall_time_s=result.wall_time_s,
+        invariance=verdicts.get(second_arm(result.phases)),
+        own_s_per_token=own_s_per_token(result.phases),
+        differs=", ".join(f"{one.name} ({one.change})" for one in differences) or None,
+        probed_alone=alone.probed if alone else None,
+        outputs_alone=alone.digest if alone else None,
+    )
+    if total_time is None:
+        return record
+    return msgspec.structs.replace(
+        record,
+        baseline_s=total_time.baseline,
+        batch_invariant_s=total_time.second,
+        change_pct=total_time.change_pct,
+        low_pct=total_time.low_pct,
+        high_pct=total_time.high_pct,
+        verdict=None if total_time.low_pct is None else total_time.verdict,
+    )

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from bi_experiments.records import Arm, ArmVerdict, Invariance, InvarianceReport
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.sweep.records import ExperimentRecord, Status, of_result
+from bi_experiments.sweep.records import ExperimentRecord, Status, with_result
 from tests import factories
 from tests.factories import experiment_result
 
@@ -33,8 +33,8 @@ def test_what_the_engines_of_the_arms_do_not_share_is_part_of_the_row() -> None:
     phases = [
         replace(one, observed=compiled) if one.arm is Arm.BASELINE else one for one in factories.phases((7.0, 8.0))
     ]
-    assert of_result(experiment_result(phases))["differs"] == "compilation mode (VLLM_COMPILE → NONE)"
-    assert of_result(experiment_result())["differs"] is None
+    assert with_result(record(0), experiment_result(phases)).differs == "compilation mode (VLLM_COMPILE → NONE)"
+    assert with_result(record(0), experiment_result()).differs is None
 
 
 def test_the_last_line_of_an_experiment_counts(folder: SweepFolder) -> None:
@@ -64,10 +64,12 @@ def test_a_record_has_the_overhead_and_the_verdict_of_the_second_arm() -> None:
     report = InvarianceReport(
         level="standard", arms=tuple(verdicts), compositions=(), needle_differing={}, needle_total={}, sentence=""
     )
-    fields = of_result(experiment_result(invariance=report))
-    assert fields["change_pct"] == 7.4
-    assert fields["invariance"] is Invariance.HOLDS
+    found = with_result(record(0), experiment_result(invariance=report))
+    assert found.change_pct == 7.4
+    assert found.invariance is Invariance.HOLDS
 
 
 def test_a_result_without_a_pair_has_no_overhead() -> None:
-    assert "change_pct" not in of_result(experiment_result(comparison=None))
+    found = with_result(record(0), experiment_result(comparison=None))
+    assert found.wall_time_s is not None
+    assert found.change_pct is None
