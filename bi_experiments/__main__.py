@@ -199,6 +199,7 @@ def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode,
 
     from bi_experiments.analysis.metrics import own_s_per_token
     from bi_experiments.analysis.outcome import exit_code
+    from bi_experiments.claim import claimed
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import experiment_name, prepare, run_experiment
     from bi_experiments.localisation import locate_violation
@@ -206,7 +207,6 @@ def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode,
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import coloured, progress_for
     from bi_experiments.report.text import render_end
-    from bi_experiments.sweep.claim import claimed
     from bi_experiments.tracking.log import log_experiment, warn_early
 
     folder = OutputFolder(Path(HydraConfig.get().runtime.output_dir))

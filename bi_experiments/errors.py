@@ -122,7 +122,12 @@ def os_error(error: BaseException) -> OSError | None:
     return cause
 
 
-def file_problem(error: OSError) -> str:
-    """What is said of a file or folder that cannot be used."""
+def file_problem(error: OSError, setting: str = "hydra.run.dir") -> str:
+    """What is said of a file or folder that cannot be used.
+
+    Args:
+        error: The operating system's refusal.
+        setting: The one that names the folder.
+    """
     name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
-    return f"{name or 'a file'} cannot be used: {error.strerror or error}; name another folder (hydra.run.dir=FOLDER)"
+    return f"{name or 'a file'} cannot be used: {error.strerror or error}; name another folder ({setting}=FOLDER)"

@@ -1,4 +1,4 @@
-"""The composed configuration as flat text: what the report prints and MLflow gets as parameters."""
+"""The composed configuration as flat text: to print it, to log it as parameters, and to tell experiments apart."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,17 @@ from omegaconf import ListConfig, OmegaConf
 
 from bi_experiments.config.credentials import masked, without_credentials
 from bi_experiments.config.schema import ExperimentConfig
+
+IRRELEVANT = (
+    "tracking",
+    "gate",
+    "sweep",
+    *(f"runtime.{step}_timeout_s" for step in ("phase", "init", "warmup", "trial", "probe")),
+    "runtime.cache_dir",
+    "verify.strict",
+    "verify.locate",
+)
+"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
 
 
 def flatten(configuration: Mapping[str, Any]) -> dict[str, str]:
@@ -44,6 +55,27 @@ def leaves(configuration: Mapping[str, Any], within: str = "") -> dict[str, str]
     for key, value in configuration.items():
         flat |= leaves(value, f"{within}{key}.") if isinstance(value, Mapping) else {f"{within}{key}": as_text(value)}
     return flat
+
+
+def deciding(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """As `flatten`, the settings alone that can change a result.
+
+    Args:
+        configuration: The composed configuration, as in the record.
+    """
+    return {
+        key: value
+        for key, value in flatten(configuration).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
+    }
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """What is not the same in two flat texts, each as `key old -> new`, in the order of the new one."""
+    keys = [*new, *(key for key in old if key not in new)]
+    return [
+        f"{key} {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in keys if old.get(key) != new.get(key)
+    ]
 
 
 def as_text(value: object) -> str:

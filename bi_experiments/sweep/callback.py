@@ -78,7 +78,7 @@ class SweepCallback(Callback):
         except ConfigurationError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
         except OSError as error:
-            raise SystemExit(complain(file_problem(error).replace("hydra.run.dir", "hydra.sweep.dir"))) from error
+            raise SystemExit(complain(file_problem(error, "hydra.sweep.dir"))) from error
         except Exception as error:
             raise SystemExit(complain(f"the sweep cannot be read: {one_line(error)}")) from error
         atexit.register(self._cut_short, config)
@@ -159,10 +159,10 @@ def _refuse_run(config: DictConfig) -> None:
     Raises:
         ExperimentError: It contradicts itself, cannot run here, or its folder is another's.
     """
+    from bi_experiments.claim import refuse_claimed
     from bi_experiments.config.compose import from_hydra
     from bi_experiments.experiment import prepare
     from bi_experiments.paths import OutputFolder
-    from bi_experiments.sweep.claim import refuse_claimed
 
     own = copy.deepcopy(config)
     OmegaConf.set_readonly(own, False)

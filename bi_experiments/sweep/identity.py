@@ -10,24 +10,13 @@ from typing import Any
 
 from bi_experiments import __version__
 from bi_experiments.config.backends import Platform
-from bi_experiments.config.plain import flatten, recorded_configuration
+from bi_experiments.config.plain import deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name, own_checkout, public_variables
 from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
-
-IRRELEVANT = (
-    "tracking",
-    "gate",
-    "sweep",
-    *(f"runtime.{step}_timeout_s" for step in ("phase", "init", "warmup", "trial", "probe")),
-    "runtime.cache_dir",
-    "verify.strict",
-    "verify.locate",
-)
-"""Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
 
 
 def identity_of(config: ExperimentConfig) -> Identity:
@@ -48,8 +37,7 @@ def identity(configuration: Mapping[str, Any], environment: Mapping[str, str]) -
         configuration: As in the record.
         environment: What it runs on, in words.
     """
-    settings = {key: value for key, value in flatten(configuration).items() if not _irrelevant(key)}
-    parts = settings | {f"environment: {name}": value for name, value in environment.items()}
+    parts = deciding(configuration) | {f"environment: {name}": value for name, value in environment.items()}
     text = json.dumps(parts, sort_keys=True)
     return Identity(digest=hashlib.sha256(text.encode()).hexdigest(), parts=parts)
 
@@ -76,17 +64,3 @@ def _read(name: str) -> bool:
     """Whether vLLM, NCCL, CUDA or OpenMP read an inherited variable; which devices they see, the UUIDs say."""
     read = name.startswith(("VLLM_", "NCCL_", "CUDA_", "OMP_", "GOMP_", "KMP_", "MKL_"))
     return read and not name.startswith("VLLM_BENCH_") and name != "CUDA_VISIBLE_DEVICES"
-
-
-def differences(old: Identity, new: Identity) -> list[str]:
-    """What is not the same, each as `key old -> new`, in the order of the new one."""
-    keys = [*new.parts, *(key for key in old.parts if key not in new.parts)]
-    return [
-        f"{key} {old.parts.get(key, 'absent')} -> {new.parts.get(key, 'absent')}"
-        for key in keys
-        if old.parts.get(key) != new.parts.get(key)
-    ]
-
-
-def _irrelevant(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)

@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 
 from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import from_hydra
-from bi_experiments.config.plain import as_set
+from bi_experiments.config.plain import as_set, changes
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
-from bi_experiments.files import write_atomically
+from bi_experiments.files import locked, write_atomically
 from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.localisation import locate_violation
 from bi_experiments.machine.placement import placed
@@ -32,7 +32,7 @@ from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary, tracking
 from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.sweep.identity import differences, identity_of
+from bi_experiments.sweep.identity import identity_of
 from bi_experiments.sweep.parent import end_with_parent
 from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, interrupted, with_result
 from bi_experiments.tracking.log import log_experiment
@@ -99,19 +99,8 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         prepare(config)
         identity = identity_of(config)
         started = msgspec.structs.replace(started, identity=identity.digest)
-        if (finished := _finished(job, identity)) is not None:
-            return _close(job, finished, config, started, taken_over=True)
-        _write(job, started)
-        write_atomically(job.identity, to_json(identity))
-        name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
-        with placed(config, name, lambda why: _show(job, why)) as place, _progress(job) as progress:
-            command = typed(job.overrides)
-            result = run_experiment(
-                config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
-            )
-            result = locate_violation(result, config, job.folder)
-        sys.stderr.write(last_words(result, job.folder))
-        return _close(job, result, config, started, taken_over=False)
+        with locked(job.folder.running_lock):  # a worker of a sweep that was killed, or its Slurm job, may still write
+            return _run_or_take_over(config, job, started, identity)
     except ExperimentError as error:
         cannot = error.exit_code == ExitCode.CANNOT_RUN
         return _ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
@@ -121,6 +110,24 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
         _LOGGER.error("%s", traceback.format_exc())
         why = (str(error).strip().splitlines() or [""])[0]
         return _ended(started, Status.FAILED, f"{type(error).__name__}: {why}", ExitCode.PHASE_FAILED)
+
+
+def _run_or_take_over(
+    config: ExperimentConfig, job: _Job, started: ExperimentRecord, identity: Identity
+) -> ExperimentRecord:
+    if (finished := _finished(job, identity)) is not None:
+        return _close(job, finished, config, started, taken_over=True)
+    _write(job, started)
+    write_atomically(job.identity, to_json(identity))
+    name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
+    with placed(config, name, lambda why: _show(job, why)) as place, _progress(job) as progress:
+        command = typed(job.overrides)
+        result = run_experiment(
+            config, job.folder, command, progress, resumable=True, place=place, pages_from_s=PAGES_FROM_S
+        )
+        result = locate_violation(result, config, job.folder)
+    sys.stderr.write(last_words(result, job.folder))
+    return _close(job, result, config, started, taken_over=False)
 
 
 def _close(
@@ -151,7 +158,7 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
         _replace(job, str(error))
         return None
     if there.digest != identity.digest:
-        _replace(job, "; ".join(differences(there, identity)))
+        _replace(job, "; ".join(changes(there.parts, identity.parts)))
         return None
     try:
         result = read_result(job.folder.root)
@@ -164,7 +171,8 @@ def _replace(job: _Job, why: str) -> None:
     place = job.sweep.replaced / f"{job.number}-{time.time_ns()}"
     place.mkdir(parents=True)
     for path in job.folder.root.iterdir():
-        if path.name != ".hydra" and path.suffix != ".log":  # Hydra has just written these
+        # Hydra has just written its own, and the lock is held.
+        if path.name not in {".hydra", job.folder.running_lock.name} and path.suffix != ".log":
             path.rename(place / path.name)
     shutil.rmtree(place / "caches", ignore_errors=True)
     _show(job, f"runs again: the folder has another experiment ({why}); it is kept in {place}")

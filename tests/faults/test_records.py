@@ -175,6 +175,13 @@ def test_a_folder_that_cannot_be_is_one_line(program: Program, folder: str) -> N
     assert is_one_line(program(*program.fake, f"hydra.run.dir={folder}"))
 
 
+def test_a_sweeps_folder_that_cannot_be_is_one_line_that_names_its_setting(program: Program) -> None:
+    done = program("-m", *program.fake, "seed=1,2", "hydra.sweep.dir=/proc/nope")
+    assert is_one_line(done)
+    assert "/proc/nope" in done.stderr
+    assert "hydra.sweep.dir=FOLDER" in done.stderr
+
+
 @pytest.mark.parametrize(
     "uri", ["ftp://nowhere", "./mlruns", "postgresql://", "sqlite://", "http://", "sqlite:////proc/x"]
 )

@@ -17,7 +17,7 @@ FLOORS = (
     {"paths", "files", "wording", "vllm_cpu"},
     {"phase"},
     {"config"},
-    {"analysis", "machine", "workload"},
+    {"analysis", "claim", "machine", "workload"},
     {"tracking", "launch"},
     {"report"},
     {"experiment", "localisation"},

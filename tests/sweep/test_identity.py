@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from bi_experiments.config.compose import compose
-from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.config.plain import changes, recorded_configuration
 from bi_experiments.errors import MachineError
 from bi_experiments.machine.preflight import phase_versions
-from bi_experiments.sweep.identity import differences, environment_of, identity
+from bi_experiments.sweep.identity import environment_of, identity
 
 ENVIRONMENT = {"vllm": "0.32.0", "devices": "NVIDIA H100 80GB HBM3 79 GiB"}
 
@@ -58,8 +58,8 @@ def test_another_environment_is_another_identity(environment: dict[str, str]) ->
 def test_the_difference_is_named() -> None:
     old = identity(recorded_configuration(compose(["tp=1"])), ENVIRONMENT)
     new = identity(recorded_configuration(compose(["tp=2"])), ENVIRONMENT | {"vllm": "0.33.0"})
-    assert differences(old, new) == ["tp 1 -> 2", "environment: vllm 0.32.0 -> 0.33.0"]
-    assert differences(old, old) == []
+    assert changes(old.parts, new.parts) == ["tp 1 -> 2", "environment: vllm 0.32.0 -> 0.33.0"]
+    assert changes(old.parts, old.parts) == []
 
 
 def test_the_versions_are_those_of_the_phases_interpreter(fake_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:

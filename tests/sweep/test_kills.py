@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from bi_experiments.files import try_lock
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, from_json
 from tests.processes import wait_for
 from tests.sweep.conftest import Sweep
@@ -128,3 +130,22 @@ def test_a_sweep_that_runs_cannot_be_started_twice(sweep: Sweep) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: not left_over(sweep), limit_s=60)
+
+
+def test_an_experiment_waits_for_one_that_outlived_its_sweep(sweep: Sweep) -> None:
+    """As Slurm's jobs do: two of them must not write into one folder."""
+    folder = OutputFolder(sweep.folder.root / "0")
+    folder.root.mkdir(parents=True)
+    with folder.running_lock.open("ab") as file:
+        assert try_lock(file)
+        process = start(sweep)
+        wait_for(lambda: process.poll() is not None or opened(process.pid, folder.running_lock), limit_s=60)
+        time.sleep(0.5)
+        assert process.poll() is None
+        assert not sweep.records()
+    assert process.wait(timeout=120) == 0
+    assert sweep.statuses() == ["done", "done"]
+
+
+def opened(pid: int, path: Path) -> bool:
+    return str(path) in {file.path for file in psutil.Process(pid).open_files()}

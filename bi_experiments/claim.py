@@ -4,13 +4,11 @@ import contextlib
 from collections.abc import Iterator
 
 from bi_experiments.config.compose import compose
-from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.config.plain import changes, deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import try_lock
 from bi_experiments.paths import OutputFolder, read_result
-from bi_experiments.sweep.identity import differences, identity
-from bi_experiments.sweep.records import Identity
 
 
 @contextlib.contextmanager
@@ -58,9 +56,7 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
         raise ConfigurationError(
             f"{folder.root} has an experiment already: {elsewhere}, or sweep.resume=true to resume it"
         )
-    found = identity(read_result(folder.root).configuration, {})
     # What a record of an earlier version does not know was as it is by default.
-    default = identity(recorded_configuration(compose([])), {})
-    before = Identity(digest=found.digest, parts=default.parts | found.parts)
-    if different := differences(before, identity(recorded_configuration(config), {})):
+    before = deciding(recorded_configuration(compose([]))) | deciding(read_result(folder.root).configuration)
+    if different := changes(before, deciding(recorded_configuration(config))):
         raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")

@@ -1,0 +1,65 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from bi_experiments.claim import claimed, refuse_claimed
+from bi_experiments.config.compose import compose
+from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.errors import ConfigurationError
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import to_json
+from tests.factories import experiment_result
+
+RESUME = ("sweep.resume=true", "tracking=off")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> OutputFolder:
+    return OutputFolder(tmp_path)
+
+
+def write_result(folder: OutputFolder, *without: str) -> None:
+    """The record of an experiment of the default settings, as a version wrote it that did not know some of them."""
+    configuration = recorded_configuration(compose([]))
+    for key in without:
+        group, _, name = key.partition(".")
+        del configuration[group][name]
+    folder.result.write_bytes(to_json(experiment_result(configuration=configuration)))
+
+
+def test_a_folder_is_free_again_once_its_experiment_has_ended(folder: OutputFolder) -> None:
+    config = compose([])
+    with claimed(folder, config):
+        with pytest.raises(ConfigurationError, match="another experiment writes into"):
+            refuse_claimed(folder, config)
+        with pytest.raises(ConfigurationError, match="another experiment writes into"), claimed(folder, config):
+            pass
+    refuse_claimed(folder, config)
+
+
+def test_what_is_only_looked_at_is_left_as_it_is(folder: OutputFolder) -> None:
+    refuse_claimed(folder, compose([]))
+    refuse_claimed(OutputFolder(folder.root / "nowhere"), compose([]))
+    assert list(folder.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "has an experiment already: set hydra.run.dir to another folder, or sweep.resume=true to resume it"),
+        (RESUME, None),
+        ((*RESUME, "seed=2", "tp=2"), "has another experiment (tp 1 -> 2; seed 12345 -> 2)"),
+        ((*RESUME, "workload.fresh_prompts=true"), "has another experiment (workload.fresh_prompts false -> true)"),
+    ],
+)
+def test_an_experiment_is_resumed_by_its_own_settings_alone(
+    folder: OutputFolder, settings: tuple[str, ...], said: str | None
+) -> None:
+    write_result(folder, "workload.fresh_prompts")
+    config = compose(settings)
+    if said is None:
+        refuse_claimed(folder, config)
+        return
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        refuse_claimed(folder, config)
