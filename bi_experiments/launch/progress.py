@@ -1,12 +1,13 @@
-"""What an experiment reports while it runs; the terminal's display implements it."""
-
-from typing import Protocol
+"""What an experiment reports while it runs; the terminal's display overrides it."""
 
 from bi_experiments.records import Event, ExperimentResult, PhaseResult, PhaseSpec, TwoStages
 
 
-class Progress(Protocol):
-    """A receiver of what happens, in order. Must return quickly and print nothing while a trial is timed, if it can."""
+class Progress:
+    """A receiver of what happens, in order, which ignores what it does not override.
+
+    It must return quickly, and print nothing while a trial is timed, if it can.
+    """
 
     def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
         """An experiment begins; with pairs added on the way, `planned_phases` is a lower bound."""
@@ -27,23 +28,5 @@ class Progress(Protocol):
         """All phases are over and analysed."""
 
 
-class NoProgress:
-    """A receiver that does nothing."""
-
-    def experiment_started(self, name: str, planned_phases: int, trials_per_phase: int) -> None:
-        """Do nothing."""
-
-    def phase_started(self, spec: PhaseSpec) -> None:
-        """Do nothing."""
-
-    def event(self, spec: PhaseSpec, event: Event) -> None:
-        """Do nothing."""
-
-    def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
-        """Do nothing."""
-
-    def first_stage_ended(self, stages: TwoStages) -> None:
-        """Do nothing."""
-
-    def experiment_ended(self, result: ExperimentResult) -> None:
-        """Do nothing."""
+class NoProgress(Progress):
+    """A receiver that ignores everything."""

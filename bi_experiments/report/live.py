@@ -57,7 +57,7 @@ def coloured(text: str) -> Text:
 @contextmanager
 def progress_for(
     console: Console, configuration: Mapping[str, Any], command: str = "", folder: OutputFolder | None = None
-) -> Iterator["PlainProgress | LiveProgress"]:
+) -> Iterator[Progress]:
     """The display that fits the console: live on a terminal, plain lines elsewhere. Leaves the terminal as it was.
 
     Args:
@@ -74,7 +74,7 @@ def progress_for(
         yield live
 
 
-class PlainProgress:
+class PlainProgress(Progress):
     """The report's lines as they happen.
 
     Of two phases that are alive at once, the later one's lines are held back until the earlier one has ended.
@@ -175,7 +175,7 @@ class _Clock:
     phases: list[float] = field(default_factory=list)
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """The lines of `PlainProgress`, and below them a display that is redrawn once a second.
 
     A context manager: the display is there from the experiment's start to the manager's exit.
