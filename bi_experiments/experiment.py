@@ -43,7 +43,7 @@ from bi_experiments.records import (
 from bi_experiments.report import output
 from bi_experiments.signals import held_back
 from bi_experiments.tracking import system_metrics
-from bi_experiments.tracking.store import refuse_store
+from bi_experiments.tracking.uri import refuse_store
 from bi_experiments.workload import build_workload, prompt_maker, write_workload
 
 

@@ -1,7 +1,5 @@
 """The operator behind a difference of a finished experiment, written into its record, pages and `repro.py`."""
 
-from collections.abc import Mapping
-
 import msgspec
 
 from bi_experiments.analysis.pairs import second_arm
@@ -10,6 +8,7 @@ from bi_experiments.errors import ConfigurationError, ExperimentError, warn
 from bi_experiments.files import write_atomically
 from bi_experiments.launch import location as launching
 from bi_experiments.launch.progress import NoProgress
+from bi_experiments.launch.variables import set_variables
 from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Location, to_json
@@ -58,14 +57,9 @@ def locate(folder: OutputFolder, arm: Arm | None = None) -> ExperimentResult:
     config = launching.recorded_config(result)
     check_machine(config)
     found, engine = launching.locate(config, folder, phase, probe, NoProgress())
-    variables = vllm_variables(config, phase.arm)
+    variables = set_variables(config, phase.arm)
     script = reproduction.render(found, engine, variables, f"vLLM {phase.versions.get('vllm', 'of unknown version')}")
     return keep(result, folder, found, script)
-
-
-def vllm_variables(config: ExperimentConfig, arm: Arm) -> Mapping[str, str]:
-    """The environment variables of a phase that are not the caller's own."""
-    return {**config.backend.environment, "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant))}
 
 
 def keep(result: ExperimentResult, folder: OutputFolder, found: Location, script: str | None) -> ExperimentResult:

@@ -18,11 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m bi_experiments.track", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
     parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
-    given = parser.parse_args(arguments)
-    folders, skipped = with_results(given.folders)
+    options = parser.parse_args(arguments)
+    folders, skipped = with_results(options.folders)
     if skipped is not None:
         say(skipped)
-    logged = [_track(folder, given.uri) for folder in folders]
+    logged = [_track(folder, options.uri) for folder in folders]
     return ExitCode.DONE if all(logged) else ExitCode.CANNOT_RUN
 
 

@@ -102,22 +102,15 @@ def levels(pairs: Sequence[Pair], design: Design, *, fresh_prompts: bool) -> Lev
     launches, arms = len(pairs), len(samples)
     trial = within / (arms * (launches if fresh_prompts else launches - 1) * (trials - 1))
     top = between_units / (arms * (units - 1))
-    if not shared:
-        return Levels(
-            cache=None,
-            launch=max(0.0, (top - trial) / trials),
-            trial=trial,
-            caches=units,
-            launches=launches,
-            trials=trials,
-            paired=design.paired,
-        )
-    middle = between_launches / (arms * (launches - units)) if launches > units else trial
-    sizes = [groups.count(group) for group in set(groups)]
-    typical = (launches - sum(one**2 for one in sizes) / launches) / (units - 1)
+    cache, launch = None, top
+    if shared:
+        launch = between_launches / (arms * (launches - units)) if launches > units else trial
+        sizes = [groups.count(group) for group in set(groups)]
+        typical = (launches - sum(one**2 for one in sizes) / launches) / (units - 1)
+        cache = max(0.0, (top - launch) / (trials * typical))
     return Levels(
-        cache=max(0.0, (top - middle) / (trials * typical)),
-        launch=max(0.0, (middle - trial) / trials),
+        cache=cache,
+        launch=max(0.0, (launch - trial) / trials),
         trial=trial,
         caches=units,
         launches=launches,

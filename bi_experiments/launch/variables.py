@@ -23,8 +23,7 @@ def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[st
         "PYTHONUNBUFFERED": "1",
         "VLLM_NO_USAGE_STATS": "1",  # a reporter thread would share the timed process
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, which the checks and the clocks are read through
-        **config.backend.environment,
-        "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant)),
+        **set_variables(config, arm),
     }
     if libraries := preloads(config):
         variables["LD_PRELOAD"] = ":".join([*libraries, *filter(None, [variables.get("LD_PRELOAD")])])
@@ -34,6 +33,11 @@ def phase_variables(config: ExperimentConfig, arm: Arm, caches: Path) -> dict[st
         # By default in the folder for temporary files, which is the phase's own and goes with it.
         variables.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{_user()}"))
     return variables
+
+
+def set_variables(config: ExperimentConfig, arm: Arm) -> dict[str, str]:
+    """Those that a user would set to run the arm without this project: the backend's own, and the mode's."""
+    return {**config.backend.environment, "VLLM_BATCH_INVARIANT": str(int(arm.batch_invariant))}
 
 
 def _user() -> str:

@@ -57,7 +57,7 @@ def _wait(handles: dict[int, Any], share: float, say: Callable[[str], object]) -
 def _short(handles: dict[int, Any], share: float) -> Iterator[str]:
     """What is said of each device that has less free memory than that share."""
     for index, handle in handles.items():
-        free, usable = _memory_bytes(handle)
+        free, usable = _free_and_usable_bytes(handle)
         if free < share * usable:
             yield (
                 f"device {index} has {free / _GB:.1f} of {usable / _GB:.1f} GB free, {share * usable / _GB:.1f} GB "
@@ -65,7 +65,7 @@ def _short(handles: dict[int, Any], share: float) -> Iterator[str]:
             )
 
 
-def _memory_bytes(handle: object) -> tuple[int, int]:
+def _free_and_usable_bytes(handle: object) -> tuple[int, int]:
     """Free memory of a device, and what processes can have of it."""
     import pynvml
 

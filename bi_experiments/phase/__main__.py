@@ -1,4 +1,4 @@
-"""Run one phase: `python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`. Only the parent starts it."""
+"""`python -m bi_experiments.phase SPEC --events-fd N --turns-fd M`: one phase, which only the parent starts."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Make a small seeded checkpoint with a tokenizer on disk, so that a real engine runs without a download of weights.
+"""A small seeded checkpoint with a tokenizer, made on disk, so that a real engine runs without a download of weights.
 
 `python -m bi_experiments.phase.checkpoint --cache-dir DIR --spec JSON` prints its folder as the last line of stdout:
 the parent process never imports torch, so it calls this as a subprocess.

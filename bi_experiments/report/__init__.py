@@ -1,1 +1,1 @@
-"""One record, presented several ways: terminal text, a live display while it runs."""
+"""From a record to text, pages and figures, and the lines that the terminal shows while it is made."""

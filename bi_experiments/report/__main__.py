@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", help=f"the page that compares several folders ({COMPARISON})"
     )
-    given = parser.parse_args(arguments)
-    folders, skipped = with_results(given.folders)
+    options = parser.parse_args(arguments)
+    folders, skipped = with_results(options.folders)
     try:
-        if given.output is not None and len(folders) == 1:
-            raise ConfigurationError(f"--output {given.output} is for several folders: leave it out for one")
+        if options.output is not None and len(folders) == 1:
+            raise ConfigurationError(f"--output {options.output} is for several folders: leave it out for one")
         if skipped is not None:
             say(skipped)
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             write_pages(result, OutputFolder(folder))
             sys.stdout.write(f"{OutputFolder(folder).report_html}\n")
         if len(folders) > 1:
-            page = given.output or Path(COMPARISON)
+            page = options.output or Path(COMPARISON)
             write_atomically(page, _compare(folders, results, page).encode())
             sys.stdout.write(f"{page}\n")
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""Write the report's files into an experiment's output folder."""
+"""The report's files, as they are written into an experiment's output folder."""
 
 import logging
 import traceback

@@ -1,4 +1,4 @@
-"""Make the HTML pages from their templates. What comes from a record is escaped; the figures' SVG is our own."""
+"""The HTML pages, made from their templates. What comes from a record is escaped; the figures' SVG is our own."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ from bi_experiments.sweep.command import command_of, newest_of, planned_experime
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import SweepConfigLoader
 from bi_experiments.sweep.records import Status, SweepRecord, interrupted
-from bi_experiments.tracking.store import refuse_store
+from bi_experiments.tracking.uri import refuse_store
 
 if TYPE_CHECKING:
     from bi_experiments.tracking.runs import RunStatus

@@ -30,6 +30,7 @@ from bi_experiments.tracking.runs import (
     of_phase,
 )
 from bi_experiments.tracking.system_metrics import stored
+from bi_experiments.tracking.uri import refuse_store, unreachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +61,7 @@ def tracking_of(result: ExperimentResult, uri: str | None, enabled: bool = True)
 
 def warn_early(tracking: TrackingConfig) -> None:
     """Say before the first phase that the tracking server cannot be logged to: it may be mended meanwhile."""
-    if tracking.enabled and (why := store.unreachable(tracking.uri)) is not None:
+    if tracking.enabled and (why := unreachable(tracking.uri)) is not None:
         warn(
             f"MLflow at {without_credentials(tracking.uri)} cannot be logged to now ({why}): mend that before the "
             "experiment ends, or log the results later with python -m bi_experiments.track"
@@ -160,7 +161,7 @@ def _attempt(
             return log(client)
 
     try:
-        store.refuse_store(tracking.uri)
+        refuse_store(tracking.uri)
         return store.within(limit_s, attempt, lambda: say(f"waiting for MLflow at {shown}"))
     except Exception as error:  # noqa: BLE001  whatever a tracking server does, the results are on disk
         _LOGGER.info("%s", without_secrets(tracking.uri, traceback.format_exc()))

@@ -1,4 +1,4 @@
-"""Find the tile sizes whose kernels give the same bits for a row, wherever in the tile it stands.
+"""The tile sizes whose kernels give the same bits for a row, wherever in the tile it stands.
 
 A kernel that sums in another order gives other bits, but in most elements rounding to bfloat16 hides it. So the
 operands here cancel: each product has a partner of the opposite sign at another place, the exact result is zero, and

@@ -1,4 +1,4 @@
-"""Refuse by name, when the engine loads, what the kernels here do not make batch-invariant."""
+"""What the kernels here do not make batch-invariant, refused by name when the engine loads."""
 
 from typing import NoReturn
 
