@@ -17,6 +17,7 @@ from typing import NoReturn
 import msgspec
 
 from bi_experiments import __version__
+from bi_experiments.phase.architectures import architectures
 from bi_experiments.phase.arguments import engine_arguments
 from bi_experiments.phase.pipes import ParentPipes
 from bi_experiments.records import (
@@ -70,6 +71,9 @@ def main() -> None:
         return
     if module == "bi_experiments.phase.arguments":
         print(json.dumps(engine_arguments()))
+        return
+    if module == "bi_experiments.phase.architectures":
+        print(json.dumps(architectures()))
         return
     path = Path(arguments[0])
     events_fd, turns_fd = (int(argument.partition("=")[2]) for argument in arguments[1:])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_origin
+from urllib.parse import quote
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
@@ -56,7 +57,7 @@ NUMBERS: Mapping[str, Range] = MappingProxyType(
         "model.seeded.num_key_value_heads": Range(1, 1024),
         "model.seeded.head_dim": Range(1, 1024),
         "model.seeded.intermediate_size": Range(1, 1_000_000),
-        "model.seeded.vocab_size": Range(1, 1_000_000),
+        "model.seeded.vocab_size": Range(257, 1_000_000),  # a token for every byte, and one for the end
         "model.seeded.seed": _SEED,
         "backend.max_num_batched_tokens": _TOKENS,
         "workload.max_batch_size": Range(1, 65_536),
@@ -102,6 +103,11 @@ NOT_EMPTY = (
     "model.seeded.architecture",
 )
 """Texts that must say something."""
+
+FOLDER_NAMES = ("tracking.experiment", "model.seeded.architecture")
+"""Texts that name a folder, which MLflow's store and the cache of checkpoints make."""
+MOST_OF_A_NAME = 200
+"""Longest name of a folder, of 255 bytes that file systems take, and of an experiment in the report and in MLflow."""
 
 MOST_REQUESTS = 100_000
 """Largest number in the name of a composition: of requests, tokens or samples."""
@@ -167,6 +173,17 @@ def _check_texts(config: ExperimentConfig) -> None:
     for key in NOT_EMPTY:
         value = setting(config, key)
         _require(not isinstance(value, str) or bool(value.strip()), key, value, "it is empty; set a text")
+    for key in FOLDER_NAMES:
+        name = setting(config, key)
+        if name is not None:
+            _require(name not in {".", ".."}, key, name, "it names a folder; use a name of its own")
+            _check_name(key, name, quote(name, safe=""))
+
+
+def _check_name(key: str, name: str, written: str) -> None:
+    """Refuse a name that is too long as it is written."""
+    instead = f"as a name it takes {len(written)} characters; use at most {MOST_OF_A_NAME}"
+    _require(len(written) <= MOST_OF_A_NAME, key, f"{name[:30]}...", instead)
 
 
 def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
@@ -219,6 +236,12 @@ def _check_model(config: ExperimentConfig) -> None:
     model = config.model
     if model.seeded is not None:
         seeded = model.seeded
+        _check_name("model.name", model.name, model.name)
+        for name, value in seeded.overrides.items():
+            key = f"model.seeded.overrides.{name}"
+            own = {field.name for field in fields(seeded)}
+            _require(name not in own, key, value, f"use model.seeded.{name}")
+            _require(_all_finite(value), key, value, "use a finite number")
         _require(
             seeded.num_attention_heads % seeded.num_key_value_heads == 0,
             "model.seeded.num_key_value_heads",
@@ -240,7 +263,10 @@ def _check_model(config: ExperimentConfig) -> None:
             model.name,
             "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)",
         )
-    elif is_folder:
+    elif not is_folder:
+        one_file = "://" in model.name or folder.suffix == ".gguf"
+        _require(one_file, "model.name", model.name, "it is a file; name the model's folder, or a .gguf file")
+    else:
         _check_model_folder(folder, model.load_format)
 
 
@@ -339,6 +365,7 @@ _OWN_VARIABLES = {
     "VLLM_RPC_BASE_PATH": "each phase has a folder of its own; export TMPDIR to move them all",
     "CUDA_VISIBLE_DEVICES": "export it: what is checked, locked and observed are the devices that it names",
     "CUDA_DEVICE_ORDER": "devices are counted as NVML counts them, in the order of the PCI bus",
+    "PYTHONHOME": "use runtime.python",
 }
 """Variables that the program itself sets, with what to set instead."""
 
@@ -348,6 +375,8 @@ def _check_variables(config: ExperimentConfig) -> None:
         key = f"backend.environment.{name}"
         _require(_VARIABLE.fullmatch(name) is not None, key, value, "it is not the name of an environment variable")
         _require(name not in _OWN_VARIABLES, key, value, _OWN_VARIABLES.get(name, ""))
+        whole = name != "VLLM_CPU_KVCACHE_SPACE" or (value.isascii() and value.isdecimal())
+        _require(whole, key, value, "use a whole number of GiB")
 
 
 OWN_ENGINE_ARGUMENTS: Mapping[str, str] = MappingProxyType(

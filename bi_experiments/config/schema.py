@@ -137,7 +137,7 @@ class BackendConfig:
     environment: dict[str, str] = MISSING
     """Environment variables of the phases."""
     preload: list[str] = MISSING
-    """Shared libraries to preload in the phases where they exist: names without folder, `libtcmalloc_minimal.so.4`."""
+    """Shared libraries to preload in the phases: patterns of paths below their interpreter's prefix, or whole ones."""
     engine: dict[str, Any] = MISSING
     """Further vLLM engine arguments, passed on as they are."""
 

@@ -18,8 +18,9 @@ from bi_experiments.launch.progress import Progress
 from bi_experiments.launch.schedule import UNCOUNTED, Slot, baseline_first_in_turn, plan, trial_order
 from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
-from bi_experiments.launch.variables import interpreter, phase_variables
+from bi_experiments.launch.variables import phase_variables
 from bi_experiments.machine.clocks import ClockReader
+from bi_experiments.machine.libraries import interpreter
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
 from bi_experiments.phase.profilers import PROFILER

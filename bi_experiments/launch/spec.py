@@ -7,7 +7,7 @@ import subprocess
 
 from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
-from bi_experiments.launch.variables import interpreter
+from bi_experiments.machine.libraries import interpreter
 from bi_experiments.records import NEGATIVE_CONTROL, EngineSpec, ProbePlan
 
 WITH_PREFIX_CACHING = ("prefix_cache", "prefill")

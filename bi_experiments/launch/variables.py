@@ -1,12 +1,12 @@
 """The environment variables of a phase's process."""
 
 import os
-import sys
 from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
 
 from bi_experiments.config.schema import Caches, ExperimentConfig
+from bi_experiments.machine.libraries import preloads
 from bi_experiments.records import Arm
 
 
@@ -46,18 +46,6 @@ def _user() -> str:
         return getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def interpreter(config: ExperimentConfig) -> str:
-    """The Python interpreter of the phases."""
-    return config.runtime.python or sys.executable
-
-
-def preloads(config: ExperimentConfig) -> list[str]:
-    """The shared libraries of `backend.preload` that exist under the prefix of the phases' interpreter."""
-    prefix = Path(interpreter(config)).parent.parent
-    found = (min(prefix.glob(pattern), default=None) for pattern in config.backend.preload)
-    return [str(library) for library in found if library is not None]
 
 
 def private_caches(folder: Path, variables: dict[str, str]) -> dict[str, str]:

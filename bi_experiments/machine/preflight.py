@@ -26,7 +26,9 @@ from bi_experiments.errors import ConfigurationError, MachineError, did_you_mean
 from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, equal_to_first, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
+from bi_experiments.machine.libraries import check_inherited, preloads
 from bi_experiments.phase import arguments
+from bi_experiments.phase.architectures import architectures as known_architectures
 
 _GB = 1e9
 
@@ -63,7 +65,10 @@ def check_machine(config: ExperimentConfig) -> None:
         phase_versions(config.runtime.python)
     if config.backend.engine:
         check_engine_arguments(config.backend.engine, engine_arguments(config.runtime.python))
+    check_inherited()
+    preloads(config)
     if config.model.seeded is not None:
+        _check_architecture(config.model.seeded.architecture, architectures(config.runtime.python))
         _check_cache_folder(config)
     visible, machine = os.environ.get("CUDA_VISIBLE_DEVICES"), probe_machine()
     if config.backend.platform is Platform.cuda and named_twice(visible, machine.nvidia.uuids):
@@ -184,6 +189,29 @@ def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments)
                     f"backend.engine.{name}.{key} is not a key of vLLM's {name}"
                     f"{did_you_mean(str(key), keys) or ': use one of ' + ', '.join(keys)}"
                 )
+
+
+@functools.cache
+def architectures(python: str | None) -> Sequence[str]:
+    """The architectures of seeded checkpoints in the phases' environment; empty where they are not known.
+
+    Args:
+        python: The phases' interpreter; None: this one.
+    """
+    if python is None:
+        return known_architectures()
+    try:
+        return msgspec.json.decode(_asked(python, "architectures"), type=list[str])
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
+def _check_architecture(name: str, known: Sequence[str]) -> None:
+    if known and name not in known:
+        raise ConfigurationError(
+            f"model.seeded.architecture={name} is not known to the phases' transformers"
+            f"{did_you_mean(name, known) or ': use the model_type of a causal language model, qwen3 or llama'}"
+        )
 
 
 def _check_cache_folder(config: ExperimentConfig) -> None:

@@ -12,9 +12,9 @@ from bi_experiments import __version__
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.plain import deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.launch.variables import interpreter
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name, own_checkout, public_variables
+from bi_experiments.machine.libraries import interpreter
 from bi_experiments.machine.preflight import phase_versions
 from bi_experiments.sweep.records import Identity
 

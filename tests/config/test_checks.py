@@ -174,6 +174,15 @@ def test_the_names_are_those_of_the_installed_vllm() -> None:
         ("workload.needle=''", "workload.needle= .*empty"),
         ("tracking.experiment=' '", "tracking.experiment= "),
         ("workload.num_trials=9999", "words"),
+        ("tracking.experiment=..", "names a folder"),
+        (f"tracking.experiment={'x' * 300}", "takes 300 characters; use at most 200"),
+        (f"tracking.experiment='{'ä' * 50}'", "takes 300 characters"),  # as MLflow's folder is named
+        (f"model.name={'x' * 300}", r"model.name=x{30}\.\.\. .*takes 300 characters"),
+        (f"model.seeded.architecture={'x' * 300}", "takes 300 characters"),
+        ("model.seeded.architecture=..", "names a folder"),
+        ("model.seeded.vocab_size=1", "use a number from 257"),
+        ("+model.seeded.overrides.vocab_size=3", "use model.seeded.vocab_size"),
+        ("+model.seeded.overrides.x=nan", "finite"),
     ],
 )
 def test_what_says_nothing_or_too_much_is_refused(setting: str, message: str) -> None:
@@ -184,6 +193,13 @@ def test_what_says_nothing_or_too_much_is_refused(setting: str, message: str) ->
 @pytest.mark.parametrize("name", ["", "/nowhere/model", "./nowhere", "a/b/c", "two words", "~/nowhere", "x" * 300])
 def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(name: str) -> None:
     assert "model.name=" in refusal("model.seeded=null", f"model.name='{name}'")
+
+
+def test_a_model_is_a_folder_and_a_file_only_of_one_that_holds_all(tmp_path: Path) -> None:
+    for name in ("notes.txt", "model.gguf"):
+        (tmp_path / name).touch()
+    assert "it is a file" in refusal("model.seeded=null", f"model.name='{tmp_path}/notes.txt'")
+    composed("model.seeded=null", f"model.name='{tmp_path}/model.gguf'")
 
 
 def test_a_model_folder_must_have_all_that_vllm_reads(tmp_path: Path) -> None:
@@ -222,6 +238,8 @@ def test_every_engine_argument_that_the_program_sets_is_refused() -> None:
         ("+backend.environment={1A:x}", "not the name of an environment variable"),
         ("+backend.engine.x=nan", "finite"),
         ("+backend.engine.hf_overrides={a:[{b:inf}]}", "finite"),
+        ("+backend.environment.PYTHONHOME=/tmp", "use runtime.python"),
+        ("backend.environment.VLLM_CPU_KVCACHE_SPACE=-5", "a whole number of GiB"),
         ("+backend.environment.TMPDIR=/tmp", "each phase has a folder of its own"),
         ("+backend.environment.VLLM_RPC_BASE_PATH=/tmp", "each phase has a folder of its own"),
         ("+backend.environment.CUDA_VISIBLE_DEVICES='0'", "export it"),

@@ -330,3 +330,15 @@ def test_an_engine_argument_that_vllm_does_not_have_is_refused(engine: dict[str,
 def test_an_engine_argument_that_vllm_has_is_let_through(engine: dict[str, object]) -> None:
     check_engine_arguments(engine, KNOWN)
     check_engine_arguments({"anything": 1}, {})  # where vLLM's are not known
+
+
+def test_an_architecture_that_the_phases_transformers_do_not_know_is_refused(fake_python: Path) -> None:
+    def architecture(name: str) -> None:
+        demo = ["experiment=cpu_demo", f"runtime.python={fake_python}", f"model.seeded.architecture={name}"]
+        check_machine(compose(demo))
+
+    architecture("llama")
+    with pytest.raises(ConfigurationError, match=r"architecture=nope is not known to the phases' transformers: use"):
+        architecture("nope")
+    with pytest.raises(ConfigurationError, match=r"did you mean qwen3"):
+        architecture("qwem3")
