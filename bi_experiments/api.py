@@ -75,12 +75,6 @@ def run_benchmark_with_batch_invariant(
     summary = summarise(run_single_phase(config, Arm.BATCH_INVARIANT if batch_invariant else Arm.BASELINE))
     return {
         "init_time": summary.init_time_s,
-        "avg_time": summary.avg_time_s,
-        "min_time": summary.min_time_s,
-        "max_time": summary.max_time_s,
-        "total_tokens": summary.total_tokens,
-        "total_prompts": summary.total_prompts,
-        "throughput": summary.throughput,
-        "prompts_per_sec": summary.prompts_per_sec,
+        **summary.by_name,
         "trial_times": list(summary.trial_times_s),
     }

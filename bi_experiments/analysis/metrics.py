@@ -62,6 +62,19 @@ class PhaseSummary:
     prompts_per_sec: float
     trial_times_s: tuple[float, ...]
 
+    @property
+    def by_name(self) -> dict[str, float]:
+        """What vLLM's own script prints of the trials, under its names, which MLflow's metrics have too."""
+        return {
+            "avg_time": self.avg_time_s,
+            "min_time": self.min_time_s,
+            "max_time": self.max_time_s,
+            "total_tokens": self.total_tokens,
+            "total_prompts": self.total_prompts,
+            "throughput": self.throughput,
+            "prompts_per_sec": self.prompts_per_sec,
+        }
+
 
 def summarise(phase: PhaseResult) -> PhaseSummary:
     """Sum up a phase that has at least one trial.

@@ -281,15 +281,8 @@ def _note_row(metric: Metric) -> str:
 def _phase_values(phase: PhaseResult) -> dict[str, float]:
     values: dict[str, float | None] = {"init_time": phase.init_time_s, "peak_memory_bytes": peak_memory_bytes(phase)}
     if phase.trials:
-        summary = summarise(phase)
         values |= {
-            "avg_time": summary.avg_time_s,
-            "min_time": summary.min_time_s,
-            "max_time": summary.max_time_s,
-            "total_tokens": summary.total_tokens,
-            "total_prompts": summary.total_prompts,
-            "throughput": summary.throughput,
-            "prompts_per_sec": summary.prompts_per_sec,
+            **summarise(phase).by_name,
             "prompt_tokens": sum(trial.prompt_tokens for trial in phase.trials),
             "needle_differing": sum(not trial.needle.equal for trial in phase.trials),
         }
