@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from bi_experiments.config.compose import compose
+from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.plain import changes, deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
@@ -56,7 +56,6 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
         raise ConfigurationError(
             f"{folder.root} has an experiment already: {elsewhere}, or sweep.resume=true to resume it"
         )
-    # What a record of an earlier version does not know was as it is by default.
-    before = deciding(recorded_configuration(compose([]))) | deciding(read_result(folder.root).configuration)
+    before = deciding(with_defaults(read_result(folder.root).configuration))
     if different := changes(before, deciding(recorded_configuration(config))):
         raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")

@@ -1,9 +1,10 @@
 """From the YAML files and the command line to an `ExperimentConfig`: Hydra composes, OmegaConf validates."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -25,6 +26,7 @@ from bi_experiments.config.keys import (
     unknown,
 )
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
+from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import (
     BackendConfig,
     ExperimentConfig,
@@ -90,6 +92,19 @@ def compose(overrides: Sequence[str]) -> ExperimentConfig:
         raise ConfigurationError(one_line(error)) from error
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def with_defaults(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration; what a record of an earlier version does not know was as it is by default.
+
+    Args:
+        configuration: As in the record.
+    """
+    whole = recorded_configuration(compose([]))
+    for key, value in configuration.items():
+        group = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
+        whole[key] = {**whole[key], **value} if group else value
+    return whole
 
 
 def from_hydra(composed: DictConfig) -> ExperimentConfig:

@@ -9,6 +9,7 @@ import msgspec
 
 from bi_experiments import __version__
 from bi_experiments.analysis.pairs import second_arm
+from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.errors import ConfigurationError, PhaseError
 from bi_experiments.launch.pairs import launch_settings
@@ -60,10 +61,10 @@ def recorded_config(result: ExperimentResult) -> ExperimentConfig:
     """The configuration that an experiment ran with.
 
     Raises:
-        ConfigurationError: The record is of a release with another schema.
+        ConfigurationError: The record is of a release whose settings had other types.
     """
     try:
-        return msgspec.convert(result.configuration, ExperimentConfig)
+        return msgspec.convert(with_defaults(result.configuration), ExperimentConfig)
     except msgspec.ValidationError as error:
         raise ConfigurationError(
             f"the configuration of this experiment is of another release ({error}): run it again with this one"

@@ -1,0 +1,100 @@
+"""What was written before stays readable: records of earlier versions are reported, compared, tracked and resumed."""
+
+import gzip
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import MISSING
+
+from bi_experiments import compare, plan, track
+from bi_experiments.claim import refuse_claimed
+from bi_experiments.config.compose import compose
+from bi_experiments.config.plain import leaves, recorded_configuration
+from bi_experiments.errors import ConfigurationError, ExitCode
+from bi_experiments.launch.location import recorded_config
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.report import __main__ as report
+from tests.conftest import REPOSITORY
+
+STORED = sorted((REPOSITORY / "docs" / "results").glob("*.result.json.gz"))
+"""Records of the table of results, as earlier versions wrote them."""
+VERSION_1 = REPOSITORY / "tests" / "analysis" / "version_1_result.json"
+"""A record of version 1, without most of its configuration."""
+LATER = {
+    "protocol": ("discard_first", "inject_pct", "launches_per_cache"),
+    "runtime": ("init_timeout_s", "probe_timeout_s", "trial_timeout_s", "warmup_timeout_s"),
+    "sweep": ("confirm",),
+    "verify": ("later_launches", "locate", "strict_launches", "time_share", "trial_prompts"),
+    "workload": ("fresh_prompts",),
+}
+"""Settings that version 1 did not have, nor `profile`."""
+
+
+def folder_of(stored: Path, root: Path) -> Path:
+    """An output folder in which a stored record is all that is left."""
+    folder = root / stored.stem
+    folder.mkdir()
+    data = stored.read_bytes()
+    (folder / "result.json").write_bytes(gzip.decompress(data) if stored.suffix == ".gz" else version_1(data))
+    return folder
+
+
+def version_1(data: bytes) -> bytes:
+    """The record with a configuration as version 1 had it."""
+    record: dict[str, Any] = json.loads(data)
+    configuration = recorded_configuration(compose(["experiment=cpu_demo"]))
+    del configuration["profile"]
+    for group, names in LATER.items():
+        for name in names:
+            del configuration[group][name]
+        configuration[group] |= record["configuration"].get(group, {})
+    return json.dumps(record | {"configuration": configuration}).encode()
+
+
+def test_there_are_stored_records() -> None:
+    assert len(STORED) >= 3
+
+
+@pytest.mark.parametrize("stored", [VERSION_1, *STORED], ids=lambda path: path.name)
+def test_it_is_reported_and_compared(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_of(stored, tmp_path)
+    assert report.main([str(folder)]) == ExitCode.DONE
+    assert OutputFolder(folder).report_html.is_file()
+    assert OutputFolder(folder).report_text.is_file()
+    assert compare.main([str(folder), str(folder)]) is not ExitCode.CANNOT_RUN
+    plan.main([str(folder)])
+    assert all("has no two complete pairs" in line for line in capsys.readouterr().err.splitlines())
+
+
+def test_all_of_them_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [str(folder_of(stored, tmp_path)) for stored in (VERSION_1, *STORED)]
+    assert track.main([*folders, "--uri", "sqlite:///later.db"]) == ExitCode.DONE
+
+
+@pytest.mark.parametrize("stored", STORED, ids=lambda path: path.name)
+def test_it_is_resumed_by_its_command_alone(stored: Path, tmp_path: Path) -> None:
+    folder = folder_of(stored, tmp_path)
+    _, _, _, *settings = shlex.split(read_result(folder).command)
+    refuse_claimed(OutputFolder(folder), compose([*settings, "sweep.resume=true"]))
+    with pytest.raises(ConfigurationError, match=r"has another experiment \(seed"):
+        refuse_claimed(OutputFolder(folder), compose([*settings, "sweep.resume=true", "seed=7"]))
+
+
+@pytest.mark.parametrize("lacks", ["profile", "protocol", "runtime.init_timeout_s"])
+def test_a_setting_that_it_does_not_know_is_as_by_default_where_it_is_located(lacks: str, tmp_path: Path) -> None:
+    result = read_result(folder_of(STORED[0], tmp_path))
+    group, _, name = lacks.partition(".")
+    if name:
+        del result.configuration[group][name]
+    else:
+        del result.configuration[group]
+    found = leaves(recorded_configuration(recorded_config(result)))
+    assert MISSING not in found.values()
+    expected = leaves(recorded_configuration(compose([])))
+    assert {key: text for key, text in found.items() if key.startswith(lacks)} == {
+        key: text for key, text in expected.items() if key.startswith(lacks)
+    }
