@@ -240,7 +240,7 @@ def test_taking_turns_gives_the_same_record_and_never_times_two_at_once(run: Run
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
-def test_taking_turns_goes_on_with_one_phase_when_the_other_fails(run: Run) -> None:
+def test_taking_turns_continues_with_one_phase_when_the_other_fails(run: Run) -> None:
     result = run("protocol.interleave=trial", "workload.num_trials=3", behaviour={Arm.BASELINE: "fails"})
     by_arm = {phase.arm: phase for phase in result.phases}
     assert by_arm[Arm.BASELINE].status is PhaseStatus.FAILED

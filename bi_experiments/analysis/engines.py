@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bi_experiments.analysis.pairs import Pair, complete_pairs
 from bi_experiments.config.plain import as_text
-from bi_experiments.records import ExperimentResult, ObservedEngine
+from bi_experiments.records import ExperimentResult, ObservedEngine, PhaseResult
 
 FIELDS = (
     "device",
@@ -91,8 +91,15 @@ def _said(engines: Iterable[ObservedEngine], field: str) -> str:
 
 def engine_sentence(result: ExperimentResult) -> str | None:
     """What vLLM changed between the arms besides the mode; None when it reports nothing of the kind."""
-    differences = engine_differences(complete_pairs(result.phases))
-    if not differences:
-        return None
-    changed = ", ".join(f"{one.name} ({one.change})" for one in differences)
-    return f"vLLM ran the arms with other settings too, baseline → second arm: {changed}."
+    changed = changed_settings(result.phases)
+    return None if changed is None else f"{changed_sentence(changed)}."
+
+
+def changed_settings(phases: Iterable[PhaseResult]) -> str | None:
+    """The same as a list with commas; None when vLLM reports nothing of the kind."""
+    return ", ".join(f"{one.name} ({one.change})" for one in engine_differences(complete_pairs(phases))) or None
+
+
+def changed_sentence(changed: str) -> str:
+    """The sentence of that list, without its full stop."""
+    return f"vLLM ran the arms with other settings too, baseline → second arm: {changed}"

@@ -6,10 +6,10 @@ from enum import StrEnum
 import msgspec
 
 from bi_experiments.analysis.agreement import AloneDigest, alone_digest
-from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.engines import changed_settings
 from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
-from bi_experiments.analysis.pairs import complete_pairs, second_arm
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
 from bi_experiments.records import INTERRUPTED, RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
 
@@ -113,14 +113,13 @@ def with_result(record: ExperimentRecord, result: ExperimentResult) -> Experimen
     """The record of an experiment with what its result says."""
     total_time = primary(result.comparison) if result.comparison else None
     verdicts = {verdict.arm: verdict.verdict for verdict in result.invariance.arms} if result.invariance else {}
-    differences = engine_differences(complete_pairs(result.phases))
     alone = alone_digest(result)
     record = msgspec.structs.replace(
         record,
         wall_time_s=result.wall_time_s,
         invariance=verdicts.get(second_arm(result.phases)),
         own_s_per_token=own_s_per_token(result.phases),
-        differs=", ".join(f"{one.name} ({one.change})" for one in differences) or None,
+        differs=changed_settings(result.phases),
         probed_alone=alone.probed if alone else None,
         outputs_alone=alone.digest if alone else None,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bi_experiments.analysis.agreement import Alike, outputs_alike
+from bi_experiments.analysis.engines import changed_sentence
 from bi_experiments.errors import ExitCode, warn
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.paths import OutputFolder
@@ -194,7 +195,7 @@ def _table(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
     reasons = [f"{record.number}: {record.reason}" for record in records if record.reason]
     for differs in dict.fromkeys(record.differs for record in records if record.differs):
         rows_of = ", ".join(str(record.number) for record in records if record.differs == differs)
-        reasons += paragraph(f"{rows_of}: vLLM ran the arms with other settings too, baseline → second arm: {differs}")
+        reasons += paragraph(f"{rows_of}: {changed_sentence(differs)}")
     return [*table(header, rows, left=(*range(1, 1 + len(keys)), len(keys) + 3, len(keys) + 4)), *reasons]
 
 

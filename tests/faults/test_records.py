@@ -99,7 +99,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(lines["SigCgt"], 16) >> (number - 1) & 1)
 
 
-def test_a_signal_while_the_program_is_still_imported_ends_it_without_a_word(program: Program) -> None:
+def test_a_signal_while_the_program_is_still_imported_ends_it_without_output(program: Program) -> None:
     process = start(program, "hydra.run.dir=out")
     wait_for(lambda: catches(process.pid, signal.SIGHUP))
     process.send_signal(signal.SIGINT)
@@ -209,7 +209,7 @@ def test_a_store_that_cannot_be_logged_to_is_said_before_the_first_phase(program
         ("+backend.engine.compilation_config={cudagraph_mod:NONE}",),
     ],
 )
-def test_a_command_line_that_is_none_is_one_line(program: Program, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_command_line_is_one_line(program: Program, arguments: tuple[str, ...]) -> None:
     assert is_one_line(program(*program.fake, *arguments))
 
 
@@ -217,7 +217,7 @@ def test_a_command_line_that_is_none_is_one_line(program: Program, arguments: tu
     "setting",
     ["seed=range(0,1,0)", "seed=interval(1,2)", "model=glob(zzz*)", "hydra.sweeper=null", "tracking.uri=ftp://x"],
 )
-def test_a_sweep_that_is_none_is_one_line(program: Program, setting: str) -> None:
+def test_an_invalid_sweep_is_one_line(program: Program, setting: str) -> None:
     settings = [text for text in program.fake if text != "tracking=off"]
     done = program("-m", *settings, setting)
     assert is_one_line(done)

@@ -124,7 +124,7 @@ def test_a_failure_keeps_the_trials_before_it_and_says_why(make_phase: MakePhase
     assert log_tail(tmp_path / "phase" / "engine.log") == ["line that explains the failure"]
 
 
-def test_a_death_without_a_word_is_a_failure(make_phase: MakePhase) -> None:
+def test_an_end_without_a_report_is_a_failure(make_phase: MakePhase) -> None:
     result = run(make_phase("dies"))
     assert result.status is PhaseStatus.FAILED
     assert result.error is not None
@@ -314,7 +314,7 @@ def test_a_wild_log_is_bounded_and_plain(make_phase: MakePhase, tmp_path: Path) 
     assert all(len(line) <= 300 and line.isprintable() for line in log_tail(log))
 
 
-def test_an_interpreter_that_is_none_is_refused_in_one_line(make_phase: MakePhase, tmp_path: Path) -> None:
+def test_what_is_not_an_interpreter_is_refused_in_one_line(make_phase: MakePhase, tmp_path: Path) -> None:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(MachineError, match=r"runtime.python=/nowhere cannot be started"):
         run(make_phase(python="/nowhere"))

@@ -27,7 +27,7 @@ def test_the_negative_control_runs_without_being_asked_for() -> None:
     assert compositions("verify.compositions=[ragged]") == ("batch_1", "ragged")
 
 
-def test_later_launches_run_what_they_are_told_of_what_was_asked_for() -> None:
+def test_later_launches_run_their_own_part_of_what_was_asked_for() -> None:
     assert compositions("verify.later_launches=[ragged,output_512]", launch=1) == ("batch_1", "ragged")
     assert compositions("verify.later_launches=null", launch=1) == compositions()
     assert set(compositions(launch=1)) < set(compositions())

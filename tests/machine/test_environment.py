@@ -73,7 +73,7 @@ def test_no_secret_of_the_environment_is_in_the_record(monkeypatch: pytest.Monke
         ("/", "/opt/cache", "/opt/cache"),
     ],
 )
-def test_home_folders_are_not_told(home: str, value: str, expected: str) -> None:
+def test_home_folders_are_not_named(home: str, value: str, expected: str) -> None:
     assert public_variables({"VLLM_CACHE_ROOT": value}, Path(home)) == {"VLLM_CACHE_ROOT": expected}
 
 

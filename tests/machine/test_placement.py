@@ -47,7 +47,7 @@ def test_each_takes_its_own_and_sees_the_others(tmp_path: Path) -> None:
         assert third.beside() == ()
 
 
-def test_who_finds_none_free_waits_and_says_so(tmp_path: Path) -> None:
+def test_an_experiment_that_finds_none_free_waits_and_says_so(tmp_path: Path) -> None:
     process, holding, release = start(tmp_path, 2, "large")
     assert holding.wait(60)
     said: list[str] = []
@@ -94,7 +94,7 @@ def test_on_gpus_it_needs_a_device_for_each_rank() -> None:
     assert needed_units(config, nvidia, [0]) == Units("device", (0, 1, 2, 3), 4)
 
 
-def test_on_the_cpu_it_takes_all_cores_unless_told_otherwise() -> None:
+def test_on_the_cpu_it_takes_all_cores_by_default() -> None:
     assert needed_units(compose(["experiment=cpu_demo"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 2)
     assert needed_units(compose(["experiment=cpu_demo", "sweep.cores=1"]), Nvidia(), [4, 5]) == Units("core", (4, 5), 1)
     with pytest.raises(MachineError, match="this machine has 2"):
@@ -102,7 +102,7 @@ def test_on_the_cpu_it_takes_all_cores_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("overrides", [["backend.distributed_executor_backend=ray"], []])
-def test_nothing_is_taken_where_it_cannot_be_told_what(overrides: list[str]) -> None:
+def test_nothing_is_taken_where_it_is_not_known_what(overrides: list[str]) -> None:
     devices = (device(),) if overrides else ()
     assert needed_units(compose(overrides), Nvidia(devices=devices), [0]) is None
 
@@ -194,7 +194,7 @@ def test_a_job_does_not_queue_behind_another_job(tmp_path: Path, monkeypatch: py
             pass
 
 
-def test_waiting_has_an_end_that_names_who_was_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_has_an_end_that_names_what_was_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bi_experiments.machine.placement.LONGEST_WAIT_S", 0.0)
     unit = Units("device", (0,), 1, ("GPU-aaaa",))
     with (

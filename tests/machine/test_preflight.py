@@ -184,7 +184,7 @@ def test_weights_over_the_whole_device_need_more_devices() -> None:
     assert "use tp=4 model.gpu_memory_utilization=0.9 on a machine with 4 of these; smaller: " in line
 
 
-def test_deepseek_fits_eight_h200_and_eight_h100_are_told_what_does() -> None:
+def test_deepseek_fits_eight_h200_and_on_eight_h100_the_refusal_names_what_does() -> None:
     """The README's own command: 83.9 GB of weights on each device."""
     deepseek = ("model=deepseek", "tp=8")
     assert runs(gpu_machine(*[H200] * 8), *deepseek)
@@ -261,7 +261,7 @@ def test_an_interpreter_that_does_not_exist_is_refused() -> None:
         check_machine(compose(["experiment=cpu_demo", "runtime.python=/nowhere/python"]))
 
 
-def test_an_interpreter_that_is_none_is_refused() -> None:
+def test_what_is_not_an_interpreter_is_refused() -> None:
     with pytest.raises(MachineError, match=r"runtime\.python=/bin/false does not report its versions"):
         check_machine(compose(["experiment=cpu_demo", "runtime.python=/bin/false"]))
 
@@ -295,7 +295,7 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         ("setsid sleep 20 &", "within 1 s"),  # it is gone, and a child of another session holds its output open
     ],
 )
-def test_an_interpreter_that_is_none_is_refused_in_time(
+def test_what_is_not_an_interpreter_is_refused_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, how: str
 ) -> None:
     monkeypatch.setattr("bi_experiments.machine.preflight.INTERPRETER_S", 1.0)

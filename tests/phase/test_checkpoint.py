@@ -64,7 +64,7 @@ def test_a_complete_checkpoint_is_reused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "no manifest"])
-def test_an_incomplete_checkpoint_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_an_incomplete_checkpoint_is_regenerated(tmp_path: Path, damage: str) -> None:
     folder = ensure_checkpoint(TINY, tmp_path)
     whole = contents(folder)
     weights = folder / "model.safetensors"

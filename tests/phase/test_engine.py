@@ -7,7 +7,7 @@ from bi_experiments.launch.spec import engine_spec
 from bi_experiments.phase.engine import further_arguments
 
 
-def test_settings_of_attention_are_put_beside_the_backend() -> None:
+def test_settings_of_attention_are_added_to_the_backend() -> None:
     spec = engine_spec(compose(["+backend.engine.attention_config={flash_attn_version:2}", "+backend.engine.x=1"]), "m")
     assert further_arguments(spec) == {"x": 1, "attention_config": {"flash_attn_version": 2, "backend": "FLASH_ATTN"}}
 

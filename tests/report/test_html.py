@@ -224,7 +224,7 @@ def test_compositions_and_verdicts_are_explained_where_they_stand() -> None:
     assert "nothing changed in either arm" in text
 
 
-def test_settings_method_and_environment_are_told(whole: str) -> None:
+def test_settings_method_and_environment_are_shown(whole: str) -> None:
     text = Page(whole).text
     for part in (
         "workload",

@@ -268,7 +268,7 @@ def test_a_withheld_change_says_why() -> None:
     assert "Change of throughput withheld: the arms generated different numbers." in unwrapped(text)
 
 
-def test_invariance_is_told_for_both_arms() -> None:
+def test_invariance_is_shown_for_both_arms() -> None:
     text = render_end(replace(result_of(factories.phases([7.0])), invariance=factories.invariance_report()))
     assert "Invariance is violated: 1 of 24 probes differed." in section(text, "RESULT")
     ragged = next(line for line in text.splitlines() if line.startswith("ragged"))

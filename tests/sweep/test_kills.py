@@ -1,4 +1,4 @@
-"""Sweeps that are killed, and go on."""
+"""Sweeps that are killed, and resumed."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def phases_done(sweep: Sweep) -> dict[str, int]:
     }
 
 
-def test_an_interrupted_sweep_ends_at_once_and_goes_on(sweep: Sweep) -> None:
+def test_an_interrupted_sweep_ends_at_once_and_is_resumed(sweep: Sweep) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(sweep, FAKE_PHASE=json.dumps({"batch_invariant 2": "hangs"}))
     wait_for(lambda: any('"trial"' in path.read_text() for path in hanging(sweep)), limit_s=120)

@@ -150,7 +150,7 @@ def test_the_early_question_logs_in_as_mlflow_does(server: str, monkeypatch: pyt
     assert module.unreachable(f"{server}/401/json") is None
 
 
-def test_a_host_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_does_not_exist_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Connection refused" in str(module.unreachable("http://127.0.0.1:1"))
     assert module.unreachable("http://host.invalid") is not None
 

@@ -42,7 +42,7 @@ def test_a_field_that_differs_is_a_finding(field: str, arm: Arm) -> None:
     assert finding.remedy == REMEDIES[field]
 
 
-def test_the_most_severe_comes_first_and_is_said_beside_the_cost() -> None:
+def test_the_most_severe_comes_first_and_is_said_next_to_the_cost() -> None:
     changes = {"kv_cache_tokens": 4096, "compilation_mode": "VLLM_COMPILE", "dtype": "float32"}
     phases = with_observed(Arm.BASELINE, **changes)
     assert [one.field for one in engine_differences(complete_pairs(phases))] == [

@@ -296,7 +296,7 @@ def test_noise_alone_is_rarely_taken_for_a_cause(first_tokens: int) -> None:
     assert found.keys() <= {"drift", "warm_up"}
 
 
-def test_experiments_beside_it_are_named_and_their_load_is_no_second_finding() -> None:
+def test_concurrent_experiments_are_named_and_their_load_is_not_a_second_finding() -> None:
     busy = [factories.phase(load_average=2.0), factories.phase(Arm.BATCH_INVARIANT)]
     found = all_findings(busy, factories.protocol(), 1, 2, beside=["sweep/1 demo", "sweep/2 demo"])
     (shared,) = [finding for finding in found if finding.kind == "shared"]

@@ -38,7 +38,7 @@ def test_failing_and_killed_experiments_are_rows_and_the_others_run(
     assert [phase["status"] for phase in result["phases"]] == ["ok"] * 4
 
 
-def test_an_experiment_whose_process_is_lost_goes_on_where_it_was(
+def test_an_experiment_whose_process_is_lost_resumes_where_it_was(
     on_ray: tuple[dict[str, str], str, str], tmp_path: Path, fake_python: Path
 ) -> None:
     marker = tmp_path / "killed"

@@ -92,20 +92,20 @@ def test_interrupting_the_sweep_cancels_its_jobs(slurm: OneNodeSlurm, tmp_path: 
     assert gone(int(child.read_text()))
 
 
-def test_a_requeued_job_goes_on_where_it_was(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
+def test_a_requeued_job_resumes_where_it_was(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
     """`scontrol requeue` does what a preemption by requeue does: SIGTERM, SIGKILL, and the job in the queue again."""
     sweep = Sweep(tmp_path, slurm.variables, *ON_SLURM, f"runtime.python={hangs_once}")
     before = _finished_before_it_hangs(sweep, tmp_path)
     slurm.ask("scontrol", "requeue", *slurm.jobs())
-    _goes_on(sweep, before)
+    _resumes(sweep, before)
 
 
-def test_a_job_at_its_time_limit_is_requeued_and_goes_on(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
+def test_a_job_at_its_time_limit_is_requeued_and_resumes(slurm: OneNodeSlurm, tmp_path: Path, hangs_once: Path) -> None:
     """By Slurm's own timer, at the shortest limit that is taken: the signal comes 1 to 2 minutes after the start."""
     limit = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=5")
     sweep = Sweep(tmp_path, slurm.variables, *ON_SLURM, *limit, f"runtime.python={hangs_once}")
     before = _finished_before_it_hangs(sweep, tmp_path)
-    _goes_on(sweep, before, limit_s=240)
+    _resumes(sweep, before, limit_s=240)
     (log,) = sweep.root.glob("slurm/*/*_log.err")
     assert "this job is timed-out" in log.read_text()
 
@@ -118,7 +118,7 @@ def _finished_before_it_hangs(sweep: Sweep, folder: Path) -> dict[int, float]:
     return before
 
 
-def _goes_on(sweep: Sweep, before: dict[int, float], limit_s: float = 120) -> None:
+def _resumes(sweep: Sweep, before: dict[int, float], limit_s: float = 120) -> None:
     """The job runs again: what had ended is taken over, what hung is run, and the sweep ends well."""
     requeued = time.time()
     output = sweep.end(limit_s)
