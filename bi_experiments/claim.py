@@ -31,7 +31,8 @@ def refuse_claimed(folder: OutputFolder, config: ExperimentConfig) -> None:
     Raises:
         ConfigurationError: It is such a folder.
     """
-    with contextlib.suppress(FileNotFoundError), folder.running_lock.open("rb") as file:
+    # Open for writing, though nothing is written: flock(2) asks for that on NFS.
+    with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
         if not try_lock(file):
             raise _in_use(folder)
     _refuse_other(folder, config)

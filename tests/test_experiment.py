@@ -385,7 +385,7 @@ def test_after_an_interruption_whole_pairs_are_taken_over_and_the_half_done_one_
     assert [phase.launch for phase in second.phases if phase.init_time_s == 2.0] == [0, 0]  # none is cold again
 
 
-def test_a_phase_that_was_told_something_else_is_not_taken_over(run: Run) -> None:
+def test_a_phase_that_was_passed_something_else_is_not_taken_over(run: Run) -> None:
     first = resumed(
         run, "protocol.interleave=launch", "protocol.order=baseline_first", behaviour={Arm.BATCH_INVARIANT: "fails"}
     )

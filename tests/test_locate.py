@@ -92,7 +92,7 @@ def test_the_run_in_mlflow_gets_the_new_files_and_stays_one(experiment: OutputFo
     assert log_experiment(read_result(experiment.root), experiment.root, tracking) == run_id
 
 
-def test_the_phase_is_eager_and_is_told_the_probe_and_nothing_else_is_changed(experiment: OutputFolder) -> None:
+def test_the_phase_is_eager_and_is_passed_the_probe_and_nothing_else_is_changed(experiment: OutputFolder) -> None:
     main([str(experiment.root)])
     spec = passed(experiment, 0)
     index = next(one.index for one in read_result(experiment.root).phases if one.arm is Arm.BATCH_INVARIANT)

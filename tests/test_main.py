@@ -105,7 +105,7 @@ def test_a_sweep_that_is_refused_leaves_nothing(program: Program) -> None:
     assert list(program.folder.iterdir()) == []
 
 
-def test_a_machine_without_a_gpu_is_told_what_runs_there(program: Program) -> None:
+def test_without_a_gpu_the_refusal_names_what_runs_there(program: Program) -> None:
     done = program("model=deepseek", "tp=8", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
     assert list(program.folder.iterdir()) == []

@@ -65,7 +65,7 @@ def test_one_pair_has_no_spread(costs_pct: list[float], tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize("target", ["0", "-1", "nan", "inf", "x"])
-def test_a_target_that_is_none_is_refused(target: str) -> None:
+def test_what_is_not_a_target_is_refused(target: str) -> None:
     with pytest.raises(SystemExit) as ended:
         plan.main(["folder", "--tell", target])
     assert ended.value.code == ExitCode.CANNOT_RUN
