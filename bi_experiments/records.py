@@ -219,7 +219,7 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     keep: bool
     """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
-    """Prompts sampled from every trial for the composition `trial`."""
+    """Prompts that the composition `trial` draws from all trials, as many for each of them."""
     trial_times: float | None = None
     """Once the probes have taken this many times the time of the phase's trials, no more prompts of the workload are
     compared than needed; None: however long it takes."""

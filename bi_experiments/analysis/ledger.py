@@ -36,6 +36,7 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
     # The arms may pad other steps: the ledger has those of the arm that the verdict is about.
     workload = own.get(None) or baseline.get(None) or []
     total = sum(one.tokens for one in workload)
+    seats = max((phase.observed.max_num_seqs for phase in phases if phase.observed is not None), default=None)
     rows = []
     for one in sorted(workload, key=lambda one: -one.tokens):
         probes = {
@@ -54,7 +55,7 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
                 context=one.context,
                 context_below=upper_end(one.context, CONTEXTS),
                 sequences=one.sequences,
-                sequences_below=upper_end(one.sequences, SEQUENCES) if one.sequences else None,
+                sequences_below=_sequences_below(one.sequences, seats) if one.sequences else None,
                 padded=one.padded,
                 workload_tokens=one.tokens,
                 workload_pct=100 * one.tokens / total,
@@ -64,6 +65,12 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
             )
         )
     return tuple(rows)
+
+
+def _sequences_below(sequences: int, seats: int | None) -> int | None:
+    """Where a class of sequences that decode together ends, at the latest where the engine has no more seats."""
+    end = upper_end(sequences, SEQUENCES)
+    return end if seats is None else min(end or seats + 1, seats + 1)
 
 
 def _steps(phases: Sequence[PhaseResult], arm: Arm) -> dict[str | None, list[StepCount]]:

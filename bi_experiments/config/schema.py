@@ -224,7 +224,7 @@ class VerifyConfig:
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
     trial_prompts: int = MISSING
-    """Prompts sampled from every trial for the composition `trial`."""
+    """Prompts that the composition `trial` draws from all trials, as many for each of them."""
     time_share: float | None = MISSING
     """Once the probes of a launch have taken this share of the time of its arm's trials, in all its launches, `trial`
     samples no more prompts than needed; null: however long it takes."""

@@ -147,7 +147,7 @@ def test_not_probed_when_the_mode_was_never_probed() -> None:
 
 
 def test_a_class_of_the_workload_without_a_probe_is_not_probed_and_named() -> None:
-    far = step(None, 300, context=1025, sequences=33, kind=StepKind.BESIDE_PREFILL)
+    far = step(None, 300, context=1025, kind=StepKind.BESIDE_PREFILL)
     judged = report(both(CHANGED, UNCHANGED, steps=(*STEPS, far)))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
     assert [(row.workload_pct, row.probe_tokens, row.verdict) for row in judged.ledger] == [
@@ -155,7 +155,7 @@ def test_a_class_of_the_workload_without_a_probe_is_not_probed_and_named() -> No
         (25.0, 10, Invariance.HOLDS),
     ]
     assert "75 % of this workload's output tokens" in judged.sentence
-    assert "1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill" in judged.sentence
+    assert "1025 to 2048 tokens of context, 9 to 16 sequences, alongside a prefill" in judged.sentence
 
 
 def test_a_class_that_the_workload_hardly_has_is_listed_and_not_needed() -> None:
@@ -194,6 +194,13 @@ def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verd
     assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.HOLDS, 129: verdict}
     assert {row.context: row.control_tokens for row in judged.ledger} == {1: 3, 129: elsewhere}
     assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
+
+
+def test_a_class_ends_where_the_engine_has_no_more_seats() -> None:
+    (row,) = report(both(CHANGED, UNCHANGED)).ledger
+    observed = factories.phases([7.0])[0].observed
+    assert observed is not None
+    assert (row.sequences, row.sequences_below) == (9, min(33, observed.max_num_seqs + 1))
 
 
 def test_a_class_that_the_baseline_did_not_probe_has_no_control() -> None:
