@@ -123,7 +123,8 @@ def in_words(row: LedgerRow) -> str:
         said = f"prefill of {context}"
     else:
         beside = ", alongside a prefill" if row.kind is StepKind.BESIDE_PREFILL else ""
-        said = f"{context} of context, {_range(row.sequences, row.sequences_below)} sequences{beside}"
+        sequences = _range(row.sequences, row.sequences_below)
+        said = f"{context} of context, {sequences} sequence{'' if sequences == '1' else 's'}{beside}"
     return said + (", padded graph" if row.padded else "")
 
 

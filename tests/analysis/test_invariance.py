@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.invariance import judge, judged_anew, upper_bound_pct
-from bi_experiments.analysis.ledger import source
+from bi_experiments.analysis.ledger import in_words, source
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
@@ -194,6 +194,11 @@ def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verd
     assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.HOLDS, 129: verdict}
     assert {row.context: row.control_tokens for row in judged.ledger} == {1: 3, 129: elsewhere}
     assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
+
+
+def test_a_class_of_one_sequence_is_said_so() -> None:
+    (row,) = report(both(CHANGED, UNCHANGED, steps=(step(None, sequences=1),))).ledger
+    assert in_words(row) == "1 to 128 tokens of context, 1 sequence"
 
 
 def test_a_class_ends_where_the_engine_has_no_more_seats() -> None:
