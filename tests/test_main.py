@@ -53,6 +53,24 @@ def program(tmp_path: Path, fake_python: Path) -> Program:
     return Program(folder, fake_python)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hydra.run.dir=${nope}"], "hydra.run.dir cannot be resolved: Interpolation key 'nope' not found"),
+        (["-m", "hydra.sweep.dir=${oc.env:NOPE7}", "seed=1,2"], "Environment variable 'NOPE7' not found"),
+    ],
+)
+def test_a_folder_whose_name_cannot_be_resolved_is_refused_in_one_line(
+    program: Program, arguments: list[str], said: str
+) -> None:
+    done = program(*arguments, "experiment=cpu_demo")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert list(program.folder.iterdir()) == []
+
+
 def test_a_run_prints_the_report_and_ends_with_0(program: Program) -> None:
     done = program(*program.fake)
     assert done.returncode == 0, done.stderr

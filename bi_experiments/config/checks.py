@@ -227,6 +227,7 @@ def _check_names(config: ExperimentConfig) -> None:
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?")
 """A model's name on the hub; after a colon, which of its GGUF files."""
+_LOCAL = ("/", ".", "~")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json", "*.tiktoken")
 
@@ -249,8 +250,11 @@ def _check_model(config: ExperimentConfig) -> None:
             f"it must divide model.seeded.num_attention_heads={seeded.num_attention_heads}",
         )
         return
-    folder = Path(model.name).expanduser()
-    looks_local = model.name.startswith(("/", ".", "~")) or folder.suffix == ".gguf"
+    try:
+        folder = Path(model.name).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"model.name={model.name} cannot be read: there is no such user") from error
+    looks_local = model.name.startswith(_LOCAL) or folder.suffix == ".gguf"
     try:
         exists, is_folder = folder.exists(), folder.is_dir()
     except OSError as error:
@@ -430,6 +434,13 @@ def _check_engine(config: ExperimentConfig) -> None:
             backend,
             "use backend.attention",
         )
+    tokenizer = engine.get("tokenizer")
+    if tokenizer is not None:
+        known = isinstance(tokenizer, str) and (
+            _HUB_NAME.fullmatch(tokenizer) if not tokenizer.startswith(_LOCAL) else _exists(tokenizer)
+        )
+        instead = "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)"
+        _require(bool(known), "backend.engine.tokenizer", tokenizer, instead)
     for name in ("data_parallel_size", "data_parallel_size_local"):
         _require(
             engine.get(name) in {None, 1},
@@ -442,6 +453,13 @@ def _check_engine(config: ExperimentConfig) -> None:
             "backend.engine.speculative_config is not possible with batch-invariant mode: vLLM checks several tokens "
             "in one step, whose size depends on the guesses; leave it out, or set protocol=control"
         )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError):  # too long; of a user that there is not
+        return False
 
 
 def _all_finite(value: object) -> bool:

@@ -130,6 +130,10 @@ def from_hydra(composed: DictConfig) -> ExperimentConfig:
     return config
 
 
+_OF_OMEGACONF = ("full_key:", "object_type=", "reference_type=")
+"""Lines that say what OmegaConf's own classes are."""
+
+
 def one_line(error: Exception) -> str:
     """What Hydra or OmegaConf complains about, in one line.
 
@@ -139,7 +143,7 @@ def one_line(error: Exception) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(cause, OmegaConfBaseException) and "$" not in str(cause):
         lines.append(str(cause).strip().splitlines()[0].rstrip("."))
-    said = [line for line in dict.fromkeys(lines) if line and not line.startswith(("full_key:", "object_type="))]
+    said = [line for line in dict.fromkeys(lines) if line and not line.startswith(_OF_OMEGACONF)]
     if not_there := re.match(r"Could not override '([^']+)'", said[0] if said else ""):
         return _not_there(not_there[1])
     if said and said[0].startswith("Unexpected type for root: NoneType"):  # OmegaConf does not say whose
@@ -158,6 +162,8 @@ def one_line(error: Exception) -> str:
             removed = re.search(r"Could not find 'backend/(\w+)'", said[0])
             why = backends.REMOVED.get(removed.group(1).upper()) if removed else None
             return f"{said[0]}{f' ({why})' if why else ''}; use one of {existing}"
+    if said and "nterpolation" in said[0] and (key := re.search(r"full_key: (\S+)", str(error))):
+        said[0] = f"{key[1]} cannot be resolved: {said[0]}"
     return "; ".join(said) or type(error).__name__
 
 

@@ -18,6 +18,7 @@ import msgspec
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import one_line
 from bi_experiments.config.credentials import refuse_secret, secrets_in
@@ -54,11 +55,13 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: A setting looks like a credential, or the run is refused.
         """
-        _refuse_secrets(config)
-        try:
+        try:  # Hydra would turn what is raised here into a warning, and fail again with an error
+            _refuse_secrets(config)
             _refuse_run(config)
         except ExperimentError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
+        except OmegaConfBaseException as error:
+            raise SystemExit(complain(one_line(error))) from error
         except OSError as error:
             raise SystemExit(complain(file_problem(error))) from error
 
@@ -68,8 +71,8 @@ class SweepCallback(Callback):
         Raises:
             SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
-        _refuse_secrets(config)
         try:  # Hydra would turn what is raised here into a warning, and continue
+            _refuse_secrets(config)
             if config.tracking.enabled:
                 refuse_store(str(config.tracking.uri))
             sweep = self._claim(config)
@@ -79,6 +82,8 @@ class SweepCallback(Callback):
             raise SystemExit(complain(str(error), error.exit_code)) from error
         except OSError as error:
             raise SystemExit(complain(file_problem(error, "hydra.sweep.dir"))) from error
+        except OmegaConfBaseException as error:
+            raise SystemExit(complain(one_line(error))) from error
         except Exception as error:
             raise SystemExit(complain(f"the sweep cannot be read: {one_line(error)}")) from error
         atexit.register(self._cut_short, config)

@@ -190,7 +190,9 @@ def test_what_says_nothing_or_too_much_is_refused(setting: str, message: str) ->
     assert re.search(message, refusal(setting, *extra))
 
 
-@pytest.mark.parametrize("name", ["", "/nowhere/model", "./nowhere", "a/b/c", "two words", "~/nowhere", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["", "/nowhere/model", "./nowhere", "a/b/c", "two words", "~/nowhere", "~nobody7/x", "x" * 300]
+)
 def test_a_model_that_is_neither_here_nor_on_the_hub_is_refused(name: str) -> None:
     assert "model.name=" in refusal("model.seeded=null", f"model.name='{name}'")
 
@@ -237,6 +239,11 @@ def test_every_engine_argument_that_the_program_sets_is_refused() -> None:
         ("+backend.environment.LD_PRELOAD=x", "use backend.preload"),
         ("+backend.environment={1A:x}", "not the name of an environment variable"),
         ("+backend.engine.x=nan", "finite"),
+        ("+backend.engine.tokenizer=/nowhere", "neither a folder here"),
+        ("+backend.engine.tokenizer='~nobody7/x'", "neither a folder here"),
+        (f"+backend.engine.tokenizer={'x' * 300}", "neither a folder here"),
+        ("+backend.engine.tokenizer=7", "neither a folder here"),
+        ("tp=${nope}", "tp cannot be resolved: Interpolation key 'nope' not found"),
         ("+backend.engine.hf_overrides={a:[{b:inf}]}", "finite"),
         ("+backend.environment.PYTHONHOME=/tmp", "use runtime.python"),
         ("backend.environment.VLLM_CPU_KVCACHE_SPACE=-5", "a whole number of GiB"),
