@@ -21,8 +21,10 @@ def spread(design: Design, pairs: int) -> tuple[str, str]:
     return "the log ratio of two independent launches, one an arm", f"{count(pairs, 'launch')} of each arm"
 
 
-def interval(design: Design) -> str:
+def interval(design: Design, pairs: int) -> str:
     """The estimator of the 95 % intervals; n is the number of launches of each arm."""
+    if pairs < 2:
+        return "none, of one launch an arm"
     said = "Student's t over the n pairs of launches"
     if not design.paired:
         said = "Welch's t of two independent samples, n launches of each arm"
@@ -31,10 +33,10 @@ def interval(design: Design) -> str:
     return said
 
 
-def interval_of_total_time(design: Design) -> str:
+def interval_of_total_time(design: Design, pairs: int) -> str:
     """The estimator of the total time's interval, whose spread may have decided how many pairs there are."""
-    if design.first_stage is None:
-        return interval(design)
+    if design.first_stage is None or pairs < 2:
+        return interval(design, pairs)
     return (
         f"Student's t over the n pairs of launches, with the spread of the first {design.first_stage} alone, which "
         "decided how many follow (Stein's two stages)"

@@ -42,7 +42,7 @@ def _estimate(design: Design, pairs: int) -> str:
     else:
         said = "the ratio of the arms' geometric means of total time"
         why = ", since launches one after the other share nothing by pair"
-    return f"{said}; 95 % interval: {interval_of_total_time(design)}{why}; n = {pairs}"
+    return f"{said}; 95 % interval: {interval_of_total_time(design, pairs)}{why if pairs > 1 else ''}; n = {pairs}"
 
 
 def _rules(protocol: Mapping[str, Any]) -> Entries:

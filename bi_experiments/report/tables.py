@@ -109,9 +109,10 @@ def metrics_note(result: ExperimentResult) -> str:
     if not all(_is_ratio(metric) for metric in metrics_in_order(result)):  # a record of an earlier release
         values = "Values: means over the launches. Change: exp(difference of the mean logs) - 1."
     design = Design.recorded(result)
-    intervals = f"95 % intervals: {interval(design)}"
-    if design.first_stage is not None:
-        intervals += f"; that of the total time: {interval_of_total_time(design)}"
+    pairs = result.comparison.pairs if result.comparison else 0
+    intervals = f"95 % intervals: {interval(design, pairs)}"
+    if design.first_stage is not None and pairs > 1:
+        intervals += f"; that of the total time: {interval_of_total_time(design, pairs)}"
     return f"{values} {intervals}. {_METRICS_NOTE}"
 
 

@@ -85,8 +85,8 @@ def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
 # --- The comparison that vLLM's script prints -------------------------------------------------------------------------
 
 _OF_THE_SCRIPT = (
-    "As vLLM's own script computes it: plain means, without intervals (initialization: of launches that found alike "
-    "caches). The result is the change of total time in the table below: of geometric means, with its interval."
+    "As vLLM's own script computes it: plain means, without intervals (initialization: of launches that found the same "
+    "kind of caches). The result is the change of total time in the table below, of geometric means"
 )
 
 
@@ -104,7 +104,7 @@ def _comparison(result: ExperimentResult) -> list[str]:
     rates = (_throughput([pair.baseline for pair in pairs]), _throughput([pair.second for pair in pairs]))
     return [
         *lines,
-        *paragraph(_OF_THE_SCRIPT, "", ""),
+        *paragraph(f"{_OF_THE_SCRIPT}{', with its interval' if len(pairs) > 1 else ''}.", "", ""),
         "Initialization Time:",
         *_three_lines(name, _init_times(result, pairs), "s", "Overhead"),
         "Average Trial Time:",

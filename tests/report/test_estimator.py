@@ -32,6 +32,14 @@ def test_the_note_under_the_metrics_names_their_estimator(
     assert [words for words in not_named if words in note] == []
 
 
+@pytest.mark.parametrize("settings", [[], STEIN])
+def test_of_one_launch_an_arm_no_estimator_is_named(settings: list[str]) -> None:
+    result = factories.whole_result(factories.phases([5.0]), "protocol.interleave=launch", *settings)
+    for said in (metrics_note(result), dict(method(result))["estimate"]):
+        assert "none, of one launch an arm" in said
+        assert [name for name in ("Welch", "Student", "Stein") if name in said] == []
+
+
 @pytest.mark.parametrize(
     ("interleave", "estimator", "sample"),
     [

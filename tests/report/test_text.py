@@ -128,7 +128,7 @@ def test_the_comparison_says_where_the_changes_with_intervals_are() -> None:
     block, _, tables = text.partition("COMPARISON: ")[2].partition("Change: ")
     before = unwrapped(block.partition("Initialization Time:")[0])
     assert "plain means, without intervals" in before
-    assert "The result is the change of total time in the table below" in before
+    assert "The result is the change of total time in the table below, of geometric means, with its interval." in before
     assert re.search(r"^total time \[s\] .* \.\. ", tables, re.MULTILINE)
 
 
