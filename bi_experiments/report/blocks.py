@@ -49,9 +49,14 @@ def _setting_lines(group: str, text: str) -> list[str]:
     return [line.replace(_NO_BREAK, " ") for line in paragraph(text, " " * 12, f"  {group:<10}" if group else "  ")]
 
 
+LONGEST_UNBROKEN = 60
+"""Characters of a value that is kept on one line."""
+
+
 def _unbroken(value: str) -> str:
-    """The value with spaces at which lines are not broken, unless it is a list or a mapping."""
-    return value if value.startswith(("[", "{")) else value.replace(" ", _NO_BREAK)
+    """The value with spaces at which lines are not broken, unless it is a list, a mapping or longer than a line."""
+    breakable = value.startswith(("[", "{")) or len(value) > LONGEST_UNBROKEN
+    return value if breakable else value.replace(" ", _NO_BREAK)
 
 
 def phase_heading(index: int, arm: Arm, launch: int, launches: int) -> list[str]:

@@ -168,7 +168,16 @@ def test_every_setting_is_shown() -> None:
         names = [f"{name}=" for name in settings] if isinstance(settings, dict) else [f"{group}="]
         for name in names:
             assert re.search(rf"(^|\s){re.escape(name)}", head), name
-    assert 'needle="There once was a "' in head
+    assert f"needle={configuration()['workload']['needle']}" in unwrapped(head)
+
+
+def test_a_value_that_ends_with_a_space_is_quoted_and_a_long_one_is_broken_into_lines() -> None:
+    long = "many words " * 20 + "and an end"
+    for needle, said in (("There once was a ", 'needle="There once was a "'), (long, f"needle={long}")):
+        settings = configuration(f"workload.needle='{needle}'")
+        text = render(replace(result_of(factories.phases([7.0])), configuration=settings))
+        assert said in (text if len(said) < 60 else unwrapped(text))
+        assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_control_experiment_does_not_speak_of_batch_invariance() -> None:
