@@ -189,7 +189,8 @@ class ProtocolConfig:
     inject_pct: float = MISSING
     """Make the second arm wait so many per cent of every trial on purpose, to check that they are found; 0: do not."""
     warmup: int = MISSING
-    """Rounds of uncounted generations before the trials, a batch of each of their shapes, after the needle alone."""
+    """Rounds of uncounted generations before the trials, after the needle alone: a batch of each of their shapes, and a
+    step of every size that kernels change at."""
     caches: Caches = MISSING
     """Whose compile caches the phases use."""
     launches_per_cache: int = MISSING

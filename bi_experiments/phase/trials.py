@@ -3,14 +3,14 @@
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.pipes import Emit
-from bi_experiments.phase.proof.requests import EngineLimits
+from bi_experiments.phase.proof.requests import EngineLimits, Request
 from bi_experiments.phase.proof.steps import ruled_share
 from bi_experiments.records import (
     Latencies,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FEWEST_STEPS = 8
 """Steps from which one of them can be called longer than its like."""
+ANY_TOKEN = 1
+"""A token id that every vocabulary has."""
 
 
 def read_workload(path: Path, digest: str) -> Workload:
@@ -54,9 +56,9 @@ def run_workload(
 ) -> float:
     """Warm up, then time every trial.
 
-    Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches`
-    generations of a batch of every shape that the trials have. The prefix cache is emptied before every trial, so that
-    no trial finds a prompt that was read before it.
+    Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches` rounds
+    of a batch of every shape that the trials have and a step of every size that kernels change at. The prefix cache is
+    emptied before every trial, so that no trial finds a prompt that was read before it.
 
     Args:
         llm: The engine.
@@ -76,9 +78,12 @@ def run_workload(
     engine.watch_compiles(llm)
     lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
     warm = one_of_each_shape(lengths, engine.step_tokens(llm))
+    limits = engine.limits(llm, engine.step_tokens(llm), engine.step_sequences(llm), spec.engine.max_model_len)
     for _ in range(spec.warmup_batches):
         for index in warm:
             engine.generate(llm, batches[index], params)
+        for requests in steps_of_every_size(limits):
+            engine.generate_together(llm, requests, logprobs=0)
     needed = max(sum(batch) + len(batch) * workload.sampling.max_tokens for batch in lengths)
     emit(
         WarmedUp(
@@ -87,7 +92,6 @@ def run_workload(
             kv_cache_needed_tokens=needed,
         )
     )
-    limits = engine.limits(llm, engine.step_tokens(llm), engine.step_sequences(llm), spec.engine.max_model_len)
     time_s = 0.0
     for index in spec.trial_order or range(len(batches)):
         wait_for_turn()
@@ -115,6 +119,22 @@ def one_of_each_shape(lengths: Sequence[Sequence[int]], step_tokens: int) -> tup
         size, tokens = len(lengths[index]), min(sum(lengths[index]), step_tokens)
         shapes.setdefault((size.bit_length(), size % 16 == 0, tokens.bit_length(), tokens % 16 == 0), index)
     return tuple(shapes.values())
+
+
+def steps_of_every_size(limits: EngineLimits) -> Iterator[list[Request]]:
+    """A batch for every size of a step that kernels change at, and for the largest, and one for a token fewer.
+
+    A trial's last steps of prompts have any size, another one in each launch where the requests arrive during the first
+    step, so that no batch of the trials warms them all up. While a step has seats for it, every token is a prompt: the
+    LM head then has as many rows. None where the engine reports no such size.
+    """
+    largest = limits.max_num_batched_tokens
+    sizes = {size - less for size in (*limits.borders, largest) for less in (0, 1)} if limits.borders else ()
+    for tokens in sorted(size for size in sizes if 1 <= size <= largest):
+        longest = 1 if tokens <= limits.max_num_seqs else limits.max_model_len - 1
+        lengths = [longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0)
+        if len(lengths) <= limits.max_num_seqs:
+            yield [Request((ANY_TOKEN,) * length, max_tokens=1, logprobs=False) for length in lengths]
 
 
 def run_trial(

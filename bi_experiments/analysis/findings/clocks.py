@@ -96,7 +96,11 @@ def _throttled(phases: Sequence[PhaseResult], reasons: Sequence[str]) -> Iterato
     highest = [one.highest_sm_clock_mhz for one in readings if one.highest_sm_clock_mhz is not None]
     degrees = [one.temperature_c for one in readings if one.temperature_c is not None]
     states = [
-        *([f"at {fmean(clocks):.0f} MHz" + (f" of {max(highest)}" if highest else "")] if clocks else []),
+        *(
+            [f"at {fmean(clocks):.0f} MHz{f' of {max(highest)}' if highest else ''} when a trial ended"]
+            if clocks
+            else []
+        ),
         *([f"at {_range(degrees)} °C"] if degrees else []),
     ]
     yield Finding(

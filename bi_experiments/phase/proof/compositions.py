@@ -331,7 +331,7 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
 def borders(material: Material, _: int) -> Iterator[Batch]:
     """First steps of as many tokens as the engine has borders, one fewer and one more; two output tokens."""
     limits = material.limits
-    wanted = sorted({border + apart for border in limits.borders for apart in (-1, 0, 1)})
+    wanted = sorted({border + apart for border in limits.borders for apart in (-1, 0, 1)} - {0, 1})
     if not wanted:
         material.lacks("the engine has no graphs and reports no other border")
         return

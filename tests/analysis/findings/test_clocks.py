@@ -52,7 +52,7 @@ def test_a_device_that_is_throttled_in_both_arms_is_a_finding_too() -> None:
     ]
     (finding,) = findings(hot)
     assert "by the temperature (100 % of the trial time)" in finding.message
-    assert "at 1065 MHz of 1980, at 86 to 89 °C" in finding.message
+    assert "at 1065 MHz of 1980 when a trial ended, at 86 to 89 °C" in finding.message
 
 
 def test_records_without_readings_are_no_finding() -> None:

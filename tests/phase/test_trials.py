@@ -1,0 +1,38 @@
+"""What a phase warms up with."""
+
+from dataclasses import replace
+
+import pytest
+
+from bi_experiments.phase.trials import one_of_each_shape, steps_of_every_size
+from tests.phase.proof.fake_engine import LIMITS
+
+BORDERS = replace(LIMITS, borders=(1, 8, 64, 512), max_num_batched_tokens=512, max_num_seqs=32, max_model_len=100)
+
+
+def test_a_batch_of_every_shape_is_warmed_up_the_largest_first() -> None:
+    assert one_of_each_shape([[100] * 17, [100] * 32, [100] * 18, [100] * 48], 4096) == (3, 1, 2)
+
+
+def test_every_size_that_kernels_change_at_is_one_step_and_so_is_a_token_less() -> None:
+    made = [[len(request.prompt) for request in batch] for batch in steps_of_every_size(BORDERS)]
+    assert [sum(lengths) for lengths in made] == [1, 7, 8, 63, 64, 511, 512]
+    assert [len(lengths) for lengths in made[:3]] == [1, 7, 8]
+    assert all(max(lengths) < 100 and len(lengths) <= 32 for lengths in made)
+
+
+@pytest.mark.parametrize("sizes", [(8, 600), (8,)])
+def test_no_step_is_larger_than_the_largest_which_is_among_them(sizes: tuple[int, ...]) -> None:
+    made = [
+        sum(len(request.prompt) for request in batch) for batch in steps_of_every_size(replace(BORDERS, borders=sizes))
+    ]
+    assert made == [7, 8, 511, 512]
+
+
+def test_what_takes_more_seats_than_there_are_is_left_out() -> None:
+    made = list(steps_of_every_size(replace(BORDERS, max_num_seqs=3)))
+    assert [sum(len(request.prompt) for request in batch) for batch in made] == [1, 7, 8, 63, 64]
+
+
+def test_an_engine_that_reports_no_such_size_has_none() -> None:
+    assert list(steps_of_every_size(LIMITS)) == []
