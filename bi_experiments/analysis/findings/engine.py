@@ -8,8 +8,9 @@ from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Finding
 
 _COMPILE_ALIKE = (
-    "Run experiment=like_with_like, which measures both arms without compilation too, to see the kernels' cost alone; "
-    "+backend.environment.VLLM_USE_BREAKABLE_CUDAGRAPH=0 keeps compilation on in the mode, where vLLM supports that."
+    "Run with +backend.environment.VLLM_USE_BREAKABLE_CUDAGRAPH=0, which keeps compilation on in the mode where vLLM "
+    "supports that: the kernels' cost is left, with CUDA graphs. Or run experiment=like_with_like, which measures both "
+    "arms without compilation and without CUDA graphs too: the time to launch every kernel is left as well."
 )
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
