@@ -12,10 +12,8 @@ from bi_experiments.analysis.estimates import CONFIDENCE, Estimate, per_cent
 
 FEWEST_PAIRS = 6
 """From which a distribution-free 95 % interval of paired values exists: with five, 1 of 16 lies outside the widest."""
-OUTLYING = 3.5
-"""Modified z-score from which a value is called outlying."""
-FEWEST_VALUES = 8
-"""From which a value can be called outlying: the median deviation of fewer says little."""
+FEWEST_VALUES = 4
+"""Of a sample, from which one of them can be called outlying: of three, two are always close by comparison."""
 
 
 def robust_paired(differences: Sequence[float]) -> Estimate | None:
@@ -46,6 +44,20 @@ def modified_z(values: Sequence[float]) -> tuple[float, ...]:
     middle = median(values)
     deviation = median(abs(value - middle) for value in values)
     return tuple(0.6745 * (value - middle) / deviation if deviation else 0.0 for value in values)
+
+
+def outlying_score(values: int) -> float:
+    """Modified z-score from which one of so many values of a sample is called outlying: 3.5, and more where few are.
+
+    The median deviation of few values is often small by chance: with 3.5 alone one of normal values is called outlying
+    in 17 % of samples of four, and in 26 % of two arms of four launches. With 3.5 + 22 / n it is in 3 % of either,
+    and in 1 to 5 % of samples of up to 50 (simulated). Of four, one that lies 10 standard deviations off is found in
+    45 %.
+
+    Args:
+        values: Of the sample; of two arms whose values are pooled those of one arm.
+    """
+    return 3.5 + 22 / values
 
 
 def _with_ends(ordered: Sequence[float], end: int) -> Estimate:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from bi_experiments.analysis.multiplicity import benjamini_hochberg, holm
-from bi_experiments.analysis.robust import modified_z, robust_paired, robust_unpaired
+from bi_experiments.analysis.robust import modified_z, outlying_score, robust_paired, robust_unpaired
 
 
 @pytest.mark.parametrize("pairs", [6, 8, 12])
@@ -45,6 +45,18 @@ def test_modified_z() -> None:
     scores = modified_z([1.0, 2.0, 3.0, 4.0, 100.0])
     assert scores[-1] == pytest.approx(0.6745 * 97)
     assert modified_z([1.0, 1.0, 1.0, 5.0]) == (0.0,) * 4
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+@pytest.mark.parametrize("values", [4, 5, 8, 20])
+def test_of_normal_values_hardly_one_is_called_outlying(values: int, arms: int) -> None:
+    rng = np.random.default_rng(values)
+    called = 0
+    for _ in range(2000):
+        sample = rng.normal(size=(arms, values))
+        from_median = (sample - np.median(sample, axis=1, keepdims=True)).ravel().tolist()
+        called += max(map(abs, modified_z(from_median))) > outlying_score(values)
+    assert called / 2000 < 0.06
 
 
 def test_holm_and_benjamini_hochberg() -> None:

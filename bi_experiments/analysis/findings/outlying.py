@@ -7,7 +7,7 @@ from statistics import median
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import Pair, total_time_logs
-from bi_experiments.analysis.robust import FEWEST_VALUES, OUTLYING, modified_z
+from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, outlying_score
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import signed
@@ -33,13 +33,13 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
         ]
         what = "total time"
         from_median = [value - median(arm) for arm in (baseline, second) for value in arm]
-    if len(from_median) < FEWEST_VALUES:
+    if len(pairs) < FEWEST_VALUES:
         return
-    scores = modified_z(from_median)
+    scores, outlying_from = modified_z(from_median), outlying_score(len(pairs))
     found = [
         f"{name} ({signed(per_cent(value))} from the median, modified z-score {score:.1f})"
         for name, value, score in zip(names, from_median, scores, strict=True)
-        if abs(score) > OUTLYING and abs(value) > math.log1p(protocol.equivalence_pct / 100)
+        if abs(score) > outlying_from and abs(value) > math.log1p(protocol.equivalence_pct / 100)
     ]
     if found:
         yield Finding(

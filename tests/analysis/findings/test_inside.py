@@ -100,14 +100,19 @@ def test_a_cost_that_depends_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("interleave", [Interleave.launch, Interleave.trial])
-def test_an_outlying_launch_is_named(interleave: Interleave) -> None:
-    costs_pct = [7.0, 7.2, 7.1, 6.9, 7.3, 7.15, 7.05, 6.95]
+@pytest.mark.parametrize("pairs", [4, 8])
+def test_an_outlying_launch_is_named(pairs: int, interleave: Interleave) -> None:
+    costs_pct = [7.0, 7.2, 7.1, 6.9, 7.3, 7.15, 7.05, 6.95][:pairs]
     noise = [1.0, 1.003, 0.998, 1.001, 0.997, 1.002, 0.999, 1.004]
     phases = [
         replace(phase, trials=tuple(replace(one, time_s=one.time_s * noise[phase.pair]) for one in phase.trials))
         for phase in factories.phases(costs_pct)
     ]
     assert findings(phases, interleave) == ()
-    slow = replace(phases[9], trials=tuple(replace(trial, time_s=1.2 * trial.time_s) for trial in phases[9].trials))
-    (finding,) = (one for one in findings([*phases[:9], slow, *phases[10:]], interleave) if one.kind == "outlying")
-    assert ("pair 5" if interleave is Interleave.trial else "launch 5 of the arm") in finding.message
+    slow = replace(phases[5], trials=tuple(replace(trial, time_s=1.2 * trial.time_s) for trial in phases[5].trials))
+    (finding,) = (one for one in findings([*phases[:5], slow, *phases[6:]], interleave) if one.kind == "outlying")
+    assert ("pair 3" if interleave is Interleave.trial else "launch 3 of the arm") in finding.message
+
+
+def test_of_three_launches_none_is_called_outlying() -> None:
+    assert "outlying" not in {one.kind for one in findings(factories.phases([7.0, 7.1, 30.0]), Interleave.trial)}
