@@ -9,7 +9,9 @@ cancels in the ratio; a mode that got faster while the baseline got faster still
 ratio.
 
 With one experiment on a side the launches are the unit, and the intervals say nothing of what differs from one
-experiment to the next; with two or more on both sides the experiments are.
+experiment to the next, which a line of the output says too: `--gate mode` can then end with 4 for a slower day of the
+machine. `--gate ratio` is the better choice there: what slows both arms cancels in it. With two or more on both sides
+the experiments are the unit.
 
 The exit code follows from the quantity that `--gate` names and the margin, which is the larger of `--max-change-pct`
 and the experiments' `protocol.equivalence_pct` (a change within which counts as none):
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     lines = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
     if max(len(first), len(second)) > 1:  # else they stand in the table
         lines.insert(0, describe_overheads(first, second))
+    if min(len(first), len(second)) == 1:
+        lines.insert(-1, describe_single(options.gate))
     answer = "\n".join(lines)
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
     if said := outputs_agree(first, second):
@@ -275,6 +279,12 @@ def describe(changes: Changes) -> str:
     *others, last = [f"the {name}" for name, change in named if not _has_moved(change)] or [""]
     still = f"{', '.join(others)} and {last}" if others else last
     return f"From A to B {'; '.join(part for part in (moved, still and f'no change is shown of {still}') if part)}."
+
+
+def describe_single(quantity: str) -> str:
+    """What no interval contains where a side has one experiment, and what to do about it."""
+    instead = "pass several a side" if quantity == "ratio" else "pass several a side, or --gate ratio"
+    return f"With one experiment on a side, how much experiments differ from one to the next is not known: {instead}."
 
 
 def describe_gate(quantity: str, code: ExitCode, equal: bool, *, interval: bool = True) -> str:

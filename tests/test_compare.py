@@ -80,6 +80,22 @@ def test_with_several_experiments_a_side_the_experiment_is_the_unit(tmp_path: Pa
     assert compare.main([",".join(before), ",".join(after)]) is ExitCode.GATE_UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("gate", "instead"), [("mode", "several a side, or --gate ratio."), ("ratio", "several a side.")]
+)
+@pytest.mark.parametrize(("of_a", "of_b", "said"), [(1, 1, True), (1, 2, True), (2, 1, True), (2, 2, False)])
+def test_one_experiment_on_a_side_is_said_to_leave_their_spread_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], of_a: int, of_b: int, said: bool, gate: str, instead: str
+) -> None:
+    sides = [
+        ",".join(folder(tmp_path / f"{side}{n}", experiment(BEFORE)) for n in range(count))
+        for side, count in (("a", of_a), ("b", of_b))
+    ]
+    compare.main([*sides, "--gate", gate])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "from one to the next is not known" in line]
+    assert [line.endswith(instead) for line in lines] == [True] * said
+
+
 def test_different_numbers_of_tokens_decide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slower = experiment(SLOWER)
     phases = (*slower.phases[:-1], factories.with_trial(slower.phases[-1], 0, output_tokens=1))
@@ -237,7 +253,8 @@ def test_the_program_shows_both_sides_and_ends_with_the_code(tmp_path: Path) -> 
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[:7]] == ["A", "name", "machine", "vLLM", "commit", "pairs", "overhead"]
     assert "+7.5 % [+6.3 %, +8.7 %]" in lines[6]
-    assert "the mode got 4.7 % higher [" in lines[-2]
+    assert "the mode got 4.7 % higher [" in lines[-3]
+    assert lines[-2].startswith("With one experiment on a side, how much experiments differ")
     assert lines[-1] == "Gate (mode): B takes longer than A."
 
 
