@@ -222,7 +222,7 @@ def analysed(result: ExperimentResult, config: ExperimentConfig, folder: OutputF
         return msgspec.structs.replace(
             result,
             comparison=compare_experiment(
-                phases, config.protocol, planned, result.environment.cpu_count, result.beside
+                phases, config.protocol, planned, result.environment.cpu_count, result.beside, result.discarded
             ),
             invariance=judge(phases, config.verify.level, config.verify.compositions),
         )

@@ -20,6 +20,7 @@ def compare_experiment(
     planned_pairs: int,
     cpu_count: int,
     beside: Sequence[str] = (),
+    discarded: PhaseResult | None = None,
 ) -> Comparison | None:
     """Compare the arms of one experiment; None without one complete pair.
 
@@ -29,6 +30,7 @@ def compare_experiment(
         planned_pairs: Pairs that were to be run, those added on the way included.
         cpu_count: CPUs that the experiment could use, to judge the load average by.
         beside: Names of the experiments that ran on the same machine at the same time.
+        discarded: The uncounted launch before all others; None where there was none.
     """
     pairs = complete_pairs(phases)
     if not pairs:
@@ -41,7 +43,7 @@ def compare_experiment(
     return Comparison(
         pairs=len(pairs),
         metrics=metrics,
-        findings=all_findings(phases, protocol, planned_pairs, cpu_count, beside),
+        findings=all_findings(phases, protocol, planned_pairs, cpu_count, beside, discarded),
         sequential=design.first_stage is not None,
         stages=two_stages(pairs, protocol),
         trials=trial_costs(pairs, design),

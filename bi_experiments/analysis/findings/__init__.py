@@ -30,6 +30,7 @@ def all_findings(
     planned_pairs: int,
     cpu_count: int,
     beside: Sequence[str] = (),
+    discarded: PhaseResult | None = None,
 ) -> tuple[Finding, ...]:
     """Everything that limits what the comparison means, the most severe first.
 
@@ -39,10 +40,12 @@ def all_findings(
         planned_pairs: Pairs that were to be run.
         cpu_count: CPUs that the experiment could use.
         beside: Names of the experiments that ran on the same machine at the same time.
+        discarded: The uncounted launch before all others; None where there was none.
     """
     pairs = complete_pairs(phases)
     if not pairs:
         return ()
+    ran = phases if discarded is None else (discarded, *phases)
     checks = (
         injected(protocol),
         needle(pairs),
@@ -64,6 +67,6 @@ def all_findings(
         interrupted(pairs, protocol),
         profiling(pairs),
         shared(beside),
-        () if beside else busy_machine(phases, protocol, cpu_count),
+        () if beside else busy_machine(ran, protocol, cpu_count),
     )
     return tuple(finding for check in checks for finding in check)

@@ -13,7 +13,7 @@ LOAD_AVERAGE_S = 60.0
 
 
 def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_count: int) -> Iterator[Finding]:
-    """Load before a phase that the phases before it cannot explain.
+    """Load before a phase, the uncounted launch included, that the phases before it cannot explain.
 
     The load average forgets with a time constant of a minute, so what the previous phases left in it is at most the
     CPUs they used, times exp(-gap / 60 s). One CPU, or a tenth of many, is allowed for the system itself.
@@ -27,10 +27,11 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
         foreign.append((phase.load_average - used * math.exp(-gap_s / LOAD_AVERAGE_S), phase))
     load, phase = max(foreign, key=lambda pair: pair[0])
     if load > max(1.0, 0.1 * cpu_count):
+        what = "the uncounted launch" if phase.index < 0 else f"phase {phase.index + 1}"
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running: before phase {phase.index + 1} ({LABELS[phase.arm]}) about "
-            f"{load:.1f} of {count(cpu_count, 'CPU')} were busy with it.",
+            message=f"Something else was running: before {what} ({LABELS[phase.arm]}) about {load:.1f} "
+            f"of {count(cpu_count, 'CPU')} were busy with it.",
             remedy=f"Stop it{or_take_turns(protocol)}.",
         )
 
