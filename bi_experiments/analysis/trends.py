@@ -52,11 +52,25 @@ def launch_levels(pairs: Sequence[Pair]) -> tuple[Level, ...]:
     return tuple(levels)
 
 
-def over_launches(levels: Sequence[Level]) -> Trend | None:
-    """The trend of both arms over the machine's time, from the first launch to the last; None with too few launches."""
+def over_launches(levels: Sequence[Level], *, paired: bool) -> Trend | None:
+    """The trend of both arms over the machine's time, from the first launch to the last.
+
+    Args:
+        levels: Of both arms, the baseline's first, pair by pair.
+        paired: Whether the launches of a pair share what the machine did meanwhile. Then their mean is one value: as
+            two they count every disturbance twice, and noise alone shows a trend in 15 % of experiments (at most 6 % as
+            one; simulated, 5 to 12 pairs with a correlation of 0.95).
+
+    Returns:
+        None with too few values.
+    """
+    if not levels:
+        return None
     starts = [level.at_s for level in levels]
-    positions, values = [level.from_mean_s for level in levels], [level.log_ratio for level in levels]
-    return trend(positions, values, max(starts) - min(starts)) if starts else None
+    half = len(levels) // 2
+    groups = list(zip(levels[:half], levels[half:], strict=True)) if paired else [(level,) for level in levels]
+    positions = [fmean(level.from_mean_s for level in group) for group in groups]
+    return trend(positions, [fmean(level.log_ratio for level in group) for group in groups], max(starts) - min(starts))
 
 
 def trend(positions: Sequence[float], values: Sequence[float], span: float) -> Trend | None:

@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import launch_levels, over_launches, trend
+from bi_experiments.analysis.trends import Level, launch_levels, over_launches, trend
 from bi_experiments.records import Arm, PhaseResult
 from tests import factories
 
@@ -47,7 +48,33 @@ def test_launches_stand_to_the_mean_of_their_own_arm() -> None:
 
 
 def test_the_trend_over_launches_spans_the_first_to_the_last() -> None:
-    found = over_launches(launch_levels(complete_pairs(slowing_down(1.0))))
+    found = over_launches(launch_levels(complete_pairs(slowing_down(1.0))), paired=False)
     assert found is not None
     assert found.total_pct == pytest.approx(100 * (1.01**5 - 1), rel=1e-6)
-    assert over_launches(()) is None
+    assert over_launches((), paired=False) is None
+
+
+def by_turns(rng: np.random.Generator, pairs: int) -> tuple[Level, ...]:
+    """Launches of an evenly fast machine whose noise is shared by both launches of a pair."""
+    shared = rng.normal(0, 0.03, pairs)
+    arms = (Arm.BASELINE, Arm.BATCH_INVARIANT)
+    logs = [shared + rng.normal(0, 0.005, pairs) for _ in arms]
+    return tuple(
+        Level(arm, 100.0 * pair, 100.0 * pair - 50.0 * (pairs - 1), float(log - own.mean()))
+        for arm, own in zip(arms, logs, strict=True)
+        for pair, log in enumerate(own)
+    )
+
+
+@pytest.mark.parametrize("pairs", [5, 8])
+def test_noise_that_the_launches_of_a_pair_share_is_no_trend(pairs: int) -> None:
+    rng = np.random.default_rng(pairs)
+    found = [over_launches(by_turns(rng, pairs), paired=True) for _ in range(400)]
+    assert all(found)
+    assert sum(one.low_pct * one.high_pct > 0 for one in found if one) / 400 < 0.06
+
+
+def test_of_four_pairs_by_turns_there_is_no_trend() -> None:
+    levels = launch_levels(complete_pairs(factories.phases([7.0, 7.1, 7.0, 7.2])))
+    assert over_launches(levels, paired=True) is None
+    assert over_launches(levels, paired=False) is not None

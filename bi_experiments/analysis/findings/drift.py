@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.findings.busy_machine import or_take_turns
 from bi_experiments.analysis.pairs import Pair
@@ -34,9 +35,9 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
 
 
 def drift_over_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
-    """The slope of ln t over the machine's time, each arm measured from its own mean."""
+    """The slope of ln t over the machine's time, each arm measured from its own mean; by turns one value a pair."""
     levels = launch_levels(pairs)
-    drift = over_launches(levels)
+    drift = over_launches(levels, paired=Design.of(protocol, pairs).paired)
     if drift is not None and _matters(drift, [level.log_ratio for level in levels], protocol.equivalence_pct):
         yield Finding(
             kind="drift",

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from bi_experiments.analysis.design import Design, FoundCaches
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import Level, launch_levels, over_launches
+from bi_experiments.analysis.trends import FEWEST_POINTS, Level, launch_levels, over_launches
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult, PhaseResult
 from bi_experiments.report.figures import theme
@@ -172,7 +172,7 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
             linestyle="", marker=style.marker, markersize=7, color=style.colour, markeredgecolor=theme.SURFACE,
             markeredgewidth=0.6, label=LABELS[arm], zorder=3,
         )  # fmt: skip
-    said = _draw_slope(axes, levels, zero)
+    said = _draw_slope(axes, levels, zero, paired=Design.recorded(result).paired)
     theme.read_along(axes, "y")
     axes.spines["bottom"].set_visible(True)
     axes.tick_params(axis="x", length=3.5)
@@ -190,10 +190,11 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
     )
 
 
-def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float) -> str:
-    trend = over_launches(levels)
+def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float, *, paired: bool) -> str:
+    trend = over_launches(levels, paired=paired)
     if trend is None:
-        return "Too few launches for a slope." if len(levels) < 5 else "All launches are identical: no slope."
+        values, what = (len(levels) // 2, "pairs") if paired else (len(levels), "launches")
+        return f"Too few {what} for a slope." if values < FEWEST_POINTS else f"All {what} are identical: no slope."
     starts = [level.at_s for level in levels]
     span, centre = max(starts) - min(starts), fmean(starts)
     slope = math.log1p(trend.total_pct / 100) / span
