@@ -177,6 +177,40 @@ def test_a_first_trial_that_is_larger_is_no_finding() -> None:
     assert findings(phases) == ()
 
 
+def in_random_order(rng: np.random.Generator, noise: float, cold: float = 1.0) -> Phases:
+    """Four pairs by turns, whose five trials run in another order in each; those that run first take `cold` as long."""
+    phases = []
+    for pair in range(4):
+        places = rng.permutation(5)
+        for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT):
+            times_s = np.array([2.0, 3.0, 2.5, 3.5, 2.2]) * np.exp(noise * rng.standard_normal(5))
+            times_s[places == 0] *= cold
+            one = factories.phase(arm, pair, times_s=times_s.tolist())
+            trials = (
+                replace(trial, started_at=one.started_at + 20.0 + 5.0 * int(place))
+                for trial, place in zip(one.trials, places, strict=True)
+            )
+            phases.append(replace(one, trials=tuple(trials)))
+    return tuple(phases)
+
+
+def test_first_trials_in_random_order_that_are_slower_than_the_same_ones_later() -> None:
+    protocol = factories.protocol(interleave=Interleave.trial)
+    rng = np.random.default_rng(5)
+    found = [
+        finding for finding in findings(in_random_order(rng, 0.005, cold=1.1), protocol) if finding.kind == "warm_up"
+    ]
+    assert ["the arm baseline" in finding.message for finding in found] == [True, False]
+    assert all("took 10." in finding.message or "took 9." in finding.message for finding in found)
+
+
+def test_noise_in_random_order_is_rarely_taken_for_a_cold_start() -> None:
+    protocol = factories.protocol(interleave=Interleave.trial)
+    rng = np.random.default_rng(6)
+    found = sum("warm_up" in kinds(in_random_order(rng, 0.02), protocol) for _ in range(200))
+    assert found / 200 < 0.10  # the upper side of two 95 % intervals
+
+
 def test_drift_within_the_launches_of_one_arm() -> None:
     rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
     finding = only(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
@@ -221,7 +255,7 @@ def test_drift_over_the_launches() -> None:
 
 def test_taking_turns_is_the_remedy_only_while_it_is_not_in_use() -> None:
     (one,) = drifts(drifting(-0.01))
-    (other,) = drifts(drifting(-0.01), factories.protocol(interleave=Interleave.trial))
+    (other,) = drifts(drifting(-0.01, pairs=5), factories.protocol(interleave=Interleave.trial))
     assert "protocol.interleave=trial" in one.remedy
     assert "interleave" not in other.remedy
 
@@ -253,6 +287,21 @@ def test_load_before_the_first_phase_is_somebody_elses() -> None:
 def test_the_load_that_the_last_phase_left_is_not() -> None:
     assert findings(with_load(0.5, 2.1, 2.3, 2.2, 2.0, 2.4)) == ()
     assert kinds(with_load(0.5, 2.1, 2.3, 3.6, 2.0, 2.4)) == {"neighbour"}
+
+
+def test_the_load_that_the_uncounted_launch_left_is_not_somebody_elses() -> None:
+    first, *others = with_load(1.8, 2.1, 2.3, 2.2, 2.0, 2.4)
+    uncounted = factories.phase(index=-1, started_at=first.started_at - first.wall_time_s, load_average=0.2)
+
+    def found(before: PhaseResult | None) -> list[str]:
+        said = all_findings((first, *others), factories.protocol(), 3, cpu_count=2, discarded=before)
+        return [finding.message for finding in said if finding.kind == "neighbour"]
+
+    assert "before phase 1 (baseline)" in found(None)[0]
+    assert found(uncounted) == []
+    assert (
+        "before the uncounted launch (baseline) about 1.9 of 2 CPUs" in found(replace(uncounted, load_average=1.9))[0]
+    )
 
 
 def test_what_a_phase_left_is_forgotten_after_minutes() -> None:
