@@ -329,6 +329,7 @@ def proof_report(**changes: object) -> InvarianceReport:
             workload_pct=tokens / 10,
             probe_tokens=probed,
             control_tokens=changed,
+            control_of=2 * changed,
             verdict=verdict,
         )
         for kind, tokens, probed, changed, verdict in (

@@ -13,7 +13,7 @@ from bi_experiments.config.plain import setting
 from bi_experiments.records import NEGATIVE_CONTROL, AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult
 from bi_experiments.wording import count
 
-EXPLAINED_TIMES = 10.0
+EXPLAINED_TIMES = 3.0
 """Arms this many times further apart than the baseline is from itself in other batches do not compute the same."""
 ROUNDING = {"float32": 3e-5, "float16": 0.06, "bfloat16": 0.5}
 """|delta logprob| by type that rounding explains anyway: 256 units in the last place of 1 for float32, 64 for the

@@ -14,7 +14,7 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
-from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, make_ledger, ruled_pct
+from bi_experiments.analysis.ledger import in_words, make_ledger, needed, ruled_pct, share_in_words
 from bi_experiments.config.plain import setting
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
@@ -303,7 +303,7 @@ def _headline(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: S
     if found:
         return worst(found)
     if ledger:
-        return worst(row.verdict for row in ledger if row.workload_pct >= NEEDED_PCT)
+        return worst(row.verdict for row in needed(ledger))
     return worst(verdict for name, verdict in by_composition.items() if name in OF_THE_WORKLOAD)
 
 
@@ -410,13 +410,11 @@ def _not_deterministic(evidence: _Evidence, report: InvarianceReport) -> str:
 
 
 def _missing(report: InvarianceReport) -> str:
-    missing = [row for row in report.ledger if row.verdict is Invariance.NOT_PROBED and row.workload_pct >= NEEDED_PCT]
+    missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NOT_PROBED]
     if not missing:
         return "nothing says that the steps of this workload were looked at"
-    share = sum(row.workload_pct for row in missing)
-    return f"no probe was in {count(len(missing), 'class')} of steps with {share:.0f} % of this workload's output " + (
-        f"tokens (most in: {in_words(missing[0])})"
-    )
+    share = share_in_words(missing, report.ledger)
+    return f"no probe was in {count(len(missing), 'class')} of steps with {share} (most in: {in_words(missing[0])})"
 
 
 def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
@@ -428,14 +426,11 @@ def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> s
         return f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
     if not baseline.differing:
         return "without the mode none did either"
-    missing = [row for row in report.ledger if row.verdict is Invariance.NO_CONTROL and row.workload_pct >= NEEDED_PCT]
+    missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NO_CONTROL]
     if not missing:
         return "without the mode none of the workload's own did either"
-    share = sum(row.workload_pct for row in missing)
-    return (
-        f"without the mode none did either where {share:.0f} % of this workload's output tokens are "
-        f"(most in: {in_words(missing[0])})"
-    )
+    share = share_in_words(missing, report.ledger)
+    return f"without the mode none did either where {share} are (most in: {in_words(missing[0])})"
 
 
 def _between_launches(evidence: _Evidence) -> str:

@@ -14,7 +14,8 @@ from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, upper_end
 from bi_experiments.records import Arm, Invariance, LedgerRow, PhaseResult, StepCount, StepKind
 
 NEEDED_PCT = 100 * NEEDED_SHARE
-"""A class with this share of the workload's output tokens, in per cent, or more needs a probe."""
+"""A class with this share of the workload's output tokens, in per cent, or more needs a probe; of prefill, of its
+prompts."""
 SOURCE = "vLLM's first-come-first-served rule"
 """What says which steps there are."""
 
@@ -37,6 +38,7 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
     workload = own.get(None) or baseline.get(None) or []
     total = sum(one.tokens for one in workload)
     seats = max((phase.observed.max_num_seqs for phase in phases if phase.observed is not None), default=None)
+    same_graphs = _padding(workload) == _padding(baseline.get(None, ()))
     rows = []
     for one in sorted(workload, key=lambda one: -one.tokens):
         probes = {
@@ -45,10 +47,16 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
             for step in steps
             if name in verdicts and _class(step) == _class(one) and step.padded == one.padded
         }
-        changed = {
-            name: [step.changed for step in baseline.get(name, ()) if _class(step) == _class(one)] for name in probes
+        controls = {
+            name: [
+                step
+                for step in baseline.get(name, ())
+                if _class(step) == _class(one) and (step.padded == one.padded or not same_graphs)
+            ]
+            for name in probes
         }
-        known = [tokens for found in changed.values() for tokens in found if tokens is not None]
+        compared = [step for steps in controls.values() for step in steps]
+        changed = [step.changed for step in compared if step.changed is not None]
         rows.append(
             LedgerRow(
                 kind=one.kind,
@@ -60,8 +68,9 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
                 workload_tokens=one.tokens,
                 workload_pct=100 * one.tokens / total,
                 probe_tokens=sum(step.tokens for step in probes.values()),
-                control_tokens=sum(known) if len(known) == sum(map(len, changed.values())) else None,
-                verdict=_best({_in_class(verdicts[name], changed[name]) for name in probes if name is not None}),
+                control_tokens=sum(changed) if len(changed) == len(compared) else None,
+                control_of=sum(step.tokens for step in compared),
+                verdict=_best({_in_class(verdicts[name], controls[name]) for name in probes if name is not None}),
             )
         )
     return tuple(rows)
@@ -84,10 +93,41 @@ def _steps(phases: Sequence[PhaseResult], arm: Arm) -> dict[str | None, list[Ste
     return found
 
 
-def _in_class(verdict: Invariance, changed: Sequence[int | None]) -> Invariance:
-    """A composition's verdict on one class, by the baseline's tokens there that changed (None: not counted)."""
-    seen = any(tokens is None or tokens > 0 for tokens in changed)
+def _padding(steps: Sequence[StepCount]) -> set[tuple[_Class, bool]]:
+    """Which steps an arm pads."""
+    return {(_class(one), one.padded) for one in steps}
+
+
+def _in_class(verdict: Invariance, controls: Sequence[StepCount]) -> Invariance:
+    """A composition's verdict on one class, by what the baseline has of it there."""
+    seen = any(step.changed is None or step.changed > 0 for step in controls)
     return Invariance.NO_CONTROL if verdict is Invariance.HOLDS and not seen else verdict
+
+
+def needed(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """The classes that count for the verdict: `NEEDED_PCT` of the output tokens, or of the prompts for prefill."""
+    prompts = sum(row.workload_tokens for row in ledger if row.kind is StepKind.PREFILL)
+    total = sum(row.workload_tokens for row in ledger)
+    return [
+        row
+        for row in ledger
+        if row.workload_tokens >= NEEDED_SHARE * (prompts if row.kind is StepKind.PREFILL else total)
+    ]
+
+
+def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> str:
+    """How much of the workload some classes are: `75 % of this workload's output tokens`, `100 % of its prompts`."""
+
+    def tokens(of: Sequence[LedgerRow], prefill: bool) -> int:
+        return sum(row.workload_tokens for row in of if not prefill or row.kind is StepKind.PREFILL)
+
+    prompts = tokens(rows, prefill=True)
+    said = []
+    if outputs := tokens(rows, prefill=False) - prompts:
+        said.append(f"{100 * outputs / tokens(ledger, prefill=False):.0f} % of this workload's output tokens")
+    if prompts:
+        said.append(f"{100 * prompts / tokens(ledger, prefill=True):.0f} % of its prompts")
+    return " and ".join(said)
 
 
 def ruled_pct(phases: Sequence[PhaseResult]) -> float | None:

@@ -44,7 +44,7 @@ def sentences(result: ExperimentResult) -> list[str]:
     if (changed := engine_sentence(result)) is not None:
         said.append(changed)
     if result.invariance is not None:
-        said.append(result.invariance.sentence + _length_of_probes(result))
+        said.append(result.invariance.sentence + _of_caches(result) + _length_of_probes(result))
     if result.location is not None:
         said.append(" ".join(describe(result.location)))
     if (where := profiled(result)) is not None:
@@ -53,6 +53,15 @@ def sentences(result: ExperimentResult) -> list[str]:
     if result.comparison is not None and limit is not None:
         said.append(describe_gate(result.comparison, limit))
     return said
+
+
+def _of_caches(result: ExperimentResult) -> str:
+    """Whether the launches that agree are as independent as those of two machines: what one tunes, others may reuse."""
+    between = {one.reproducible for one in result.invariance.arms} if result.invariance else set()
+    fresh = setting(result.configuration, "protocol.caches") == "fresh"
+    if Reproducibility.REPRODUCIBLE not in between or fresh:
+        return ""
+    return " These launches shared compile caches; with protocol.caches=fresh each has its own."
 
 
 def _length_of_probes(result: ExperimentResult) -> str:

@@ -21,6 +21,7 @@ _MEANINGS = {
     "arrivals": "long contexts that decode while another prompt is processed",
     "preempted": "a KV cache that is too small for the batch",
     "chunked_prefill": "neighbours leave room for half of the probe's prompt in the first step",
+    "last_chunk": "prompts of the workload, their last tokens in a step of their own",
     "long_prompt": "a prompt that is longer than one step",
     "seeded": "seeded sampling",
     "samples": "that many seeded samples of each probe",

@@ -262,7 +262,7 @@ def ledger(report: InvarianceReport) -> Table | None:
             in_words(row),
             f"{row.workload_pct:.1f}",
             f"{row.probe_tokens:,}",
-            "" if row.control_tokens is None else f"{row.control_tokens:,}",
+            "" if row.control_tokens is None else f"{row.control_tokens:,} of {row.control_of:,}",
             row.verdict.replace("_", " "),
         )
         for row in shown
@@ -280,8 +280,9 @@ def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
     return (
         f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch; baseline "
-        "changed: those of them that changed with the batch without the mode, the control of the class. A class with "
-        f"{NEEDED_PCT:g} % of the workload's output tokens or more counts for the verdict."
+        "changed: those that changed with the batch without the mode, of those compared in the same compositions: the "
+        f"control of the class. A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts for the "
+        f"verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts."
     )
 
 
@@ -299,10 +300,11 @@ def arms_apart(agreement: ArmAgreement) -> str:
     """How far the same probes alone are apart in the two arms."""
     explained = "" if agreement.explained else " Rounding does not explain that: the arms do not compute the same."
     return (
-        f"The same probes alone in both arms: {agreement.tokens_equal_pct:.0f} % of the tokens equal, largest "
-        f"|delta logprob| {four_digits(agreement.largest_logprob_difference)}, KL divergence "
-        f"{four_digits(agreement.kl_mean)} nats a token (largest {four_digits(agreement.kl_largest)}), over "
-        f"{count_of(agreement.tokens, 'token')}; the baseline against itself in other batches "
+        f"The same probes alone in both arms: {agreement.tokens_equal_pct:.0f} % of their tokens come before the first "
+        f"that differs. Over the {count_of(agreement.tokens, 'token')} up to there: largest |delta logprob| "
+        f"{four_digits(agreement.largest_logprob_difference)}, KL divergence over the returned tokens and the rest "
+        f"{four_digits(agreement.kl_mean)} nats a token (largest {four_digits(agreement.kl_largest)}, a lower bound: "
+        f"the rest counts as one token); the baseline against itself in other batches "
         f"{four_digits(agreement.between_batches)}.{explained}"
     )
 

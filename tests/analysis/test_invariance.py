@@ -196,6 +196,30 @@ def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verd
     assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
 
 
+def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_tokens() -> None:
+    prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
+    seldom = step(None, 4, context=129)
+    workload = (step(None, 991), prefill, seldom)
+    probed = (counted("batch_8", 3), counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL))
+    judged = report(both(CHANGED, UNCHANGED, steps=(*workload, *probed)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert "where 100 % of its prompts are (most in: prefill of 1025 to 2048 tokens)" in judged.sentence
+
+
+@pytest.mark.parametrize("same_graphs", [True, False])
+def test_a_control_in_another_graph_counts_where_the_arms_have_other_graphs(same_graphs: bool) -> None:
+    workload = (step(None), step(None, padded=True))
+    other = workload if same_graphs else (step(None, 200),)
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, padded=True))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=(*other, counted("batch_8", 3), counted("batch_8", 0, padded=True))),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    found = {row.padded: (row.control_tokens, row.control_of, row.verdict) for row in report(phases).ledger}
+    assert found[False] == (3, 10 if same_graphs else 20, Invariance.HOLDS)
+    assert found[True][2] is (Invariance.NO_CONTROL if same_graphs else Invariance.HOLDS)
+
+
 def test_a_class_of_one_sequence_is_said_so() -> None:
     (row,) = report(both(CHANGED, UNCHANGED, steps=(step(None, sequences=1),))).ledger
     assert in_words(row) == "1 to 128 tokens of context, 1 sequence"

@@ -76,6 +76,6 @@ def test_a_record_without_a_comparison_has_a_text_too() -> None:
 
 def test_the_ledger_and_what_was_left_out_are_said() -> None:
     text = render(factories.whole_result(invariance=factories.proof_report()))
-    assert "|1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill|3.0|0|0|not probed|" in text
+    assert "|1025 to 2048 tokens of context, 33 to 64 sequences, alongside a prefill|3.0|0|0 of 0|not probed|" in text
     assert "Not run: long\\_prompt, borders" in text
     assert "from launch to launch: **reproducible**" in text

@@ -303,7 +303,7 @@ def test_the_ledger_stands_under_the_verdict() -> None:
     text = render_end(replace(result_of(factories.phases([7.0])), invariance=factories.proof_report()))
     lines = text.splitlines()
     decodes = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
-    assert decodes.split()[-4:] == ["97.0", "1,234", "56", "holds"]
+    assert decodes.split()[-6:] == ["97.0", "1,234", "56", "of", "112", "holds"]
     beside = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences,"))
     assert beside.endswith("not probed")
     assert "first-come-first-served" in unwrapped(text)

@@ -15,8 +15,8 @@ from dataclasses import replace
 from typing import Self
 
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request
-from bi_experiments.phase.proof.steps import StepClass, schedule
-from bi_experiments.records import NotMade, ProbePlan, Workload
+from bi_experiments.phase.proof.steps import CONTEXTS, StepClass, lower_end, schedule
+from bi_experiments.records import NotMade, ProbePlan, StepKind, Workload
 
 LONGEST_PROBE = 300
 """Prompt tokens of the longest probe, where the model takes as many."""
@@ -40,7 +40,9 @@ FEWEST_DRAWN = 2
 FULL = "full"
 """The level whose probes all have their whole output."""
 NEEDED_SHARE = 0.01
-"""A class of steps with this share of the workload's output tokens, or more, needs a probe."""
+"""A class of steps with this share of the workload's output tokens or more needs a probe (prefill: of its prompts)."""
+LAST_CHUNK = 9
+"""Most tokens of a prompt that `last_chunk` leaves to a step of their own: too few for the kernels of many rows."""
 
 
 class Material:
@@ -460,6 +462,27 @@ def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
         material.lacks(f"{material.seats}, too few for {step - room} tokens in a step")
 
 
+def last_chunk(material: Material, _: int) -> Iterator[Batch]:
+    """A prompt of the workload from each class of prefill that it needs, its last tokens in a step of their own.
+
+    Whole prompts may be so many rows that the same kernels compute them alone and in any step.
+    """
+    step = material.limits.max_num_batched_tokens
+    missing = {each.context for each in needed_classes(workload_steps(material)) if each.kind is StepKind.PREFILL}
+    prompts = dict.fromkeys(prompt for each in material.workload.trials for prompt in each.prompts)
+    for number, prompt in enumerate(prompts):
+        request = Request(prompt, min(material.short, material.workload.sampling.max_tokens))
+        length = material.prompt_length(request)
+        room = length - min(LAST_CHUNK, length // 2)
+        fill = [replace(each, max_tokens=1) for each in material.neighbours_of(step - room)]
+        context = lower_end(length, CONTEXTS)
+        if context in missing and 0 < room < length and 0 < len(fill) < material.limits.max_num_seqs:
+            missing.remove(context)
+            yield Batch((*fill, request), (Probed(number, len(fill), request),))
+    if missing:
+        material.lacks(f"{material.seats}, {material.step}", f"the prompts from {min(missing)} tokens on")
+
+
 def long_prompt(material: Material, _: int) -> Iterator[Batch]:
     """A prompt of one and a half steps, behind and before neighbours that move the places where it is split."""
     step = material.limits.max_num_batched_tokens
@@ -624,9 +647,14 @@ def workload_steps(material: Material) -> Iterator[StepClass]:
 
 
 def needed_classes(steps: Iterable[StepClass]) -> set[StepClass]:
-    """The classes that hold at least `NEEDED_SHARE` of these steps."""
+    """The classes that hold at least `NEEDED_SHARE` of these steps (prefill: of those that end a prompt)."""
     counts = Counter(steps)
-    return {step for step, tokens in counts.items() if tokens >= NEEDED_SHARE * counts.total()}
+    prompts = sum(number for step, number in counts.items() if step.kind is StepKind.PREFILL)
+    return {
+        step
+        for step, number in counts.items()
+        if number >= NEEDED_SHARE * (prompts if step.kind is StepKind.PREFILL else counts.total())
+    }
 
 
 def every_workload_prompt(material: Material, _: int) -> Iterator[Batch]:
@@ -672,6 +700,7 @@ UNSIZED: dict[str, Compose] = {
     "without_logprobs": without_logprobs,
     "prompt_logprobs": prompt_logprobs,
     "chunked_prefill": chunked_prefill,
+    "last_chunk": last_chunk,
     "long_prompt": long_prompt,
     "seeded": seeded,
     "prefix_cache": prefix_cache,
@@ -682,7 +711,7 @@ UNSIZED: dict[str, Compose] = {
 }
 
 
-OWN_PROMPTS = ("needle", "trial", "workload", "sizes", "arrivals", "preempted", "long_prompt")
+OWN_PROMPTS = ("needle", "trial", "workload", "sizes", "arrivals", "preempted", "last_chunk", "long_prompt")
 """Compositions whose probes are not the plan's."""
 
 

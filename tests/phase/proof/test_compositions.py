@@ -131,6 +131,21 @@ def test_chunked_prefill_splits_the_probes_prompt() -> None:
         assert 0 < scheduled[probed.position] < len(batch.requests[probed.position].prompt)
 
 
+def test_a_prompt_of_each_class_of_prefill_ends_in_a_step_of_its_own() -> None:
+    workload = of_lengths((10,) * 5, (200,) * 3 + (20, 300))
+    limits = replace(LIMITS, max_num_batched_tokens=512)
+    made = Material.drawn(plan(), workload, limits, TOKEN_IDS, alone)
+    found = list(compose("last_chunk", made))
+    assert made.not_made == []
+    for batch in found:
+        (probed,) = batch.probed
+        tokens = [made.prompt_length(request) for request in batch.requests]
+        assert probed.position == len(tokens) - 1
+        assert sum(tokens) == 512 + min(9, tokens[-1] // 2)
+        assert {request.max_tokens for request in batch.requests[:-1]} == {1}
+    assert [made.prompt_length(batch.requests[-1]) > 128 for batch in found] == [False, True]
+
+
 def test_a_long_prompt_is_split_at_different_places() -> None:
     behind, before = batches("long_prompt")
     chunks = [first_step(batch)[batch.probed[0].position] for batch in (behind, before)]
@@ -356,8 +371,10 @@ def test_trial_adds_prompts_until_every_class_that_the_workload_needs_is_compare
 def test_classes_with_less_than_a_hundredth_of_the_tokens_are_not_needed() -> None:
     often = StepClass(StepKind.DECODE, 1, 9, padded=False)
     seldom = StepClass(StepKind.DECODE, 129, 9, padded=False)
+    prefill = StepClass(StepKind.PREFILL, 1025, 0, padded=False)
     assert needed_classes([often] * 200 + [seldom]) == {often}
     assert needed_classes([often] * 99 + [seldom]) == {often, seldom}
+    assert needed_classes([often] * 999 + [prefill]) == {often, prefill}
 
 
 def test_the_probes_of_arrivals_decode_while_a_prompt_of_each_length_that_fits_is_processed() -> None:
