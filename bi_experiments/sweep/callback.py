@@ -22,10 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import one_line
 from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.plain import as_set
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
 from bi_experiments.files import try_lock
 from bi_experiments.sweep.command import command_of, newest_of, planned_experiments, record_of
-from bi_experiments.sweep.folder import SweepFolder
+from bi_experiments.sweep.folder import SweepFolder, refuse_outside
 from bi_experiments.sweep.loader import SweepConfigLoader
 from bi_experiments.sweep.records import Status, SweepRecord, interrupted
 from bi_experiments.tracking.uri import refuse_store
@@ -125,7 +126,9 @@ class SweepCallback(Callback):
 
     def _claim(self, config: DictConfig) -> SweepFolder:
         _refuse_shared_folder(config)
-        chosen = next((text for text in config.hydra.overrides.hydra if text.startswith("hydra.sweep.dir=")), None)
+        chosen = next(
+            (text for text in as_set(config.hydra.overrides.hydra) if text.startswith("hydra.sweep.dir=")), None
+        )
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
         if config.sweep.resume and chosen is None:
             found = newest_of(command_of(config), SWEEPS)
@@ -174,13 +177,17 @@ def _refuse_run(config: DictConfig) -> None:
     with open_dict(own):
         del own["hydra"]
     asked = from_hydra(own)
-    if asked.sweep.resume and not any(text.startswith("hydra.run.dir=") for text in config.hydra.overrides.hydra):
+    if asked.sweep.resume and not _names_its_folder(config):
         raise ConfigurationError(
             "sweep.resume=true resumes a sweep, but this is a single run: add -m before the settings, or name the "
             "folder of the run to resume with hydra.run.dir=FOLDER"
         )
     prepare(asked)
     refuse_claimed(OutputFolder(Path(config.hydra.run.dir)), asked)
+
+
+def _names_its_folder(config: DictConfig) -> bool:
+    return any(text.startswith("hydra.run.dir=") for text in as_set(config.hydra.overrides.hydra))
 
 
 def _leave_nothing(sweep: SweepFolder) -> None:
@@ -192,7 +199,7 @@ def _leave_nothing(sweep: SweepFolder) -> None:
 
 
 def _refuse_shared_folder(config: DictConfig) -> None:
-    """Refuse a sweep of no experiment, and one whose experiments would write into one folder.
+    """Refuse a sweep of no experiment, and one whose experiments would write into one folder or outside the sweep's.
 
     Raises:
         ConfigurationError: It is such a sweep.
@@ -201,6 +208,7 @@ def _refuse_shared_folder(config: DictConfig) -> None:
     if planned == 0:
         raise ConfigurationError("the sweep has no experiments: one of its settings has no value")
     subdir = str(OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
+    refuse_outside(subdir)
     if "${" not in subdir and (planned is None or planned > 1):
         raise ConfigurationError(
             f"hydra.sweep.subdir={subdir} would be the folder of every experiment: leave it out, or put "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import lock
 from bi_experiments.sweep.records import ExperimentRecord
 
@@ -95,6 +96,23 @@ class SweepFolder:
                     record = _DECODER.decode(line)
                     last[record.number] = record
         return [last[number] for number in sorted(last)]
+
+
+def refuse_outside(subdir: str) -> None:
+    """Refuse a folder for an experiment that is not in its sweep's.
+
+    Args:
+        subdir: `hydra.sweep.subdir`, resolved or not.
+
+    Raises:
+        ConfigurationError: It is absolute, or has `..` in it.
+    """
+    path = Path(subdir)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigurationError(
+            f"hydra.sweep.subdir={subdir} leads out of the sweep's folder: use a relative path without .., or move the "
+            "sweep with hydra.sweep.dir=FOLDER"
+        )
 
 
 _DECODER = msgspec.json.Decoder(ExperimentRecord)

@@ -14,7 +14,9 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bi_experiments.config.plain import as_set
 from bi_experiments.sweep.copies import Original
+from bi_experiments.sweep.folder import refuse_outside
 from bi_experiments.sweep.hydra_internals import ConfigLoaderImpl, get_overrides_dirname
 
 KEPT = 16
@@ -61,7 +63,7 @@ class SweepConfigLoader(ConfigLoaderImpl):
 
     def _choose(self, master_config: DictConfig, choices: list[str]) -> Original:
         """What a choice of groups composes to."""
-        key = (*master_config.hydra.overrides.hydra, *choices)
+        key = (*as_set(master_config.hydra.overrides.hydra), *choices)
         if key not in self._composed:
             if len(self._composed) >= KEPT:
                 self._composed.clear()
@@ -90,6 +92,9 @@ def experiments(
         config: The sweep's configuration.
         job_overrides: The overrides of each experiment.
         first: Number of the first one in the sweep.
+
+    Raises:
+        ConfigurationError: The folder of one is not in the sweep's.
     """
     setup_globals()
     for number, overrides in enumerate(job_overrides, first):
@@ -97,4 +102,5 @@ def experiments(
         with open_dict(composed):
             composed.hydra.job.id = str(number)
             composed.hydra.job.num = number
+        refuse_outside(str(composed.hydra.sweep.subdir))
         yield composed

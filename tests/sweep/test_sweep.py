@@ -101,6 +101,23 @@ def test_a_wrong_command_ends_with_2_and_one_line_before_anything_runs(sweep: Sw
     assert not sweep.records()
 
 
+@pytest.mark.parametrize(
+    "subdir", ["../outside/${tp}", "/tmp/outside/${tp}", "inside/../../outside-${tp}", "${model.name}"]
+)
+def test_no_experiment_leaves_the_sweeps_folder(sweep: Sweep, subdir: str) -> None:
+    done = sweep("tp=1,2", "model.name=/outside", f"hydra.sweep.subdir={subdir}")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "leads out of the sweep's folder: use a relative path without .." in done.stderr
+    assert not list(sweep.working_folder.parent.rglob("*outside*"))
+    assert not sweep.folder.root.exists()
+
+
+def test_the_experiments_folders_are_named_by_their_number(sweep: Sweep) -> None:
+    sweep("tp=0,-1", "hydra.sweep.subdir=of/${hydra.job.num}")
+    assert [record.folder for record in sweep.records()] == ["of/0", "of/1"]
+
+
 def test_resuming_runs_what_is_missing_or_failed_alone(sweep: Sweep) -> None:
     sweep(SIZES, FAKE_PHASE=json.dumps({"batch_invariant 3": "fails"}))
     before = phase_files(sweep)
