@@ -2,9 +2,9 @@
 
     python -m bi_experiments.plan FOLDER [--tell 2] [--show 1]
 
-`--tell 2`: pairs that distinguish a change of 2 % from none, in 80 % of experiments. `--show 1`: pairs that show a
-change to be less than 1 % when there is none. Each may be given several times; without either, the targets are the
-report's.
+`--tell 2`: pairs that distinguish a change of 2 % from none, in 80 % of experiments if the deviation is as estimated.
+`--show 1`: pairs that show a change to be less than 1 % when there is none. Each may be given several times;
+without either, the targets are the report's.
 """
 
 import argparse

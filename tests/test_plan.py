@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 
 from bi_experiments import plan
-from bi_experiments.analysis.planner import Spread, deviation_interval
+from bi_experiments.analysis.estimates import paired_estimate
+from bi_experiments.analysis.planner import Spread, deviation_interval, to_narrow
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import to_json
 from bi_experiments.report.planning import planning
 from tests import factories
+
+DECIDED_PCT = [5.0, 8.0, 7.0, 9.5]
+UNDECIDED_PCT = [-2.0, 3.0, 1.0, -1.5]
 
 
 def written(folder: Path, costs_pct: list[float]) -> str:
@@ -22,13 +26,56 @@ def written(folder: Path, costs_pct: list[float]) -> str:
 
 
 def test_every_report_says_what_more_pairs_would_buy() -> None:
-    first, command, basis, _ = planning(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5])))
+    first, command, basis, _ = planning(factories.whole_result(factories.phases(UNDECIDED_PCT)))
     assert first.startswith(
-        "What more pairs would buy, in 80 % of experiments: to distinguish 2 % from no change here: "
+        "What more pairs would buy, in 80 % of experiments if the deviation is as estimated from 4 launches of each "
+        "arm: to distinguish 2 % from no change here: "
     )
     assert "to show less than 1 %: " in first
     assert command.startswith("Run: python -m bi_experiments experiment=cpu_demo protocol.pairs=")
     assert re.search(r"deviation of (\S+) % \[(\S+) %, (\S+) %\] of .*, estimated from 4 launches of each arm", basis)
+
+
+@pytest.mark.parametrize(("costs_pct", "verdict"), [(DECIDED_PCT, "slower"), ([0.1, -0.2, 0.2, 0.1], "equivalent")])
+def test_of_a_decided_cost_a_narrower_interval_is_planned(costs_pct: list[float], verdict: str) -> None:
+    first, command, *_ = planning(factories.whole_result(factories.phases(costs_pct)))
+    planned = re.search(
+        r"an interval of ±(\S+) points instead of ±(\S+), which decides already \((\w+)\): (\d+)", first
+    )
+    assert planned is not None
+    assert float(planned[1]) == pytest.approx(float(planned[2]) / 2, abs=0.01)
+    assert planned[3] == verdict
+    assert command.endswith(f" protocol.pairs={planned[4]}")
+    assert 4 < int(planned[4]) < 30
+    assert "to distinguish" not in first
+    assert "to show" not in first
+
+
+def test_own_targets_are_planned_for_where_the_cost_is_decided_too() -> None:
+    said = planning(factories.whole_result(factories.phases(DECIDED_PCT)), [3.0], [0.5])[0]
+    assert "to distinguish 3 % from no change here: " in said
+    assert "to show less than 0.5 %: " in said
+    assert "points" not in said
+
+
+def test_planned_pairs_make_the_interval_as_narrow_as_promised() -> None:
+    deviation, change_pct, half_width_pct = 0.02, 30.0, 2.0
+    plan = to_narrow(Spread(deviation, 4, True, 1.0, freedom=3), half_width_pct, change_pct)
+    assert plan.pairs is not None
+    rng = np.random.default_rng(4)
+    widths = [
+        paired_estimate(rng.normal(np.log1p(change_pct / 100), deviation, plan.pairs).tolist()).half_width_pct or 0.0
+        for _ in range(1000)
+    ]
+    assert 0.77 <= np.mean(np.array(widths) <= half_width_pct) <= 0.88
+
+
+def test_a_cause_of_the_spread_that_is_known_is_to_be_removed_first() -> None:
+    assert "remove it first" not in planning(factories.whole_result(factories.phases([7.0, 7.1, 6.9, 7.05])))[0]
+    said = planning(factories.whole_result(factories.phases([7.0, 7.1, 6.9, 40.0]), "protocol.interleave=trial"))[0]
+    assert said.endswith(
+        " A finding names a cause of that deviation (outlying): remove it first, and the numbers fall."
+    )
 
 
 def test_a_smaller_target_takes_more_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ class Plan(NamedTuple):
     """What one target takes."""
 
     target_pct: float
+    """A change or a bound in per cent, or a half-width in percentage points."""
     pairs: int | None
     """None: more than `MOST_PAIRS`."""
     time_s: float
@@ -103,6 +104,16 @@ def equivalence_power(pairs: int, deviation: float, within_pct: float, *, paired
     return max(0.0, 2 * float(norm.cdf(room / error)) - 1) if room > 0 else 0.0
 
 
+def width_power(pairs: int, deviation: float, margin_pct: float, *, paired: bool) -> float:
+    """How often the ends of the 95 % interval are within so many per cent of its middle, of which they are factors."""
+    from scipy.stats import chi2, t
+
+    freedom = _freedom(pairs, paired)
+    error = deviation / math.sqrt(pairs)
+    times = math.log1p(margin_pct / 100) / (float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error)
+    return float(chi2.cdf(freedom * times**2, freedom))
+
+
 def pairs_needed(power: Power, deviation: float, target_pct: float, *, paired: bool) -> int | None:
     """The fewest pairs with which the power is at least `POWER`; None with more than `MOST_PAIRS`."""
     low, high = 1, 2
@@ -125,6 +136,13 @@ def to_tell(found: Spread, change_pct: float) -> Plan:
 def to_show_less_than(found: Spread, within_pct: float) -> Plan:
     """What it takes to show that the absence of a change is below so many per cent."""
     return _plan(found, within_pct, equivalence_power)
+
+
+def to_narrow(found: Spread, half_width_pct: float, change_pct: float) -> Plan:
+    """What it takes to bring the half-width of the interval down to so many percentage points, of such a change."""
+    # The ends are (1 + change) exp(±margin) - 1, half of whose distance is (1 + change) sinh(margin).
+    margin = math.asinh(half_width_pct / (100 + change_pct))
+    return _plan(found, 100 * math.expm1(margin), width_power)._replace(target_pct=half_width_pct)
 
 
 def _plan(found: Spread, target_pct: float, power: Power) -> Plan:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.levels import levels, repetition_times
+from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.planner import (
     MOST_PAIRS,
@@ -13,40 +14,79 @@ from bi_experiments.analysis.planner import (
     Spread,
     deviation_interval,
     spread,
+    to_narrow,
     to_show_less_than,
     to_tell,
 )
 from bi_experiments.config.plain import setting
-from bi_experiments.records import ExperimentResult
+from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report import estimator
-from bi_experiments.wording import count, duration
+from bi_experiments.wording import count, duration, finding_name
+
+_CAUSES_OF_SPREAD = ("compiled", "outlying")
+"""Findings of what makes few launches unlike the others."""
 
 
 def planning(
     result: ExperimentResult, tell_pct: Sequence[float] = (), show_pct: Sequence[float] = ()
 ) -> tuple[str, ...]:
-    """One sentence a target; none where there is no spread to plan from.
+    """The plans in a sentence, with the command and what they rest on; nothing where there is no spread to plan from.
+
+    Without targets of the reader's: where the total time is undecided, twice what counts as no change here is to be
+    told from none, and what counts as none to be ruled out; where it is decided, the interval is to be half as wide.
 
     Args:
         result: The record.
-        tell_pct: Changes to distinguish from none, in per cent; empty: twice what counts as no change here.
-        show_pct: Changes to be ruled out, in per cent; empty: what counts as none here.
+        tell_pct: Changes to distinguish from none, in per cent.
+        show_pct: Changes to be ruled out, in per cent.
     """
     found = spread(result)
     if found is None:
         return ()
-    least = float(setting(result.configuration, "protocol.equivalence_pct") or 1.0)
-    distinguished = [to_tell(found, target) for target in (tell_pct or (() if show_pct else (2 * least,)))]
-    shown = [to_show_less_than(found, target) for target in (show_pct or (() if tell_pct else (least,)))]
-    plans = [
-        *(f"to distinguish {plan.target_pct:g} % from no change here: {_size(plan)}" for plan in distinguished),
-        *(f"to show less than {plan.target_pct:g} %: {_size(plan)}" for plan in shown),
+    design = Design.recorded(result)
+    _, sample = estimator.spread(design, found.pairs)
+    plans = _plans(result, found, tell_pct, show_pct)
+    said = [
+        f"What more pairs would buy, in {100 * POWER:.0f} % of experiments if the deviation is as estimated from "
+        f"{sample}: {'; '.join(f'{what}: {_size(plan)}' for what, plan in plans)}.{_known_causes(result)}"
     ]
-    largest = max((plan.pairs or 0 for plan in (*distinguished, *shown)), default=0)
-    said = [f"What more pairs would buy, in {100 * POWER:.0f} % of experiments: {'; '.join(plans)}."]
+    largest = max(plan.pairs or 0 for _, plan in plans)
     if largest > found.pairs:
         said.append(f"Run: {_command(result.command, largest)}")
-    return (*said, _basis(found, Design.recorded(result)), *_by_level(result))
+    return (*said, _basis(found, design), *_by_level(result))
+
+
+def _plans(
+    result: ExperimentResult, found: Spread, tell_pct: Sequence[float], show_pct: Sequence[float]
+) -> list[tuple[str, Plan]]:
+    """What each target is, and what it takes."""
+    total_time = primary(result.comparison) if result.comparison else None
+    if not tell_pct and not show_pct:
+        if total_time is not None and (half_width := _decided(total_time)) is not None:
+            plan = to_narrow(found, half_width / 2, total_time.change_pct or 0.0)
+            decides = f", which decides already ({total_time.verdict})"
+            return [(f"an interval of ±{plan.target_pct:.2f} points instead of ±{half_width:.2f}{decides}", plan)]
+        least = float(setting(result.configuration, "protocol.equivalence_pct") or 1.0)
+        tell_pct, show_pct = (2 * least,), (least,)
+    return [
+        *((f"to distinguish {target:g} % from no change here", to_tell(found, target)) for target in tell_pct),
+        *((f"to show less than {target:g} %", to_show_less_than(found, target)) for target in show_pct),
+    ]
+
+
+def _decided(metric: Metric) -> float | None:
+    """Half the width of an interval that decides, in percentage points; None where it does not."""
+    if metric.verdict is Difference.INCONCLUSIVE or metric.low_pct is None or metric.high_pct is None:
+        return None
+    return (metric.high_pct - metric.low_pct) / 2
+
+
+def _known_causes(result: ExperimentResult) -> str:
+    found = result.comparison.findings if result.comparison else ()
+    named = [finding_name(finding.kind) for finding in found if finding.kind in _CAUSES_OF_SPREAD]
+    if not named:
+        return ""
+    return f" A finding names a cause of that deviation ({', '.join(named)}): remove it first, and the numbers fall."
 
 
 def _size(plan: Plan) -> str:
