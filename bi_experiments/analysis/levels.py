@@ -18,6 +18,14 @@ FEWEST_UNITS = 3
 """Of the highest level, from which its variance is estimated at all."""
 
 
+class Share(NamedTuple):
+    """A share, 0 to 1, with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Levels(NamedTuple):
     """Variances of the log time of a trial by level, and how often each level was repeated."""
 
@@ -35,12 +43,8 @@ class Levels(NamedTuple):
     """Of a launch."""
     paired: bool
     """Whether they are variances of the log ratio of both launches of a pair."""
-
-    def of_a_launch(self) -> tuple[float, float, float]:
-        """Shares of cache, launch and trials in the variance of a launch's mean, 0 to 1; all 0 without any spread."""
-        parts = (self.cache or 0.0, self.launch, self.trial / self.trials)
-        total = sum(parts)
-        return (parts[0] / total, parts[1] / total, parts[2] / total) if total else (0.0, 0.0, 0.0)
+    highest: Share
+    """Of the highest level in the variance of its units' means: of caches in that of a cache's mean, or of launches."""
 
     def error(self, *, caches: int = 1, launches: int = 1, trials: int = 1) -> float:
         """Standard error of the mean of an arm, with so many times as many caches, launches from each, and trials."""
@@ -100,11 +104,15 @@ def levels(pairs: Sequence[Pair], design: Design, *, fresh_prompts: bool) -> Lev
     sums = [_sums_of_squares(sample, groups, fresh_prompts=fresh_prompts) for sample in samples]
     within, between_launches, between_units = (sum(column) for column in zip(*sums, strict=True))
     launches, arms = len(pairs), len(samples)
-    trial = within / (arms * (launches if fresh_prompts else launches - 1) * (trials - 1))
+    freedom = arms * (launches if fresh_prompts else launches - 1) * (trials - 1)
+    trial = within / freedom
     top = between_units / (arms * (units - 1))
-    cache, launch = None, top
+    cache, launch, below = None, top, trial
     if shared:
-        launch = between_launches / (arms * (launches - units)) if launches > units else trial
+        if launches > units:
+            freedom = arms * (launches - units)
+            below = between_launches / freedom
+        launch = below
         sizes = [groups.count(group) for group in set(groups)]
         typical = (launches - sum(one**2 for one in sizes) / launches) / (units - 1)
         cache = max(0.0, (top - launch) / (trials * typical))
@@ -116,7 +124,25 @@ def levels(pairs: Sequence[Pair], design: Design, *, fresh_prompts: bool) -> Lev
         launches=launches,
         trials=trials,
         paired=design.paired,
+        highest=_share(top, below, (arms * (units - 1), freedom)),
     )
+
+
+def _share(top: float, below: float, freedom: tuple[int, int]) -> Share:
+    """Of the highest level in the variance of its units' means, with the interval of F.
+
+    The interval is exact where every unit was repeated as often, for normal noise.
+
+    Args:
+        top: Mean square between its units.
+        below: Mean square of the level below.
+        freedom: Degrees of freedom of both.
+    """
+    from scipy.stats import f
+
+    ends = [float(f.ppf(share, *freedom)) for share in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2)]
+    value, low, high = (max(0.0, 1 - times * below / top) if top else 0.0 for times in (1.0, *ends))
+    return Share(value, low, high)
 
 
 def _sums_of_squares(

@@ -1,10 +1,11 @@
 """What more pairs would buy, in sentences with the command for it."""
 
+import math
 import re
 from collections.abc import Sequence
 
 from bi_experiments.analysis.design import Design, prompts_differ
-from bi_experiments.analysis.levels import levels, repetition_times
+from bi_experiments.analysis.levels import Share, levels, repetition_times
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.planner import (
@@ -99,29 +100,38 @@ def _by_level(result: ExperimentResult) -> tuple[str, ...]:
     """Which level of repetition the spread comes from, and what more of each would buy."""
     pairs, design = complete_pairs(result.phases), Design.recorded(result)
     found = levels(pairs, design, fresh_prompts=prompts_differ(pairs))
-    if found is None or not any(found.of_a_launch()):
+    if found is None or found.error() == 0:
         return ()
-    of_cache, of_launch, of_trials = (f"{100 * share:.0f} %" for share in found.of_a_launch())
-    times = repetition_times(pairs)
+    share, fewer = (_with_interval(value) for value in (found.highest, _twice_below(found.highest)))
+    twice, times = _width(found.narrower(caches=2)), repetition_times(pairs)
     what, unit = estimator.value(design), estimator.units(design)
-    more_trials = f"twice the trials to {_width(found.narrower(trials=2))} (+{duration(times.trials_s)})"
     if found.cache is None:
         own = ", each with compile caches of its own," if design.launches_per_cache else ""
         said = (
-            f"Where the spread comes from: of the variance of {what}, {of_launch} is between {unit}{own} and "
-            f"{of_trials} between the trials of one. Twice the pairs would narrow the interval to "
-            f"{_width(found.narrower(caches=2))} of its width (+{duration(times.pairs_s)}), {more_trials}."
+            f"Where the spread comes from: of the variance of {what}, {share} is between {unit}{own} and the "
+            f"rest between the trials of one (95 % interval). Twice the pairs would narrow the interval to {twice} of "
+            f"its width (+{duration(times.pairs_s)}), twice the trials to {fewer} (+{duration(times.trials_s)})."
         )
         if design.launches_per_cache:
             said += " With protocol.launches_per_cache=2 the caches' part is separated from the launches'."
         return (said,)
     return (
-        f"Where the spread comes from: of the variance of {what}, {of_cache} is between compile caches, {of_launch} "
-        f"between {unit} with the same caches and {of_trials} between the trials of one. Twice the caches would narrow "
-        f"the interval to {_width(found.narrower(caches=2))} of its width (+{duration(times.pairs_s)}), twice the "
-        f"launches with each to {_width(found.narrower(launches=2))} (+{duration(times.pairs_s)}), {more_trials}. "
+        f"Where the spread comes from: of the variance of {what}, averaged over those with the same compile caches, "
+        f"{share} is between compile caches and the rest between {unit} with the same ones and their trials (95 % "
+        f"interval). Twice the caches would narrow the interval to {twice} of its width (+{duration(times.pairs_s)}), "
+        f"twice the launches with each to {fewer} (+{duration(times.pairs_s)}). "
         f"Estimated from {count(found.caches, 'cache')} an arm.",
     )
+
+
+def _twice_below(share: Share) -> Share:
+    """The interval's width with twice as many of what is below the highest level, as a share of the present one."""
+    value, low, high = (math.sqrt((1 + one) / 2) for one in share)
+    return Share(value, low, high)
+
+
+def _with_interval(share: Share) -> str:
+    return f"{_width(share.value)} [{_width(share.low)}, {_width(share.high)}]"
 
 
 def _width(share: float) -> str:
