@@ -147,8 +147,8 @@ def _read(pipe: int, deadline: float) -> bytes:
     raise subprocess.SubprocessError("its answer has no end")
 
 
-EngineArguments = Mapping[str, list[str] | None]
-"""Names of vLLM's engine arguments, each with the keys of its dictionary where they are known."""
+EngineArguments = Mapping[str, arguments.Argument]
+"""vLLM's engine arguments by name."""
 
 
 @functools.cache
@@ -161,13 +161,13 @@ def engine_arguments(python: str | None) -> EngineArguments:
     if python is None:
         return arguments.engine_arguments()
     try:
-        return msgspec.json.decode(_asked(python, "arguments"), type=dict[str, list[str] | None])
+        return msgspec.json.decode(_asked(python, "arguments"), type=dict[str, arguments.Argument])
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
 
 
 def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments) -> None:
-    """Refuse engine arguments that vLLM does not have, and unknown keys of their dictionaries, some of which it drops.
+    """Refuse engine arguments that vLLM does not have, wrong plain types, and unknown keys, some of which vLLM drops.
 
     Args:
         engine: `backend.engine`.
@@ -177,11 +177,17 @@ def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments)
         ConfigurationError: Naming the first of them.
     """
     for name, value in engine.items():
-        keys = known.get(name)
-        if known and name not in known:
+        if not known:
+            return
+        if name not in known:
             raise ConfigurationError(
                 f"backend.engine.{name} is not an engine argument of the phases' vLLM"
                 f"{did_you_mean(name, known) or ': vllm serve --help=all lists them, with - for _'}"
+            )
+        keys, types = known[name]
+        if not _fits(value, types):
+            raise ConfigurationError(
+                f"backend.engine.{name}={value} is not possible: the phases' vLLM takes {' or '.join(types)}"
             )
         for key in value if isinstance(value, Mapping) and keys is not None else ():
             if keys is not None and key not in keys:
@@ -189,6 +195,18 @@ def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments)
                     f"backend.engine.{name}.{key} is not a key of vLLM's {name}"
                     f"{did_you_mean(str(key), keys) or ': use one of ' + ', '.join(keys)}"
                 )
+
+
+def _fits(value: object, types: Sequence[str]) -> bool:
+    """Whether vLLM may take a value: as leniently as it reads them, numbers as text and no value for any."""
+    if not types or value is None:
+        return True
+    for kind in (int, float, bool, str):
+        with contextlib.suppress(msgspec.ValidationError):
+            if kind.__name__ in types:
+                msgspec.convert(value, kind, strict=False)
+                return True
+    return False
 
 
 @functools.cache

@@ -10,10 +10,22 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+_PLAIN = frozenset({"int", "float", "bool", "str", "None"})
 
 
-def engine_arguments() -> dict[str, list[str] | None]:
-    """The arguments of `vllm.LLM`, each with the keys of the dictionary that it takes; None: any, or no dictionary.
+class Argument(NamedTuple):
+    """What is known of an engine argument."""
+
+    keys: list[str] | None
+    """Of the dictionary that it takes; None: any, or no dictionary."""
+    types: list[str]
+    """Names of the plain types that it takes; empty: others too, or choices."""
+
+
+def engine_arguments() -> dict[str, Argument]:
+    """The arguments of `vllm.LLM`.
 
     Empty where vLLM's source is not there, or is of a release that keeps them elsewhere.
     """
@@ -28,7 +40,7 @@ def engine_arguments() -> dict[str, list[str] | None]:
     except (OSError, SyntaxError, ValueError, KeyError):  # SyntaxError: written for a newer Python
         return {}
     fields = _parameters(llm) | dict(_fields(engine))
-    return {name: _keys(name, hint, configs) for name, hint in fields.items()}
+    return {name: Argument(_keys(name, hint, configs), _types(hint)) for name, hint in fields.items()}
 
 
 def _classes(*files: Path) -> Iterator[tuple[str, ast.ClassDef]]:
@@ -66,6 +78,11 @@ def _keys(name: str, hint: ast.expr | None, configs: Mapping[str, ast.ClassDef])
         if len(node.bases) != 1 or not bases or bases[0] not in configs:
             return None  # what it inherits is not known
         node = configs[bases[0]]
+
+
+def _types(hint: ast.expr | None) -> list[str]:
+    names = ast.unparse(hint).split(" | ") if hint is not None else []
+    return names if _PLAIN.issuperset(names) else []
 
 
 if __name__ == "__main__":

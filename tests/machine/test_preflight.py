@@ -16,6 +16,7 @@ from bi_experiments.machine.preflight import (
     find_problem,
     phase_versions,
 )
+from bi_experiments.phase.arguments import Argument
 from bi_experiments.records import Device
 from tests.fake_nvml import FakeDevice, FakeNvml
 
@@ -309,7 +310,13 @@ def test_what_is_not_an_interpreter_is_refused_in_time(
     assert time.monotonic() - started < 15
 
 
-KNOWN = {"block_size": None, "attention_config": ["backend", "flash_attn_version"]}
+KNOWN = {
+    "block_size": Argument(None, ["int", "None"]),
+    "offload_gb": Argument(None, ["float"]),
+    "verbose": Argument(None, ["bool"]),
+    "parser": Argument(None, ["str"]),
+    "attention_config": Argument(["backend", "flash_attn_version"], []),
+}
 
 
 @pytest.mark.parametrize(
@@ -319,6 +326,13 @@ KNOWN = {"block_size": None, "attention_config": ["backend", "flash_attn_version
         ({"nonsense": 1}, "vllm serve --help=all lists them"),
         ({"attention_config": {"flash_attn_versoin": 2}}, "attention_config: did you mean flash_attn_version?"),
         ({"attention_config": {"x": 2}}, "use one of backend, flash_attn_version"),
+        ({"block_size": "abc"}, "backend.engine.block_size=abc is not possible: the phases' vLLM takes int or None"),
+        ({"block_size": 1.5}, "takes int or None"),
+        ({"block_size": [16]}, "takes int or None"),
+        ({"block_size": "int"}, "takes int or None"),
+        ({"offload_gb": "much"}, "takes float"),
+        ({"verbose": "perhaps"}, "takes bool"),
+        ({"parser": {"a": 1}}, "takes str"),
     ],
 )
 def test_an_engine_argument_that_vllm_does_not_have_is_refused(engine: dict[str, object], said: str) -> None:
@@ -326,7 +340,17 @@ def test_an_engine_argument_that_vllm_does_not_have_is_refused(engine: dict[str,
         check_engine_arguments(engine, KNOWN)
 
 
-@pytest.mark.parametrize("engine", [{"block_size": 16}, {"attention_config": {"flash_attn_version": 2}}, {}])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        *({"block_size": value} for value in (16, "16", 16.0, None)),
+        *({"offload_gb": value} for value in (4, 0.5, "0.5")),
+        *({"verbose": value} for value in (True, 0, "true")),
+        {"parser": "qwen3"},
+        {"attention_config": {"flash_attn_version": 2}},
+        {},
+    ],
+)
 def test_an_engine_argument_that_vllm_has_is_let_through(engine: dict[str, object]) -> None:
     check_engine_arguments(engine, KNOWN)
     check_engine_arguments({"anything": 1}, {})  # where vLLM's are not known
