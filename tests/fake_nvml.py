@@ -84,8 +84,10 @@ class FakeNvml:
     def uuid(self, device: FakeDevice) -> str:
         if device in self.devices:
             return f"GPU-{self.devices.index(device)}"
-        of, place = next((of, of.slices.index(device)) for of in self.devices if of.slices and device in of.slices)
-        return f"MIG-{self.devices.index(of)}{place}"
+        whole, place = next(
+            (one, one.slices.index(device)) for one in self.devices if one.slices and device in one.slices
+        )
+        return f"MIG-{self.devices.index(whole)}{place}"
 
     def slice(self, device: FakeDevice, place: int) -> FakeDevice:
         if place >= len(device.slices or ()):
