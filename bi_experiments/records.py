@@ -952,8 +952,8 @@ class LedgerRow(Record, frozen=True, kw_only=True):
     control_tokens: int | None = None
     """The baseline's in this class that changed with the batch, in the same compositions and one launch: the class's
     own control; None: not counted."""
-    control_of: int = 0
-    """Those that the baseline compared there."""
+    control_of: int | None = None
+    """Those that the baseline compared there; None: not counted."""
     verdict: Invariance
     """The best of the compositions that probe this class, unless one of them is violated."""
 

@@ -14,7 +14,14 @@ from functools import cached_property
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
-from bi_experiments.analysis.ledger import in_words, make_ledger, needed, ruled_pct, share_in_words
+from bi_experiments.analysis.ledger import (
+    in_words,
+    make_ledger,
+    needed,
+    ruled_pct,
+    share_in_words,
+    uncontrolled_prefill,
+)
 from bi_experiments.config.plain import setting
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
@@ -303,7 +310,7 @@ def _headline(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: S
     if found:
         return worst(found)
     if ledger:
-        return worst(row.verdict for row in needed(ledger))
+        return worst(row.verdict for row in needed(ledger) if row not in uncontrolled_prefill(ledger))
     return worst(verdict for name, verdict in by_composition.items() if name in OF_THE_WORKLOAD)
 
 
@@ -320,7 +327,8 @@ def _sentence(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
         case Invariance.NOT_DETERMINISTIC:
             said = _not_deterministic(other, report)
         case Invariance.HOLDS:
-            said = f"Batch invariance holds: {_unchanged(other)}, while {_changed(evidence)}.{_bound(report)}"
+            said = f"Batch invariance holds: {_unchanged(other)}, while {_changed(evidence)}."
+            said += _without_control(report) + _bound(report)
         case Invariance.NOT_PROBED if not other.all_outputs:
             return "Not probed: no probe of the batch-invariant arm was run."
         case Invariance.NOT_PROBED:
@@ -345,6 +353,14 @@ def _unchanged(evidence: _Evidence) -> str:
 def _changed(evidence: dict[Arm, _Evidence]) -> str:
     baseline = evidence[Arm.BASELINE]
     return f"{len(baseline.differing)} of {count(len(baseline.compared), 'probe output')} did without the mode"
+
+
+def _without_control(report: InvarianceReport) -> str:
+    rows = uncontrolled_prefill(report.ledger)
+    if not rows:
+        return ""
+    share = share_in_words(rows, report.ledger)
+    return f" No control for the prefill of {share} ({in_words(rows[0])}): nothing changed there in either arm."
 
 
 def _bound(report: InvarianceReport) -> str:

@@ -115,6 +115,15 @@ def needed(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
     ]
 
 
+def uncontrolled_prefill(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """Classes of prefill that are needed and have no control: said beside the verdict, which they do not decide.
+
+    Whole prompts may be so many rows that the baseline computes them by the same kernels alone and in any step. Their
+    outputs were compared all the same, by a comparison that other classes show to work.
+    """
+    return [row for row in needed(ledger) if row.kind is StepKind.PREFILL and row.verdict is Invariance.NO_CONTROL]
+
+
 def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> str:
     """How much of the workload some classes are: `75 % of this workload's output tokens`, `100 % of its prompts`."""
 

@@ -262,7 +262,7 @@ def ledger(report: InvarianceReport) -> Table | None:
             in_words(row),
             f"{row.workload_pct:.1f}",
             f"{row.probe_tokens:,}",
-            "" if row.control_tokens is None else f"{row.control_tokens:,} of {row.control_of:,}",
+            " of ".join(f"{tokens:,}" for tokens in (row.control_tokens, row.control_of) if tokens is not None),
             row.verdict.replace("_", " "),
         )
         for row in shown

@@ -229,7 +229,7 @@ def ledger_table(report: InvarianceReport) -> dict[str, list[str | int | float]]
         "workload %": [row.workload_pct for row in report.ledger],
         "probe tokens": [row.probe_tokens for row in report.ledger],
         "baseline changed": ["" if row.control_tokens is None else row.control_tokens for row in report.ledger],
-        "baseline compared": [row.control_of for row in report.ledger],
+        "baseline compared": ["" if row.control_of is None else row.control_of for row in report.ledger],
         "verdict": [row.verdict for row in report.ledger],
     }
 

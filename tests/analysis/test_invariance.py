@@ -202,8 +202,12 @@ def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_to
     workload = (step(None, 991), prefill, seldom)
     probed = (counted("batch_8", 3), counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL))
     judged = report(both(CHANGED, UNCHANGED, steps=(*workload, *probed)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
-    assert "where 100 % of its prompts are (most in: prefill of 1025 to 2048 tokens)" in judged.sentence
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    said = "No control for the prefill of 100 % of its prompts (prefill of 1025 to 2048 tokens): nothing changed there"
+    assert said in judged.sentence
+    unprobed = report(both(CHANGED, UNCHANGED, steps=(*workload, probed[0])))
+    assert unprobed.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert "in 1 class of steps with 100 % of its prompts (most in: prefill of 1025" in unprobed.sentence
 
 
 @pytest.mark.parametrize("same_graphs", [True, False])
