@@ -78,10 +78,16 @@ def test_all_of_them_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.name)
 def test_it_is_resumed_by_its_command_alone(stored: Path, tmp_path: Path) -> None:
     folder = folder_of(stored, tmp_path)
-    _, _, _, *settings = shlex.split(read_result(folder).command)
-    refuse_claimed(OutputFolder(folder), compose([*settings, "sweep.resume=true"]))
+    result = read_result(folder)
+    _, _, _, *settings = shlex.split(result.command)
+    # A preset that has another composition since is another experiment, unless the command names the old ones.
+    settings += [
+        "sweep.resume=true",
+        f"verify.compositions=[{','.join(result.configuration['verify']['compositions'])}]",
+    ]
+    refuse_claimed(OutputFolder(folder), compose(settings))
     with pytest.raises(ConfigurationError, match=r"has another experiment \(seed"):
-        refuse_claimed(OutputFolder(folder), compose([*settings, "sweep.resume=true", "seed=7"]))
+        refuse_claimed(OutputFolder(folder), compose([*settings, "seed=7"]))
 
 
 @pytest.mark.parametrize("lacks", ["profile", "protocol", "runtime.init_timeout_s"])
