@@ -36,7 +36,7 @@ demo: $(VENV)/installed  ## Both arms on real vLLM on this machine's CPU, with r
 test: $(VENV)/installed  ## Every test that needs nothing but Python and pip, including real vLLM on the CPU
 	@$(RUN) -m pytest $(AT_ONCE) -m "not system and not thorough"
 
-test-thorough: $(VENV)/installed  ## What the tests show on one model, on more of them (20 minutes)
+test-thorough: $(VENV)/installed  ## The same on more models, and with compiled kernels (25 minutes)
 	@$(RUN) -m pytest -m thorough
 
 test-all: test system-packages $(VENV)/ray  ## The same and the tests that need system packages (installed when root and apt-get allow)
