@@ -310,7 +310,8 @@ def _headline(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: S
     if found:
         return worst(found)
     if ledger:
-        return worst(row.verdict for row in needed(ledger) if row not in uncontrolled_prefill(ledger))
+        rows, beside = needed(ledger), uncontrolled_prefill(ledger)
+        return worst(row.verdict for row in [row for row in rows if row not in beside] or rows)
     return worst(verdict for name, verdict in by_composition.items() if name in OF_THE_WORKLOAD)
 
 

@@ -57,9 +57,9 @@ def sentences(result: ExperimentResult) -> list[str]:
 
 def _of_caches(result: ExperimentResult) -> str:
     """Whether the launches that agree are as independent as those of two machines: what one tunes, others may reuse."""
-    between = {one.reproducible for one in result.invariance.arms} if result.invariance else set()
-    fresh = setting(result.configuration, "protocol.caches") == "fresh"
-    if Reproducibility.REPRODUCIBLE not in between or fresh:
+    arms = result.invariance.arms if result.invariance else ()
+    agree = any(one.arm.batch_invariant and one.reproducible is Reproducibility.REPRODUCIBLE for one in arms)
+    if not agree or setting(result.configuration, "protocol.caches") == "fresh":
         return ""
     return " These launches shared compile caches; with protocol.caches=fresh each has its own."
 

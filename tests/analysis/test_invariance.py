@@ -210,6 +210,13 @@ def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_to
     assert "in 1 class of steps with 100 % of its prompts (most in: prefill of 1025" in unprobed.sentence
 
 
+def test_prefill_without_a_control_decides_where_the_workload_has_nothing_else() -> None:
+    prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
+    probed = counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL)
+    judged = report(both(CHANGED, UNCHANGED, steps=(prefill, probed)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+
+
 @pytest.mark.parametrize("same_graphs", [True, False])
 def test_a_control_in_another_graph_counts_where_the_arms_have_other_graphs(same_graphs: bool) -> None:
     workload = (step(None), step(None, padded=True))

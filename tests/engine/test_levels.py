@@ -1,7 +1,5 @@
 """A difference of compiled kernels alone is not found in eager, and said to be theirs."""
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from bi_experiments.launch.progress import NoProgress
 from bi_experiments.localisation import locate
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult
-from tests.conftest import REPOSITORY
+from tests.engine.interpreter import in_place_of_the_phase
 
 pytestmark = [pytest.mark.engine, pytest.mark.thorough]
 
@@ -42,12 +40,7 @@ def settings(interpreter: Path) -> Sequence[str]:
 def located(tmp_path_factory: pytest.TempPathFactory) -> ExperimentResult:
     """An experiment with the fault, and what was located in the mode."""
     folder = tmp_path_factory.mktemp("compiled")
-    interpreter = folder / "python"
-    command = shlex.join([sys.executable, str(REPOSITORY / "tests" / "engine" / "compiled_fault.py")])
-    others = f'[ "$2" = bi_experiments.phase ] || exec {shlex.quote(sys.executable)} "$@"'
-    interpreter.write_text(f'#!/bin/sh\n{others}\nexec {command} "$@"\n')
-    interpreter.chmod(0o755)
-    config = compose(settings(interpreter))
+    config = compose(settings(in_place_of_the_phase("compiled_fault.py", folder)))
     prepare(config)
     output = OutputFolder(folder / "out")
     run_experiment(config, output, "compiled", NoProgress(), pages_from_s=1e9)

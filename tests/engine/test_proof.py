@@ -3,8 +3,6 @@
 One engine runs them all, and each of them only the compositions that matter to it.
 """
 
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +14,7 @@ from bi_experiments.analysis.invariance import judge
 from bi_experiments.config.compose import compose
 from bi_experiments.experiment import run_single_phase
 from bi_experiments.records import Arm, Fault, Invariance, InvarianceReport, PhaseResult, ProbeResult
-from tests.conftest import REPOSITORY
+from tests.engine.interpreter import in_place_of_the_phase
 
 pytestmark = pytest.mark.engine
 
@@ -40,12 +38,7 @@ SMALL = (
 def in_turn(tmp_path_factory: pytest.TempPathFactory) -> PhaseResult:
     """A phase that ran its probes once for each sabotage of `sabotage.IN_TURN`."""
     folder = tmp_path_factory.mktemp("in_turn")
-    interpreter = folder / "python"
-    command = shlex.join([sys.executable, str(REPOSITORY / "tests" / "engine" / "sabotage.py")])
-    # The checkpoint is made by the same interpreter, and needs no plugin, which takes seconds to import.
-    others = f'[ "$2" = bi_experiments.phase ] || exec {shlex.quote(sys.executable)} "$@"'
-    interpreter.write_text(f'#!/bin/sh\n{others}\nexec {command} "$@"\n')
-    interpreter.chmod(0o755)
+    interpreter = in_place_of_the_phase("sabotage.py", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CACHE_ROOT", str(folder / "caches"))
         return run_single_phase(compose([*SMALL, f"runtime.python={interpreter}"]), Arm.BATCH_INVARIANT)

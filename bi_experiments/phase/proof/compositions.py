@@ -473,10 +473,12 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
     for number, prompt in enumerate(prompts):
         request = Request(prompt, min(material.short, material.workload.sampling.max_tokens))
         length = material.prompt_length(request)
-        room = length - min(LAST_CHUNK, length // 2)
-        fill = [replace(each, max_tokens=1) for each in material.neighbours_of(step - room)]
         context = lower_end(length, CONTEXTS)
-        if context in missing and 0 < room < length and 0 < len(fill) < material.limits.max_num_seqs:
+        room = length - min(LAST_CHUNK, length // 2)
+        if context not in missing or not 0 < room < min(length, step):
+            continue
+        fill = [replace(each, max_tokens=1) for each in material.neighbours_of(step - room)]
+        if len(fill) < material.limits.max_num_seqs:
             missing.remove(context)
             yield Batch((*fill, request), (Probed(number, len(fill), request),))
     if missing:

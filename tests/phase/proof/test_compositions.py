@@ -146,6 +146,12 @@ def test_a_prompt_of_each_class_of_prefill_ends_in_a_step_of_its_own() -> None:
     assert [made.prompt_length(batch.requests[-1]) > 128 for batch in found] == [False, True]
 
 
+def test_a_prompt_that_no_step_takes_but_for_its_end_has_no_last_chunk() -> None:
+    made = Material.drawn(plan(), of_lengths((600,)), LIMITS, TOKEN_IDS, alone)
+    assert list(compose("last_chunk", made)) == []
+    assert [one.what for one in made.not_made] == ["the prompts from 513 tokens on"]
+
+
 def test_a_long_prompt_is_split_at_different_places() -> None:
     behind, before = batches("long_prompt")
     chunks = [first_step(batch)[batch.probed[0].position] for batch in (behind, before)]
