@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.proof.compositions import Material, compose
+from bi_experiments.phase.proof.compositions import compose
+from bi_experiments.phase.proof.material import Material
 from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids, scored_prompt
 from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker

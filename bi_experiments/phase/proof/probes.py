@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.proof.compositions import TEMPERATURE, Material, compose, composition, workload_steps
+from bi_experiments.phase.proof.compositions import compose, composition, workload_steps
+from bi_experiments.phase.proof.material import TEMPERATURE, Material
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request, Sample
 from bi_experiments.phase.proof.steps import StepClass, counted
 from bi_experiments.records import (

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from msgspec.structs import replace as msgspec_replace
 
-from bi_experiments.phase.proof.compositions import Material, compose, composition, needed_classes, probe_lengths
+from bi_experiments.phase.proof.compositions import compose, composition, needed_classes
+from bi_experiments.phase.proof.material import Material, probe_lengths
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Request
 from bi_experiments.phase.proof.steps import StepClass
 from bi_experiments.records import StepKind, TrialInput, Workload
