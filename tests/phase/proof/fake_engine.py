@@ -4,6 +4,7 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 
+from bi_experiments.phase.proof.material import Material
 from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import ProbePlan, Sampling, TrialInput, Workload
 
@@ -130,3 +131,11 @@ def with_other_token(sample: Sample, token: int) -> Sample:
         tuple((each, logprob - 100) for each, logprob in entries) for entries in sample.logprobs[token + 1 :]
     )
     return Sample(ids, (*sample.logprobs[: token + 1], *behind))
+
+
+def alone(request: Request) -> Output:
+    return FakeEngine()([request], True)[0]
+
+
+def material(limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
+    return Material.drawn(plan(probes=probes, max_tokens=max_tokens), WORKLOAD, limits, TOKEN_IDS, alone)

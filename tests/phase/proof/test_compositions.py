@@ -7,19 +7,11 @@ import pytest
 from msgspec.structs import replace as msgspec_replace
 
 from bi_experiments.phase.proof.compositions import compose, composition, needed_classes
-from bi_experiments.phase.proof.material import Material, probe_lengths
-from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Request
+from bi_experiments.phase.proof.material import Material
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Request
 from bi_experiments.phase.proof.steps import StepClass
 from bi_experiments.records import StepKind, TrialInput, Workload
-from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, plan
-
-
-def alone(request: Request) -> Output:
-    return FakeEngine()([request], True)[0]
-
-
-def material(limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> Material:
-    return Material.drawn(plan(probes=probes, max_tokens=max_tokens), WORKLOAD, limits, TOKEN_IDS, alone)
+from tests.phase.proof.fake_engine import LIMITS, TOKEN_IDS, WORKLOAD, FakeEngine, alone, material, plan
 
 
 def batches(name: str, limits: EngineLimits = LIMITS, probes: int = 6, max_tokens: int = 8) -> list[Batch]:
@@ -39,17 +31,6 @@ def first_step(batch: Batch, limits: EngineLimits = LIMITS) -> list[int]:
         step.append(min(length, left))
         left -= step[-1]
     return [tokens for tokens in step[: limits.max_num_seqs] if tokens]
-
-
-def test_probes_have_ragged_lengths_from_one_token_to_several_hundred() -> None:
-    assert probe_lengths(6, 400) == [1, 3, 11, 36, 121, 400]
-    assert probe_lengths(1, 400) == [400]
-
-
-def test_prompts_hold_only_the_given_ids_and_are_the_same_in_every_launch() -> None:
-    first, second = material(), material()
-    assert first.prompts == second.prompts
-    assert {token for prompt in first.prompts for token in prompt} <= set(TOKEN_IDS)
 
 
 def test_probes_and_neighbours_leave_room_for_their_output() -> None:
@@ -284,11 +265,6 @@ def test_unknown_names_are_refused_with_those_that_exist(name: str) -> None:
     with pytest.raises(ValueError, match=r"verify.compositions has .*chunked_prefill") as error:
         composition(name)
     assert "\n" not in str(error.value)
-
-
-def test_an_output_that_fills_the_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"verify.max_tokens=1024 leaves no room .* set verify.max_tokens=512"):
-        material(max_tokens=1024)
 
 
 def test_requests_are_told_apart_by_everything_that_changes_their_output() -> None:
