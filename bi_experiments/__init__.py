@@ -32,7 +32,7 @@ Used in every room:
 * `errors`: what is said when something is wrong: one line on standard error, and an exit code
 * `paths`: the output folder of an experiment: its files by name
 * `files`: those that several processes share: atomic writes, locks
-* `signals`: those that end the program, held back from what they must not cut in two
+* `signals`: those that end the program: how it does so, and what they must not cut in two
 * `wording`: how numbers are written in sentences
 * `vocabulary`: the words that prompts are made of
 """

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from bi_experiments.signals import SIGNALS
+from bi_experiments.signals import SIGNALS, Interruption, ends_in_order
 
 if __name__ == "__main__":  # while the rest is imported nothing is started, and there is nothing to clean up
     for _number in SIGNALS:
@@ -48,18 +48,10 @@ from bi_experiments.report.streams import SparedStream
 
 def main() -> int:
     """Run what the command line asks for and return the process's exit status."""
-    try:
-        try:
-            interruption = _Interruption()
-            _handle_signals(interruption)
-            return _run_command(interruption)
-        finally:
-            _handle_signals(signal.SIG_IGN)  # all that is left is to end
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    return ends_in_order(_run_command)
 
 
-def _run_command(interruption: "_Interruption") -> int:
+def _run_command(interruption: Interruption) -> int:
     # Hydra then raises what it cannot compose, instead of printing several lines and exiting with 1.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.stdout, sys.stderr = SparedStream(sys.stdout), SparedStream(sys.stderr)
@@ -192,7 +184,7 @@ _OPTIONS = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--pack
 """Those that are mistyped most."""
 
 
-def _run(composed: DictConfig, interruption: "_Interruption") -> tuple[ExitCode, float | None]:
+def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, float | None]:
     """Run one composed configuration; returns its exit code and the second arm's own time per token in seconds."""
     # Imported here, so that --help and --cfg answer at once.
     from rich.console import Console
@@ -254,39 +246,6 @@ def _command() -> str:
 
     overrides = as_set(HydraConfig.get().overrides.task)
     return shlex.join(["python", "-m", "bi_experiments", *overrides])
-
-
-def _handle_signals(handler: Callable[..., None] | signal.Handlers) -> None:
-    """Let a signal that asks the program to end do so in order; one that was ignored at the start stays ignored."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
-class _Interruption:
-    """The handler of those signals: raises `KeyboardInterrupt` at the first of them.
-
-    Attributes:
-        came: Whether one came; an error after it may be its consequence, as of `finally` blocks that it left undone.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
-
-    def __call__(self, *_: object) -> None:
-        if self.came:
-            return  # a second Ctrl-C or SIGTERM would end the clean-up and lose the record
-        self.came = True
-        raise KeyboardInterrupt
-
-    def let_through(self) -> None:
-        """Go on with the interruption, if there was one, where an error is dealt with.
-
-        Raises:
-            KeyboardInterrupt: There was one.
-        """
-        if self.came:
-            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

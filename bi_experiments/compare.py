@@ -44,6 +44,7 @@ from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError,
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.several import settings_that_differ
+from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking import store
 from bi_experiments.wording import NO_INTERVAL, band, device, signed, unsigned
 
@@ -374,4 +375,4 @@ def _interval(estimate: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))

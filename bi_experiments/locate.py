@@ -20,6 +20,7 @@ from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, comp
 from bi_experiments.localisation import locate
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm
+from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking.log import log_again, tracking_of
 
 
@@ -40,8 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         result = locate(OutputFolder(options.folder), options.arm)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     found = result.location
     assert found is not None
     log_again(result, options.folder, tracking_of(result, None, result.configuration["tracking"]["enabled"]))
@@ -52,4 +51,4 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))

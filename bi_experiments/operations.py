@@ -15,6 +15,7 @@ from bi_experiments.analysis.operation_classes import classify
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import read_result
 from bi_experiments.records import ExperimentResult
+from bi_experiments.signals import ends_in_order
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
@@ -46,4 +47,4 @@ def operations(result: ExperimentResult) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))

@@ -15,6 +15,7 @@ from pathlib import Path
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import read_result
 from bi_experiments.report.planning import planning
+from bi_experiments.signals import ends_in_order
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:
@@ -48,4 +49,4 @@ def _per_cent(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))

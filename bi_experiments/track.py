@@ -8,6 +8,7 @@ from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
 from bi_experiments.paths import read_result, with_results
+from bi_experiments.signals import ends_in_order
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.tracking.log import log_experiment, tracking_of
@@ -47,4 +48,4 @@ def _sweep_run_id(folder: Path, uri: str | None) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))

@@ -1,12 +1,15 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from bi_experiments.files import write_atomically
-from bi_experiments.signals import held_back
+from bi_experiments.signals import SIGNALS, held_back
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +61,19 @@ def test_a_write_is_not_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "record", b"whole")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("record", b"whole")]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("what", ["raise_signal(number)", "exec('raise_signal(number)')"])
+def test_a_program_that_is_interrupted_says_so_by_its_exit_status(
+    number: signal.Signals, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(
+        "import sys\nfrom signal import SIG_DFL, raise_signal, signal\n"
+        "from bi_experiments.signals import ends_in_order\n"
+        f"number = {int(number)}\nsignal(number, SIG_DFL)\n"  # a suite in the background ignores some
+        f"def program(_):\n    {what}\n    return 0\nsys.exit(ends_in_order(program))\n"
+    )
+    variables = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-m", "program"], env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

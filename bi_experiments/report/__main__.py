@@ -14,6 +14,7 @@ from bi_experiments.records import ExperimentResult, PhaseStatus
 from bi_experiments.report.labels import short_names
 from bi_experiments.report.output import write_pages, write_text
 from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
+from bi_experiments.signals import ends_in_order
 
 COMPARISON = "comparison.html"
 
@@ -80,4 +81,4 @@ def _status(result: ExperimentResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ends_in_order(lambda _: main()))
