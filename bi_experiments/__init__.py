@@ -4,6 +4,7 @@ The rooms of this package, in the order in which one configuration passes throug
 
 * `__main__`: composes the command line and runs it; `api`, below, is one phase as a function of Python
 * `config`: what may be asked for; refuses what contradicts itself, and starts nothing
+* `identity`: what makes an experiment the one it is: its configuration, and what it runs on
 * `claim`: an output folder belongs to one experiment: what keeps others out of it
 * `experiment`: the spine of one configuration: prepare, make the inputs, launch the pairs, conclude, report
 * `localisation`: which operator makes an output depend on its batch, once an experiment has ended

@@ -191,7 +191,7 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
 
     from bi_experiments.analysis.metrics import own_s_per_token
     from bi_experiments.analysis.outcome import exit_code
-    from bi_experiments.claim import claimed
+    from bi_experiments.claim import claimed, complete
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import experiment_name, prepare, run_experiment
     from bi_experiments.localisation import locate_violation
@@ -210,7 +210,10 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
         devices = own_devices(config, experiment_name(config), say)
         with claimed(folder, config), devices as place, shown as progress:
             warn_early(config.tracking)
-            result = run_experiment(config, folder, _command(), progress, resumable=config.sweep.resume, place=place)
+            result = complete(folder) if config.sweep.resume else None
+            if result is None:
+                resume = config.sweep.resume
+                result = run_experiment(config, folder, _command(), progress, resumable=resume, place=place)
             result = locate_violation(result, config, folder)
     except ExperimentError as error:
         interruption.let_through()

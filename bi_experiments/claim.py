@@ -7,8 +7,10 @@ from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.plain import changes, deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.files import try_lock
+from bi_experiments.files import try_lock, write_atomically
+from bi_experiments.identity import Identity, identity_of
 from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
 
 
 @contextlib.contextmanager
@@ -17,12 +19,31 @@ def claimed(folder: OutputFolder, config: ExperimentConfig) -> Iterator[None]:
 
     Raises:
         ConfigurationError: One writes into it now, or has written into it.
+        MachineError: The interpreter of the phases does not report its versions.
+    """
+    with held(folder):
+        _refuse_other(folder, config)
+        write_atomically(folder.identity, to_json(identity_of(config)))
+        yield
+
+
+@contextlib.contextmanager
+def held(folder: OutputFolder) -> Iterator[None]:
+    """Keep other programs out of an output folder.
+
+    Raises:
+        ConfigurationError: One writes into it now.
     """
     with folder.running_lock.open("ab") as file:
         if not try_lock(file):
             raise _in_use(folder)
-        _refuse_other(folder, config)
         yield
+
+
+def complete(folder: OutputFolder) -> ExperimentResult | None:
+    """The experiment that a claimed folder has from an earlier start, if nothing of it is left to run."""
+    result = read_result(folder.root) if folder.result.exists() else None
+    return None if result is None or result.stopped is not None else result
 
 
 def refuse_claimed(folder: OutputFolder, config: ExperimentConfig) -> None:
@@ -60,3 +81,18 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
     before = deciding(with_defaults(read_result(folder.root).configuration))
     if different := changes(before, deciding(recorded_configuration(config))):
         raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")
+    if different := _changes_of_environment(folder, config):
+        raise ConfigurationError(
+            f"{folder.root} has an experiment that ran elsewhere ({'; '.join(different)}): {elsewhere}"
+        )
+
+
+def _changes_of_environment(folder: OutputFolder, config: ExperimentConfig) -> list[str]:
+    """What is not as it was when the experiment in the folder began: pairs of both would be of neither."""
+    try:
+        before = from_json(folder.identity.read_bytes(), Identity, folder.identity)
+    except FileNotFoundError:  # older releases wrote none for a single run
+        return []
+    except RecordError as error:
+        raise ConfigurationError(str(error)) from error
+    return changes(before.environment, identity_of(config).environment)

@@ -27,7 +27,7 @@ from bi_experiments.launch.schedule import Slot, own_seed
 from bi_experiments.launch.spec import engine_spec, model_path
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.environment import describe
-from bi_experiments.machine.placement import Place
+from bi_experiments.machine.placement import Place, own_devices
 from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, log_tail
 from bi_experiments.records import (
@@ -241,7 +241,8 @@ def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:
         PhaseError: The phase failed; the message ends with the last lines of its log.
     """
     prepare(config)
-    with tempfile.TemporaryDirectory(prefix="bi_experiments-") as name:
+    devices = own_devices(config, experiment_name(config), say)
+    with devices, tempfile.TemporaryDirectory(prefix="bi_experiments-") as name:
         folder = OutputFolder(Path(name))
         clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
         launches = Launches(config, folder, make_inputs(config, folder), NoProgress(), clocks)

@@ -29,7 +29,7 @@ def locate_violation(result: ExperimentResult, config: ExperimentConfig, folder:
         The record, with the location where there is one.
     """
     verdict = None if result.invariance is None else result.invariance.verdict(Arm.BATCH_INVARIANT)
-    if not config.verify.locate or verdict is not Invariance.VIOLATED or result.interrupted:
+    if not config.verify.locate or verdict is not Invariance.VIOLATED or result.interrupted or result.location:
         return result
     try:
         return locate(folder, Arm.BATCH_INVARIANT)

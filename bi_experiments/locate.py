@@ -7,8 +7,8 @@ changed it, without torch.compile and graphs, and compares the bits of what ever
 probe's own tokens. It names the first one that differs, finds the fewest neighbours and the shortest prompts that still
 change the probe, and writes `repro.py`, a script for an issue of vLLM. The report of the experiment then says so too.
 
-The exit code is 0 when an operator was named, 1 when a phase failed or none could be named, and 2 when there is nothing
-to locate or it cannot run here.
+The exit code is 0 when an operator was named, or the level of compiling that brings the difference, 1 when a phase
+failed or neither could be named, and 2 when there is nothing to locate or it cannot run here.
 """
 
 import sys
@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.location import describe
-from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, complain
+from bi_experiments.claim import held
+from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, complain, file_problem, say
+from bi_experiments.launch.location import recorded_config
 from bi_experiments.localisation import locate
-from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm
+from bi_experiments.machine.placement import own_devices
+from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import Arm, Location
 from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking.log import log_again, tracking_of
 
@@ -37,17 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         help="the arm whose differing probe is looked into (the one that is not the baseline)",
     )
     options = parser.parse_args(arguments)
+    folder = OutputFolder(options.folder)
     try:
-        result = locate(OutputFolder(options.folder), options.arm)
+        config = recorded_config(read_result(folder.root))
+        with held(folder), own_devices(config, f"locating in {folder.root}", say):
+            result = locate(folder, options.arm)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
+    except OSError as error:
+        return complain(file_problem(error), ExitCode.CANNOT_RUN)
     found = result.location
     assert found is not None
-    log_again(result, options.folder, tracking_of(result, None, result.configuration["tracking"]["enabled"]))
+    log_again(result, folder.root, tracking_of(result, None, result.configuration["tracking"]["enabled"]))
     sys.stdout.write("\n".join(describe(found)) + "\n")
     if found.smallest is not None:
-        sys.stdout.write(f"Reproduction: {OutputFolder(options.folder).reproduction}\n")
-    return ExitCode.DONE if found.first is not None or found.level != "eager" else ExitCode.PHASE_FAILED
+        sys.stdout.write(f"Reproduction: {folder.reproduction}\n")
+    return ExitCode.DONE if found.first is not None or _by_its_level(found) else ExitCode.PHASE_FAILED
+
+
+def _by_its_level(found: Location) -> bool:
+    """Whether it is the compiled kernels or graphs that bring the difference: eager has none."""
+    return found.level != "eager" and found.first_difference is not None
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ class OutputFolder:
         return self.root / "result.json"
 
     @property
+    def identity(self) -> Path:
+        """What makes the experiment the one it is: settings and environment."""
+        return self.root / "identity.json"
+
+    @property
     def running_lock(self) -> Path:
         """Held by the program that writes into the folder, as long as it lives."""
         return self.root / ".running.lock"

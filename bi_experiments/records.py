@@ -1054,11 +1054,15 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     """The operator behind a difference, once `bi_experiments.locate` has looked for it."""
 
     @property
+    def launches(self) -> tuple[PhaseResult, ...]:
+        """The phases, the one before the first pair included."""
+        return (*([self.discarded] if self.discarded else []), *self.phases)
+
+    @property
     def interrupted(self) -> bool:
         """Whether a signal ended it, also where that came between two phases."""
         return self.stopped in {INTERRUPTED, KILLED} or any(
-            phase.status is PhaseStatus.INTERRUPTED
-            for phase in (*self.phases, *([self.discarded] if self.discarded else []))
+            phase.status is PhaseStatus.INTERRUPTED for phase in self.launches
         )
 
 
@@ -1097,8 +1101,8 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
                 "use the release that wrote it, or run the experiment again"
             )
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise RecordError(f"{source}: not a {kind.__name__} of version 1 to {RECORD_VERSION}: {error}") from error
+    except _NOT_JSON as error:
+        raise RecordError(f"{source}: no {kind.__name__} of version 1 to {RECORD_VERSION}: {error}") from error
 
 
 class _Versioned(msgspec.Struct):
@@ -1120,6 +1124,10 @@ def event_from_line(line: bytes) -> Event:
     """
     try:
         event: Event = msgspec.json.decode(line, type=Event)
-    except msgspec.DecodeError as error:
+    except _NOT_JSON as error:
         raise RecordError(f"not an event: {error}: {line[:200]!r}") from error
     return event
+
+
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are no such record: bytes of no text, and lists in lists without end, too."""

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.claim import claimed, refuse_claimed
+from bi_experiments.claim import claimed, complete, refuse_claimed
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import ConfigurationError
+from bi_experiments.identity import Identity
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import to_json
+from bi_experiments.records import INTERRUPTED, from_json, to_json
 from tests.factories import experiment_result
 
 RESUME = ("sweep.resume=true", "tracking=off")
@@ -63,3 +64,29 @@ def test_an_experiment_is_resumed_by_its_own_settings_alone(
         return
     with pytest.raises(ConfigurationError, match=re.escape(said)):
         refuse_claimed(folder, config)
+
+
+def test_an_experiment_is_not_resumed_on_another_machine_or_with_other_versions(folder: OutputFolder) -> None:
+    config = compose(RESUME)
+    with claimed(folder, config):
+        pass
+    write_result(folder)
+    refuse_claimed(folder, config)
+    here = from_json(folder.identity.read_bytes(), Identity, folder.identity)
+    elsewhere = here.parts | {"environment: vllm": "0.1.2", "seed": "7"}  # the record says what the settings were
+    folder.identity.write_bytes(to_json(Identity(digest="another", parts=elsewhere)))
+    vllm = here.parts["environment: vllm"]
+    with pytest.raises(ConfigurationError, match=re.escape(f"ran elsewhere (environment: vllm 0.1.2 -> {vllm})")):
+        refuse_claimed(folder, config)
+    folder.identity.write_text("{")
+    with pytest.raises(ConfigurationError, match=r"identity\.json"):
+        refuse_claimed(folder, config)
+
+
+def test_only_an_experiment_that_was_not_stopped_is_complete(folder: OutputFolder) -> None:
+    assert complete(folder) is None
+    for stopped in (INTERRUPTED, "the time budget of 5 min was spent after 2 pairs"):
+        folder.result.write_bytes(to_json(experiment_result(stopped=stopped)))
+        assert complete(folder) is None
+    folder.result.write_bytes(to_json(experiment_result()))
+    assert complete(folder) == experiment_result()

@@ -208,7 +208,7 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "has no result.json"), (b"{}", "not a ExperimentResult"), (b"\x00", "not a ExperimentResult")],
+    [(None, "has no result.json"), (b"{}", "no ExperimentResult"), (b"\x00", "no ExperimentResult")],
 )
 def test_a_folder_without_a_result(
     content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from mlflow import MlflowClient
 
+from bi_experiments.claim import held
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
 from bi_experiments.experiment import run_experiment
@@ -113,6 +114,25 @@ def test_an_arm_in_which_nothing_differs_is_refused_with_the_one_to_ask_for(
     write_probes(read_result(experiment.root), experiment, Arm.BATCH_INVARIANT, probe(equal=True))
     assert main([str(experiment.root)]) is ExitCode.CANNOT_RUN
     assert "none of the 1 probe outputs" in capsys.readouterr().err
+
+
+def test_a_folder_that_an_experiment_writes_into_is_refused(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = experiment.result.read_bytes()
+    with held(experiment):
+        assert main([str(experiment.root)]) is ExitCode.CANNOT_RUN
+    assert "another experiment writes into" in capsys.readouterr().err
+    assert experiment.result.read_bytes() == before
+
+
+def test_a_folder_that_was_moved_is_located_in_with_prompts_of_every_pair_too(experiment: OutputFolder) -> None:
+    for path in experiment.root.glob("phases/*/spec.json"):
+        spec = from_json(path.read_bytes(), PhaseSpec, path)
+        moved = msgspec.structs.replace(spec, trials_path="/nowhere/00.json", trials_digest="0")
+        path.write_bytes(to_json(moved))
+    assert main([str(experiment.root)]) is ExitCode.DONE
+    assert passed(experiment, 0).trials_path is None
 
 
 @pytest.mark.parametrize("missing", ["result.json", "spec.json"])

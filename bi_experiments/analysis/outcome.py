@@ -26,7 +26,7 @@ def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
     """
     if result.interrupted:
         return ExitCode.INTERRUPTED
-    statuses = {phase.status for phase in (*result.phases, *([result.discarded] if result.discarded else []))}
+    statuses = {phase.status for phase in result.launches}
     if statuses & {PhaseStatus.FAILED, PhaseStatus.TIMED_OUT}:
         return ExitCode.PHASE_FAILED
     arms = result.invariance.arms if result.invariance else ()

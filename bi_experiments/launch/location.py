@@ -109,6 +109,8 @@ def locate(
             project_version=__version__,
             engine=arguments,
             workload_path=str(folder.workload.resolve()),
+            trials_path=None,
+            trials_digest=None,
             wait_for_turn=False,
             locate=plan,
             profiler=None,

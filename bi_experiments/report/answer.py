@@ -131,7 +131,7 @@ def problems(result: ExperimentResult) -> list[str]:
         said.append(
             f"It ended early, with {finished} of {count(result.planned_phases, 'phase')} finished: {result.stopped}."
         )
-    started = (*([result.discarded] if result.discarded is not None else []), *result.phases)
+    started = result.launches
     return said + [_not_finished(phase, result) for phase in started if phase.status is not PhaseStatus.OK]
 
 

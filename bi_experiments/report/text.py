@@ -37,7 +37,7 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
     trials = int(setting(result.configuration, "workload.num_trials"))
     lines = [*heading(TITLE), *_result(result), ""]
     lines += settings(result.name, result.configuration, result.command)
-    for phase in (*([result.discarded] if result.discarded else []), *result.phases):
+    for phase in result.launches:
         first = stages is not None and phase.pair < stages.first_pairs
         lines += phase_block(phase, stages.first_pairs if stages and first else launches, trials)
         if stages is not None and phase.index == 2 * stages.first_pairs - 1:

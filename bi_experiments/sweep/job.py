@@ -22,6 +22,7 @@ from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
 from bi_experiments.files import locked, write_atomically
+from bi_experiments.identity import Identity, identity_of
 from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.localisation import locate_violation
 from bi_experiments.machine.placement import placed
@@ -32,9 +33,8 @@ from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary, tracking
 from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.folder import SweepFolder
-from bi_experiments.sweep.identity import identity_of
 from bi_experiments.sweep.parent import end_with_parent
-from bi_experiments.sweep.records import ExperimentRecord, Identity, Status, interrupted, with_result
+from bi_experiments.sweep.records import ExperimentRecord, Status, interrupted, with_result
 from bi_experiments.tracking.log import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
@@ -51,10 +51,6 @@ class _Job:
     folder: OutputFolder
     number: int
     overrides: tuple[str, ...]
-
-    @property
-    def identity(self) -> Path:
-        return self.folder.root / "identity.json"
 
 
 def run_in_sweep(composed: DictConfig) -> float | None:
@@ -118,7 +114,7 @@ def _run_or_take_over(
     if (finished := _finished(job, identity)) is not None:
         return _close(job, finished, config, started, taken_over=True)
     _write(job, started)
-    write_atomically(job.identity, to_json(identity))
+    write_atomically(job.folder.identity, to_json(identity))
     name = f"{job.sweep.root.name}/{job.number} {experiment_name(config)}"
     with placed(config, name, lambda why: _show(job, why)) as place, _progress(job) as progress:
         command = typed(job.overrides)
@@ -151,7 +147,7 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
     What the folder has of another identity is named and moved away: nothing of it is used, and nothing is lost.
     """
     try:
-        there = from_json(job.identity.read_bytes(), Identity, job.identity)
+        there = from_json(job.folder.identity.read_bytes(), Identity, job.folder.identity)
     except FileNotFoundError:
         return None
     except RecordError as error:

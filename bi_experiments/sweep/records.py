@@ -94,15 +94,6 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
         return AloneDigest(self.probed_alone, self.outputs_alone)
 
 
-class Identity(Record, frozen=True, kw_only=True):
-    """What makes an experiment the one it is: `identity.json` in its folder."""
-
-    version: int = RECORD_VERSION
-    digest: str
-    parts: dict[str, str]
-    """Settings and environment, flat: what the digest is made of."""
-
-
 def interrupted(started: ExperimentRecord) -> ExperimentRecord:
     """What is written of an experiment that ran when it, or its sweep, was interrupted."""
     code = int(ExitCode.INTERRUPTED)

@@ -144,7 +144,7 @@ def of_experiment(result: ExperimentResult) -> RunContent:
                 KIND: "experiment",
                 IDENTITY: identity(result),
                 "status": _experiment_status(result).lower(),
-                "reason": result.stopped or _first_error(result.phases),
+                "reason": result.stopped or _first_error(result.launches),
                 **_verdicts(result),
                 "mlflow.note.content": note(result),
             }
@@ -478,7 +478,7 @@ def _phase_status(phase: PhaseResult) -> RunStatus:
 
 
 def _experiment_status(result: ExperimentResult) -> RunStatus:
-    if any(_phase_status(phase) == "FAILED" for phase in result.phases):
+    if any(_phase_status(phase) == "FAILED" for phase in result.launches):
         return "FAILED"
     return "KILLED" if result.interrupted else "FINISHED"
 

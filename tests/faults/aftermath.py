@@ -15,6 +15,7 @@ from bi_experiments.paths import read_result
 from bi_experiments.records import (
     PhaseResult,
     PhaseSpec,
+    PhaseStatus,
     Record,
     RecordError,
     Workload,
@@ -25,6 +26,8 @@ from bi_experiments.tracking.runs import of_experiment, of_phase
 from tests.processes import ticks
 
 _RECORDS: dict[str, type[Record]] = {"spec.json": PhaseSpec, "result.json": PhaseResult, "workload.json": Workload}
+
+_NOT_FAILED = {PhaseStatus.OK: "FINISHED", PhaseStatus.INTERRUPTED: "KILLED"}
 
 
 def left_behind(folder: Path, temporary: Path, database: Path | None = None) -> list[str]:
@@ -117,7 +120,12 @@ def _runs(database: Path, folder: Path) -> Iterator[str]:
     for path in folder.rglob("result.json"):
         if path.parent.parent.name != "phases":
             result = read_result(path.parent)
-            contents = [of_experiment(result), *(of_phase(result, phase, []) for phase in result.phases)]
-            for content in contents:
-                if (status := statuses.get(content.name)) not in {None, content.status}:
-                    yield f"run {content.name} is {status} and not {content.status}"
+            failed = any(phase.status not in _NOT_FAILED for phase in result.launches)
+            expected = "FAILED" if failed else "KILLED" if result.interrupted else "FINISHED"
+            names = {of_experiment(result).name: expected}
+            names |= {
+                of_phase(result, phase, []).name: _NOT_FAILED.get(phase.status, "FAILED") for phase in result.phases
+            }
+            for name, expected in names.items():
+                if (status := statuses.get(name)) not in {None, expected}:
+                    yield f"run {name} is {status} and not {expected}"

@@ -17,7 +17,7 @@ FLOORS = (
     {"paths", "files", "wording", "vllm_cpu"},
     {"phase"},
     {"config"},
-    {"analysis", "claim", "machine", "workload"},
+    {"analysis", "claim", "identity", "machine", "workload"},
     {"tracking", "launch"},
     {"report"},
     {"experiment", "localisation"},

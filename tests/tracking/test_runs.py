@@ -237,6 +237,12 @@ def test_a_phase_that_did_not_end_well_marks_both_runs(status: PhaseStatus, run_
         assert run.tags["reason"] == "it broke"
 
 
+def test_a_launch_before_the_first_pair_that_failed_marks_the_experiment() -> None:
+    discarded = factories.phase(status=PhaseStatus.FAILED, error="it broke", init_time_s=None, trials=())
+    run = of_experiment(factories.experiment_result([], comparison=None, discarded=discarded))
+    assert (run.status, run.tags["reason"]) == ("FAILED", "it broke")
+
+
 def test_every_configuration_has_the_same_parameters() -> None:
     # A seeded checkpoint's shape and the environment variables are deeper in one than in the other.
     demo, default = of_experiment(result("experiment=cpu_demo")), of_experiment(result())

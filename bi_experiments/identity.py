@@ -16,7 +16,23 @@ from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name, own_checkout, public_variables
 from bi_experiments.machine.libraries import interpreter
 from bi_experiments.machine.preflight import phase_versions
-from bi_experiments.sweep.records import Identity
+from bi_experiments.records import RECORD_VERSION, Record
+
+_ENVIRONMENT = "environment: "
+
+
+class Identity(Record, frozen=True, kw_only=True):
+    """What makes an experiment the one it is: `identity.json` in its folder."""
+
+    version: int = RECORD_VERSION
+    digest: str
+    parts: dict[str, str]
+    """Settings and environment, flat: what the digest is made of."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The parts that are not settings."""
+        return {name: value for name, value in self.parts.items() if name.startswith(_ENVIRONMENT)}
 
 
 def identity_of(config: ExperimentConfig) -> Identity:
@@ -37,7 +53,7 @@ def identity(configuration: Mapping[str, Any], environment: Mapping[str, str]) -
         configuration: As in the record.
         environment: What it runs on, in words.
     """
-    parts = deciding(configuration) | {f"environment: {name}": value for name, value in environment.items()}
+    parts = deciding(configuration) | {f"{_ENVIRONMENT}{name}": value for name, value in environment.items()}
     text = json.dumps(parts, sort_keys=True)
     return Identity(digest=hashlib.sha256(text.encode()).hexdigest(), parts=parts)
 

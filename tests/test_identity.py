@@ -6,8 +6,8 @@ import pytest
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import changes, recorded_configuration
 from bi_experiments.errors import MachineError
+from bi_experiments.identity import environment_of, identity
 from bi_experiments.machine.preflight import phase_versions
-from bi_experiments.sweep.identity import environment_of, identity
 
 ENVIRONMENT = {"vllm": "0.32.0", "devices": "NVIDIA H100 80GB HBM3 79 GiB"}
 
