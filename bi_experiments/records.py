@@ -577,7 +577,8 @@ class SmallestBatch(Record, frozen=True, kw_only=True):
     first: ModuleDifference | None = None
     """First module that differs in this batch; None where modules were not observed."""
     border_tokens: int | None = None
-    """Prompt tokens of the only neighbour from which on the probe changes; None: more neighbours, or no border."""
+    """Prompt tokens of the only neighbour from which on the probe changes; None: there are more neighbours, or no
+    border was seen."""
     larger_differing: tuple[int, ...] = ()
     """Larger numbers of prompt tokens of that neighbour that were tried, and change the probe too."""
     larger_equal: tuple[int, ...] = ()

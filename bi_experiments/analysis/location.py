@@ -84,4 +84,6 @@ def _border(smallest: SmallestBatch) -> tuple[str, ...]:
     if equal:
         also = f", also at {differing}" if differing else ""
         return (f"It changes at {border} prompt tokens of the neighbour{also}, but not at {equal}.",)
+    if not differing:
+        return (f"It changes at {border} prompt tokens of the neighbour; no longer prompt was tried.",)
     return (f"It changes from {border} prompt tokens of the neighbour on (one less: equal; tried above: {differing}).",)

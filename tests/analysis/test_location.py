@@ -80,6 +80,12 @@ def test_a_border_that_does_not_hold_above_is_no_border() -> None:
     assert "on (one less" not in text
 
 
+def test_a_border_above_which_nothing_was_tried_claims_nothing_of_it() -> None:
+    text = said(replace(FOUND, smallest=replace(SMALLEST, larger_differing=())))
+    assert "It changes at 40 prompt tokens of the neighbour; no longer prompt was tried." in text
+    assert "tried above" not in text
+
+
 def test_a_search_that_ran_out_of_time_says_so() -> None:
     assert "the time was over before the search was" in said(replace(FOUND, smallest=replace(SMALLEST, whole=False)))
 

@@ -44,8 +44,8 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
     """
     assert spec.locate is not None
     assert spec.probes is not None
-    search = _Search(llm, spec.locate, spec.probes)
-    batch, reference = search.find(workload, observed, spec.engine.max_model_len)
+    search = _Search(llm, spec.locate, spec.probes, spec.engine.max_model_len)
+    batch, reference = search.find(workload, observed)
     found = Location(
         arm=spec.arm,
         composition=spec.locate.composition,
@@ -61,15 +61,17 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
 class _Search:
     """One search, on one engine."""
 
-    def __init__(self, llm: "LLM", plan: LocatePlan, probes: ProbePlan) -> None:
+    def __init__(self, llm: "LLM", plan: LocatePlan, probes: ProbePlan, max_model_len: int) -> None:
         self._llm = llm
         self._plan = plan
+        self._max_model_len = max_model_len
         self._probes = probes
         self._prefix_caching = engine.keeps_prompts(llm)
 
-    def find(self, workload: Workload, observed: ObservedEngine, max_model_len: int) -> tuple[Batch, Request]:
+    def find(self, workload: Workload, observed: ObservedEngine) -> tuple[Batch, Request]:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
-        limits = engine.limits(self._llm, observed.max_num_batched_tokens, observed.max_num_seqs, max_model_len)
+        steps = observed.max_num_batched_tokens, observed.max_num_seqs
+        limits = engine.limits(self._llm, *steps, self._max_model_len)
         tokenizer = engine.tokenizer(self._llm)
 
         def alone(request: Request) -> Output:
@@ -178,7 +180,8 @@ class _Search:
         def differs(requests: Sequence[Request], position: int) -> bool:
             return self.first_difference(alone, self.generate(requests)[position], reference) is not None
 
-        shrinker = Shrinker(batch.requests, plan.position, differs, time.monotonic() + plan.shrink_time_s)
+        deadline = time.monotonic() + plan.shrink_time_s
+        shrinker = Shrinker(batch.requests, plan.position, differs, deadline, self._max_model_len)
         shrinker.shrink()
         border, differing, equal = shrinker.border()
         output = self.generate(shrinker.requests)[shrinker.position]

@@ -1,5 +1,6 @@
 """The smallest batch in which a probe still changes. Pure: no engine, no torch."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,14 +34,18 @@ class Shrinker:
         position: Index of the probe.
         differs: Runs a batch.
         deadline: `time.monotonic()` from which on no further batch is run.
+        max_model_len: Most tokens of a request, prompt and output.
     """
 
-    def __init__(self, requests: Sequence[Request], position: int, differs: Differs, deadline: float) -> None:
+    def __init__(
+        self, requests: Sequence[Request], position: int, differs: Differs, deadline: float, max_model_len: int
+    ) -> None:
         self.requests = tuple(requests)
         self.position = position
         self._differs = differs
         self._answers: dict[tuple[tuple[Request, ...], int], bool] = {(self.requests, position): True}
         self._deadline = deadline
+        self._max_model_len = max_model_len
         self.tried = 0
         self.whole = True
 
@@ -53,26 +58,34 @@ class Shrinker:
     def border(self) -> tuple[int | None, tuple[int, ...], tuple[int, ...]]:
         """The only neighbour's prompt tokens, and which larger numbers change the probe, and which do not.
 
-        None instead of the number where there are more neighbours, or where a neighbour of one token is enough.
+        Larger numbers that the model cannot take are not tried. None instead of the number where there are more
+        neighbours, where a neighbour of one token is enough, or where one token less was not seen to change nothing.
         """
-        at = 1 - self.position
         if len(self.requests) != 2:
             return None, (), ()
-        neighbour = self.requests[at]
-        length = len(neighbour.prompt)
-        if length == 1:
+        length = len(self.requests[1 - self.position].prompt)
+        if length == 1 or self._differs_at(length - 1) is not False:
             return None, (), ()
         differing: list[int] = []
         equal: list[int] = []
-        for larger in (length + 1, length + 2, length + 7, 2 * length):
-            prompt = (neighbour.prompt * 3)[:larger]
-            outcome = self._ask([*self.requests[:at], replace(neighbour, prompt=prompt), *self.requests[at + 1 :]])
+        for larger in sorted({length + 1, length + 2, length + 7, 2 * length}):
+            outcome = self._differs_at(larger)
             if outcome is not None:
                 (differing if outcome else equal).append(larger)
         return length, tuple(differing), tuple(equal)
 
+    def _differs_at(self, length: int) -> bool | None:
+        """Whether the probe changes with so many prompt tokens of its only neighbour; None: it was not tried."""
+        at = 1 - self.position
+        neighbour = self.requests[at]
+        if length + neighbour.max_tokens > self._max_model_len:
+            return None
+        repeated = neighbour.prompt * math.ceil(length / len(neighbour.prompt))
+        changed = replace(neighbour, prompt=repeated[:length])
+        return self._ask([*self.requests[:at], changed, *self.requests[at + 1 :]])
+
     def _ask(self, requests: Sequence[Request], position: int | None = None) -> bool | None:
-        """Whether the probe changes in a batch; None when the time is over, or the batch cannot be run."""
+        """Whether the probe changes in a batch; None when the time is over."""
         key = (tuple(requests), self.position if position is None else position)
         if key not in self._answers:
             if time.monotonic() > self._deadline:

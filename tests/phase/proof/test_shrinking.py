@@ -17,13 +17,18 @@ def neighbour(number: int, length: int = 8, max_tokens: int = 4) -> Request:
 
 
 def shrunk(
-    requests: Sequence[Request], position: int, differs: Callable[[Sequence[Request]], bool], time_s: float = 60.0
+    requests: Sequence[Request],
+    position: int,
+    differs: Callable[[Sequence[Request]], bool],
+    time_s: float = 60.0,
+    max_model_len: int = 1024,
 ) -> Shrinker:
     def asked(batch: Sequence[Request], at: int) -> bool:
         assert batch[at] == PROBE
+        assert all(len(one.prompt) + one.max_tokens <= max_model_len for one in batch)
         return differs(batch)
 
-    shrinker = Shrinker(requests, position, asked, time.monotonic() + time_s)
+    shrinker = Shrinker(requests, position, asked, time.monotonic() + time_s, max_model_len)
     shrinker.shrink()
     return shrinker
 
@@ -67,6 +72,40 @@ def test_a_difference_at_one_length_alone_is_no_border() -> None:
     found = shrunk([PROBE, neighbour(1, 16)], 0, lambda requests: any(len(one.prompt) == 16 for one in requests))
     assert found.border()[0] == 16
     assert found.border()[1:] == ((), (17, 18, 23, 32))
+
+
+@pytest.mark.parametrize("border", [2, 3, 7])
+def test_every_larger_number_of_tokens_is_tried_as_it_is_called_and_once(border: int) -> None:
+    seen: list[int] = []
+
+    def differs(requests: Sequence[Request]) -> bool:
+        seen.append(max((len(one.prompt) for one in requests if one != PROBE), default=0))
+        return seen[-1] >= border
+
+    found = shrunk([PROBE, neighbour(1, 300)], 0, differs)
+    ran = len(seen)
+    assert found.border() == (border, tuple(sorted({border + 1, border + 2, border + 7, 2 * border})), ())
+    assert set(seen[ran:]) <= {border - 1, *found.border()[1]}
+    assert set(found.border()[1]) <= set(seen)
+
+
+def test_prompts_that_the_model_cannot_take_with_their_output_are_not_tried() -> None:
+    def differs(requests: Sequence[Request]) -> bool:
+        return any(len(one.prompt) >= 40 and one.max_tokens >= 4 for one in requests if one != PROBE)
+
+    found = shrunk([PROBE, neighbour(1, 44)], 0, differs, max_model_len=48)
+    assert found.border() == (40, (41, 42), ())
+
+
+def test_no_border_is_claimed_where_one_token_less_was_not_tried() -> None:
+    def slow(requests: Sequence[Request]) -> bool:
+        time.sleep(0.05)
+        return any(len(one.prompt) >= 40 for one in requests if one != PROBE)
+
+    found = shrunk([PROBE, neighbour(1, 300)], 0, slow, time_s=0.12)
+    assert len(found.requests[1].prompt) > 40
+    assert found.border() == (None, (), ())
+    assert not found.whole
 
 
 def test_the_sum_of_tokens_is_shared_among_the_neighbours_that_are_left() -> None:
