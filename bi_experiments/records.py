@@ -17,7 +17,8 @@ History of the file format (`RECORD_VERSION`):
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
   `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
-  came later; records without them say less of the proof.
+  came later; records without them say less of the proof. Without `StepCount.split` and `LedgerRow.split`, prompts that
+  took several steps are counted with the others.
 """
 
 from enum import StrEnum
@@ -446,6 +447,8 @@ class StepCount(Record, frozen=True, kw_only=True):
     """Lower end of a class of sequences that decode together; 0 for `prefill`."""
     padded: bool = False
     """Whether the step is smaller than the CUDA graph that runs it."""
+    split: bool = False
+    """Of `prefill`: whether earlier steps computed a part of the prompt."""
     tokens: int
     """Output tokens, over all requests that are compared; of the workload over all requests."""
     changed: int | None = None
@@ -945,6 +948,7 @@ class LedgerRow(Record, frozen=True, kw_only=True):
     """Lower end of the class of sequences that decode together; 0 for `prefill`."""
     sequences_below: int | None
     padded: bool
+    split: bool = False
     workload_tokens: int
     workload_pct: float
     """Share of the workload's output tokens, in per cent."""

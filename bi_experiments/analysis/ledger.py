@@ -24,6 +24,7 @@ class _Class(NamedTuple):
     kind: StepKind
     context: int
     sequences: int
+    split: bool
 
 
 def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance]) -> tuple[LedgerRow, ...]:
@@ -65,6 +66,7 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
                 sequences=one.sequences,
                 sequences_below=_sequences_below(one.sequences, seats) if one.sequences else None,
                 padded=one.padded,
+                split=one.split,
                 workload_tokens=one.tokens,
                 workload_pct=100 * one.tokens / total,
                 probe_tokens=sum(step.tokens for step in probes.values()),
@@ -157,7 +159,7 @@ def source(share_pct: float | None) -> str:
 
 
 def _class(one: StepCount) -> _Class:
-    return _Class(one.kind, one.context, one.sequences)
+    return _Class(one.kind, one.context, one.sequences, one.split)
 
 
 def _best(verdicts: set[Invariance]) -> Invariance:
@@ -169,7 +171,7 @@ def in_words(row: LedgerRow) -> str:
     """A class of steps: `513 to 1024 tokens of context, 33 to 64 sequences, alongside a prefill`."""
     context = f"{_range(row.context, row.context_below)} tokens"
     if row.kind is StepKind.PREFILL:
-        said = f"prefill of {context}"
+        said = f"prefill of {context}{', in several steps' if row.split else ''}"
     else:
         beside = ", alongside a prefill" if row.kind is StepKind.BESIDE_PREFILL else ""
         sequences = _range(row.sequences, row.sequences_below)

@@ -210,6 +210,18 @@ def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_to
     assert "in 1 class of steps with 100 % of its prompts (most in: prefill of 1025" in unprobed.sentence
 
 
+def test_prompts_that_take_several_steps_are_not_proved_by_whole_ones() -> None:
+    prefill = step(None, 90, context=1025, sequences=0, kind=StepKind.PREFILL)
+    split = replace(prefill, split=True, tokens=10)
+    probed = counted("batch_8", 3, 1025, sequences=0, kind=StepKind.PREFILL)
+    judged = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed)))
+    assert [row.verdict for row in judged.ledger] == [Invariance.HOLDS, Invariance.NOT_PROBED]
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert "10 % of its prompts (most in: prefill of 1025 to 2048 tokens, in several steps)" in judged.sentence
+    covered = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed, replace(probed, split=True))))
+    assert covered.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+
+
 def test_prefill_without_a_control_decides_where_the_workload_has_nothing_else() -> None:
     prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
     probed = counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL)

@@ -28,6 +28,7 @@ class StepClass:
     context: int
     sequences: int
     padded: bool
+    split: bool = False
 
 
 def lower_end(value: int, ends: Sequence[int]) -> int:
@@ -116,15 +117,17 @@ def _steps(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> Iterat
             computed[index] += tokens
             prompt, _ = sequences[index]
             if computed[index] == prompt + made[index]:
-                step.append((index, _classify(made[index], computed[index], decoding, len(scheduled), padded)))
+                if made[index] == 0:
+                    found = StepClass(StepKind.PREFILL, lower_end(prompt, CONTEXTS), 0, padded, split=tokens < prompt)
+                else:
+                    found = _decode(computed[index], decoding, len(scheduled), padded)
+                step.append((index, found))
                 made[index] += 1
         yield step
         running = [index for index in running if made[index] < sequences[index][1]]
 
 
-def _classify(made: int, context: int, decoding: int, scheduled: int, padded: bool) -> StepClass:
-    if made == 0:
-        return StepClass(StepKind.PREFILL, lower_end(context, CONTEXTS), 0, padded)
+def _decode(context: int, decoding: int, scheduled: int, padded: bool) -> StepClass:
     kind = StepKind.DECODE if decoding == scheduled else StepKind.BESIDE_PREFILL
     return StepClass(kind, lower_end(context, CONTEXTS), lower_end(decoding, SEQUENCES), padded)
 
@@ -147,6 +150,7 @@ def counted(
             context=each.context,
             sequences=each.sequences,
             padded=each.padded,
+            split=each.split,
             tokens=tokens,
             changed=None if changes is None else changes[each],
         )

@@ -351,6 +351,24 @@ def test_trial_adds_prompts_until_every_class_that_the_workload_needs_is_compare
     assert sum(len(batch.probed) for batch in made) > 2
 
 
+def test_a_prompt_that_takes_several_steps_is_compared_however_few_there_are() -> None:
+    limits = replace(LIMITS, max_num_batched_tokens=500, max_num_seqs=64)
+    (batch,) = trial_batches(of_lengths((9,) * 60), limits, trial_prompts=1)
+    steps = classes(batch, limits)
+    assert [at for at, each in enumerate(steps) if each[0].split] == [55]
+    assert 55 in {probed.position for probed in batch.probed if probed.needed}
+
+
+@pytest.mark.parametrize("name", ["chunked_prefill", "last_chunk"])
+def test_the_probes_of_split_prompts_are_in_the_class_of_those(name: str) -> None:
+    made = Material.drawn(plan(), of_lengths((200,) * 3), LIMITS, TOKEN_IDS, alone)
+    batches = list(compose(name, made))
+    assert batches
+    for batch in batches:
+        (probed,) = batch.probed
+        assert made.step_classes(batch.requests)[probed.position][0].split
+
+
 def test_classes_with_less_than_a_hundredth_of_the_tokens_are_not_needed() -> None:
     often = StepClass(StepKind.DECODE, 1, 9, padded=False)
     seldom = StepClass(StepKind.DECODE, 129, 9, padded=False)

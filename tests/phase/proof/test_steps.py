@@ -44,6 +44,15 @@ def test_a_prompt_that_does_not_fit_the_step_is_processed_beside_the_decodes_of_
     ]
 
 
+def test_a_prompt_that_took_several_steps_has_a_class_of_its_own() -> None:
+    made = schedule([(60, 2), (139, 2)], LIMITS)
+    assert [[(step.kind, step.split) for step in steps] for steps in made] == [
+        [(StepKind.PREFILL, False), (StepKind.BESIDE_PREFILL, False)],
+        [(StepKind.PREFILL, True), (StepKind.DECODE, False)],
+    ]
+    assert [one.split for one in counted(None, [made[0][0], made[1][0]])] == [False, True]
+
+
 def test_a_sequence_without_a_seat_waits_until_another_leaves() -> None:
     assert kinds([(1, 3), (1, 2), (1, 2), (1, 2), (1, 1)])[0] == [
         StepKind.PREFILL,
