@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bi_experiments.phase.engine import further_arguments
 from bi_experiments.records import EngineSpec, Location
 
 OWN_LINE = 4
@@ -59,6 +60,4 @@ def engine_arguments(engine: EngineSpec) -> dict[str, object]:
     arguments = {
         name: value for name, value in arguments.items() if value is not None and DEFAULTS.get(name, ...) != value
     }
-    if engine.attention_backend is not None:
-        arguments["attention_config"] = {"backend": engine.attention_backend}
-    return {**arguments, **engine.extra}
+    return {**arguments, **further_arguments(engine)}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bi_experiments.records import Arm, BatchRequest, EngineSpec, Location, SmallestBatch
-from bi_experiments.report.reproduction import render
+from bi_experiments.report.reproduction import engine_arguments, render
 
 ENGINE = EngineSpec(
     model="some/model",
@@ -129,6 +129,14 @@ def test_the_script_has_under_60_lines_and_imports_vllm_alone(requests: int) -> 
     imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     modules = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imported}
     assert modules == {"os", "struct", "sys", "traceback", "vllm"}
+
+
+def test_what_else_is_said_of_attention_stands_beside_its_backend() -> None:
+    engine = msgspec.structs.replace(ENGINE, extra={"attention_config": {"flash_attn_version": 2}, "seed": 3})
+    arguments = engine_arguments(engine)
+    assert arguments["attention_config"] == {"backend": "FLASH_ATTN", "flash_attn_version": 2}
+    assert arguments["seed"] == 3
+    assert "attention_config" not in engine_arguments(msgspec.structs.replace(ENGINE, attention_backend=None))
 
 
 def test_without_a_batch_there_is_no_script() -> None:
