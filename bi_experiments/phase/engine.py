@@ -226,6 +226,12 @@ def step_sequences(llm: "LLM") -> int:
     return int(llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
 
 
+def ranks_a_stage(llm: "LLM") -> int:
+    """Workers of one stage of the pipeline; their ranks follow one another, stage by stage."""
+    parallel = llm.llm_engine.vllm_config.parallel_config
+    return int(parallel.world_size) // int(parallel.pipeline_parallel_size)
+
+
 def watch_compiles(llm: "LLM") -> None:
     """Have the workers count from now on what they compile."""
     llm.collective_rpc("bi_experiments_watch_compiles")

@@ -129,7 +129,7 @@ class _Search:
             if layers is None:
                 stopped = "the observed model gave other bits than the unobserved one, so that nothing can be said"
                 return {**found, "stopped": stopped}
-            first_module = first_of(layers)
+            first_module = first_of(layers, engine.ranks_a_stage(self._llm))
             found |= {"layers": tuple(layers), "first": first_module}
             if first_module is None:
                 found["stopped"] = "every module gave the same bits: what differs is sampling, or how logprobs are made"
@@ -198,7 +198,7 @@ class _Search:
             neighbours_before=len(batch.requests) - 1,
             tried=shrinker.tried,
             whole=shrinker.whole,
-            first=first_of(layers or ()),
+            first=first_of(layers or (), engine.ranks_a_stage(self._llm)),
             border_tokens=border,
             larger_differing=differing,
             larger_equal=equal,
@@ -213,15 +213,20 @@ def shortened(requests: Sequence[Request], position: int, max_tokens: int) -> tu
     )
 
 
-def first_of(layers: Sequence[ModuleDifference]) -> ModuleDifference | None:
-    """The first module that differs; of several workers, the one that comes first in the order of execution."""
+def first_of(layers: Sequence[ModuleDifference], ranks_a_stage: int) -> ModuleDifference | None:
+    """The first module that differs in the order of execution.
+
+    Args:
+        layers: What every worker compared, each in the order of execution.
+        ranks_a_stage: Workers of one stage of the pipeline: a stage begins when the one before it has ended.
+    """
     order: dict[int, int] = {}
     differing = []
     for one in layers:
         place = order[one.rank] = order.get(one.rank, -1) + 1
         if one.differing:
-            differing.append((place, one.rank, one))
-    return min(differing, key=lambda found: found[:2])[2] if differing else None
+            differing.append((one.rank // ranks_a_stage, place, one.rank, one))
+    return min(differing, key=lambda found: found[:3])[3] if differing else None
 
 
 def plain(request: Request) -> BatchRequest:
