@@ -106,13 +106,14 @@ class ModuleRecorder:
         self._compare = compare
         self._steps = 0
         self._step: Step | None = None
+        self._row_counts: set[int] = set()
         self._calls: dict[str, int] = {}
         self._open: list[Call | None] = []
         if not compare:
             self._kept = {}
         self._found = []
         model = self._model.module()
-        self._handles = [model.register_forward_pre_hook(self._begin_step)]
+        self._handles = [model.register_forward_pre_hook(self._begin_step, with_kwargs=True)]
         self._model.watch_steps()
         for name, module in model.named_modules():
             if not name:  # the model itself, whose output is that of its last module
@@ -132,11 +133,15 @@ class ModuleRecorder:
         last = min(differing, default=-1)
         return [found for found in self._found if found["step"] == last]
 
-    def _begin_step(self, *_: object) -> None:
+    def _begin_step(self, _: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._calls = {}
         self._open = []
-        self._step = self._model.rows(self._request, self._steps)
-        self._steps += self._step is not None
+        self._step = step = self._model.rows(self._request, self._steps)
+        if step is not None:
+            self._steps += 1
+            # Padding stands behind the tokens, in what the model itself is passed too.
+            sizes = (tensor.shape[0] for tensor in tensors((args, kwargs)))
+            self._row_counts = {step.tokens, *(size for size in sizes if size > step.tokens)}
 
     def _before(self, name: str, module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Copy the inputs before the call, since modules may write into them."""
@@ -169,7 +174,7 @@ class ModuleRecorder:
         step = self._step
         assert step is not None
         for tensor in tensors(value):
-            if tensor.shape[0] >= step.tokens:
+            if tensor.shape[0] in self._row_counts:
                 own = tensor[step.rows].detach().to("cpu", copy=True)
                 pairs = zip(step.positions, own, strict=False)
             elif tensor.shape[0] == step.requests:  # the LM head sees one row a request: that of its last token
@@ -181,11 +186,11 @@ class ModuleRecorder:
 
 
 def tensors(value: object) -> "Iterator[torch.Tensor]":
-    """All tensors with rows in nested tuples, lists and dictionaries."""
+    """All tensors with rows in nested tuples, lists and dictionaries; a weight is none, where a module returns it."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        if value.dim():
+        if value.dim() and not isinstance(value, torch.nn.Parameter):
             yield value
     elif isinstance(value, dict):
         for each in value.values():

@@ -27,6 +27,29 @@ class LinearBase(nn.Linear):  # type: ignore[misc]  # torch is not read by mypy
         return out + self.error if rows.shape[0] > self.most_rows else out
 
 
+class WithBias(LinearBase):
+    """Returns its bias instead of adding it, and a table of its own: neither has a row a token."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(WIDTH, WIDTH, bias=False)
+        self.later = nn.Parameter(torch.arange(float(size)))
+        self.table = torch.arange(2.0 * size)
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return super().forward(rows), self.later, self.table
+
+
+class Untupled(nn.Module):  # type: ignore[misc]  # torch is not read by mypy
+    """Passes on the first of what the module in it gives."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.inner(rows)[0])
+
+
 class AddingNorm(nn.Module):  # type: ignore[misc]  # torch is not read by mypy
     """Writes into its inputs, as vLLM's fused norms do."""
 
@@ -66,6 +89,7 @@ class Runner:
     input_batch: Any = None
     query_start_loc: Any = None
     positions: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    padded: int = 0
 
     def step(self, requests: dict[str, tuple[int, int]]) -> None:
         """One step: for each request the first position, and one behind the last."""
@@ -76,7 +100,7 @@ class Runner:
         rows = torch.cat(
             [content(name.partition("-")[0], position) for name, span in requests.items() for position in range(*span)]
         )
-        self.model(rows)
+        self.model(torch.cat([rows, torch.randn(max(0, self.padded - len(rows)), WIDTH)]))
 
 
 class RunnerV2:
@@ -162,6 +186,22 @@ def test_the_first_module_that_differs_has_equal_inputs_and_those_behind_it_have
     behind = found[names.index("layers.1.linear") + 1 :]
     assert behind[0]["module"] == "layers.1.norm"
     assert all(one["differing"] and not one["inputs_equal"] for one in behind if one["module"] != "layers.1")
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_what_has_no_row_a_token_is_not_compared_by_rows(size: int, model: Model) -> None:
+    model.layers[1].linear = Untupled(WithBias(size))
+    assert compared(Runner(model)) == []
+
+
+def test_rows_of_a_padded_step_are_compared_without_the_padding(model: Model) -> None:
+    assert compared(Runner(model, padded=8)) == []
+    faulty = model.layers[1].get_submodule("linear")
+    assert isinstance(faulty, LinearBase)
+    faulty.error, faulty.most_rows = 0.5, 8
+    batch = [{"11-aaaaaaaa": (0, 5), "12-bbbbbbbb": (0, 4)}, *BATCH[1:]]
+    culprit = next(one for one in compared(Runner(model, padded=8), batch=batch) if one["differing"])
+    assert (culprit["module"], culprit["shape"]) == ("layers.1.linear", (4, WIDTH))
 
 
 def test_what_differs_in_a_later_step_is_named_there(model: Model) -> None:
