@@ -157,6 +157,7 @@ def hang_if(hangs: bool) -> None:
 def end(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
     """The last events, and what comes after them."""
     if spec.profiler is not None:
+        hang_if(behaviour == "hangs_in_profile")
         pipes.emit(Profiled(profile=profiles.BASELINE if spec.arm is Arm.BASELINE else profiles.SECOND))
     pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
     if behaviour == "dies_after_done":

@@ -278,7 +278,7 @@ def test_a_server_that_is_down_is_an_error_of_one_line(capsys: pytest.CaptureFix
 def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = "sqlite:///mlflow.db"  # MLflow keeps a store by its address, even from another folder
     client = mlflow.MlflowClient(tracking_uri=uri)
     experiment_id = client.create_experiment("overheads", artifact_location=(tmp_path / "artifacts").as_uri())
     runs = []

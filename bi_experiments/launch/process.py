@@ -134,6 +134,7 @@ class PhaseProcess:
         self._before_trial: dict[int, Counters] = {}
         self._pending = bytearray()
         self._probed: set[tuple[int, str, int, int, int]] = set()
+        self._compositions_done = 0
         self.started = False
         self._ended = False
         self.alive = False
@@ -278,6 +279,7 @@ class PhaseProcess:
                 if not self.spec.wait_for_turn:
                     self._begin_next()
             case ProbeDone():
+                self._compositions_done += 1
                 self._begin_probes(event)
             case Done() | Failed():
                 self._begin("its end", "", EXIT_GRACE_S)
@@ -295,6 +297,10 @@ class PhaseProcess:
             self._begin(f"trial {index + 1}", "trial", self._settings.step_limits.trial)
 
     def _begin_probes(self, last: ProbeDone | None) -> None:
+        compositions = () if self.spec.probes is None else self.spec.probes.compositions
+        if self.spec.profiler is not None and self._compositions_done >= len(compositions):
+            self._begin("the profiled trial", "trial", self._settings.step_limits.trial)
+            return
         after = f" after {last.results[-1].composition}" if last is not None and last.results else ""
         self._begin(f"a composition of probes{after}", "probe", self._settings.step_limits.probe)
 

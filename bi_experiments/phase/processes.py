@@ -19,6 +19,8 @@ _ROUNDS = 10
 """How often the processes are listed until none is left: one that forks meanwhile is seen in the next round."""
 
 _SHARED_MEMORY = Path("/dev/shm")
+_HOST_IPC, _HOST_PID = "ipc:[4026531839]", "pid:[4026531836]"
+"""The host's own namespaces: constants of the kernel (include/linux/proc_ns.h)."""
 
 
 def kill_phase(leader: int, temporary: Path) -> None:
@@ -41,9 +43,13 @@ def kill_phase(leader: int, temporary: Path) -> None:
 def remove_shared_memory(since: float) -> None:
     """Remove the shared memory that killed processes of this user left behind: made since then, and mapped by none.
 
+    Nothing in a container that has the host's (`docker run --ipc=host`), where processes that map it are not seen.
+
     Args:
         since: Unix time in seconds.
     """
+    if _namespace("ipc") == _HOST_IPC and _namespace("pid") != _HOST_PID:
+        return
     left = [path for path in (*_SHARED_MEMORY.glob("psm_*"), *_SHARED_MEMORY.glob("torch_*")) if _is_new(path, since)]
     if not left:
         return
@@ -51,6 +57,13 @@ def remove_shared_memory(since: float) -> None:
     for path in left:
         if not any(os.fsencode(path) in text for text in maps):
             path.unlink(missing_ok=True)
+
+
+def _namespace(kind: str) -> str:
+    try:
+        return str(Path(f"/proc/self/ns/{kind}").readlink())
+    except OSError:
+        return ""
 
 
 def _is_new(path: Path, since: float) -> bool:

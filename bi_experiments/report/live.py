@@ -172,6 +172,8 @@ class _Clock:
 
     now: Callable[[], float]
     started: float = 0.0
+    first_phase: float = 0.0
+    """Of those that count."""
     phases: list[float] = field(default_factory=list)
 
 
@@ -200,6 +202,7 @@ class LiveProgress(Progress):
         self._name = ""
         self._planned = 0
         self._trials = 0
+        self._taken_over: int | None = None
         self._running: dict[int, _RunningPhase] = {}
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=1, transient=True, redirect_stdout=False
@@ -224,6 +227,8 @@ class LiveProgress(Progress):
         steps = 2 + self._trials + probes
         self._running = {**self._running, spec.index: _RunningPhase(spec, self._clock.now(), steps)}
         self._planned = max(self._planned, spec.index + 1)
+        if self._taken_over is None and spec.index >= 0:  # an earlier start has finished those before it
+            self._taken_over, self._clock.first_phase = spec.index, self._clock.now()
         self._lines.phase_started(spec)
 
     def event(self, spec: PhaseSpec, event: Event) -> None:
@@ -250,7 +255,8 @@ class LiveProgress(Progress):
 
     def phase_ended(self, spec: PhaseSpec, result: PhaseResult) -> None:
         """Show the phase's totals above the display."""
-        self._clock.phases.append(self._clock.now() - self._running[spec.index].started)
+        if spec.index >= 0:
+            self._clock.phases.append(self._clock.now() - self._running[spec.index].started)
         self._running = {index: phase for index, phase in self._running.items() if index != spec.index}
         self._lines.phase_ended(spec, result)
 
@@ -268,16 +274,17 @@ class LiveProgress(Progress):
         running = tuple(self._running.values())
         grid = Table.grid(padding=(0, 2))
         for phase in running:
-            which = f"phase {phase.spec.index + 1} of {self._planned}"
+            number = phase.spec.index + 1
+            which = f"phase {number} of {self._planned}" if number else "before the first pair"
             grid.add_row(Text(which, "bold"), LABELS[phase.spec.arm], phase.doing)
         logs = [Text(line, "dim", no_wrap=True, overflow="ellipsis") for one in running if (line := self._log(one))]
-        ended = len(self._clock.phases)
-        done = ended + sum(phase.done / phase.steps for phase in running)
+        counted = tuple(phase for phase in running if phase.spec.index >= 0)
+        done = (self._taken_over or 0) + len(self._clock.phases) + sum(phase.done / phase.steps for phase in counted)
         footer = Table.grid(padding=(0, 2))
         footer.add_row(
             ProgressBar(total=self._planned or 1, completed=done, width=30),
             f"elapsed {_duration(self._clock.now() - self._clock.started)}",
-            self._expected(running),
+            self._expected(counted),
         )
         return Group(Text(self._name, "dim"), grid, *logs, footer)
 
@@ -294,7 +301,7 @@ class LiveProgress(Progress):
         now, typical = self._clock.now(), fmean(self._clock.phases)
         ages = sum(min((now - phase.started) / typical, 0.95) for phase in running)
         equivalent = len(self._clock.phases) + ages
-        left = (self._planned - equivalent) * (now - self._clock.started) / equivalent
+        left = (self._planned - (self._taken_over or 0) - equivalent) * (now - self._clock.first_phase) / equivalent
         return f"about {_duration(left)} left"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bi_experiments.config.schema import TrackingConfig
+from bi_experiments.errors import warn
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.records import to_json
 from bi_experiments.sweep.command import record_of, typed_sweep
@@ -21,13 +22,21 @@ def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
     """The sweep's run, made by the first of its experiments; None when tracking is off or failed."""
     if not tracking.enabled:
         return None
-    with locked(sweep.run_id_lock):
-        sweep_record = record_of(sweep)
-        if sweep_record is None or sweep_record.mlflow_run_id is not None:
-            return None if sweep_record is None else sweep_record.mlflow_run_id
-        run_id = _log(sweep, sweep_record, tracking, None)
-        write_atomically(sweep.record, to_json(msgspec.structs.replace(sweep_record, mlflow_run_id=run_id)))
-        return run_id
+    try:
+        with locked(sweep.run_id_lock):
+            return _made_once(sweep, tracking)
+    except TimeoutError as error:  # a server that is slow to answer another experiment costs this one its place
+        warn(f"the run of this experiment is not under that of its sweep: {error}")
+        return None
+
+
+def _made_once(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
+    sweep_record = record_of(sweep)
+    if sweep_record is None or sweep_record.mlflow_run_id is not None:
+        return None if sweep_record is None else sweep_record.mlflow_run_id
+    run_id = _log(sweep, sweep_record, tracking, None)
+    write_atomically(sweep.record, to_json(msgspec.structs.replace(sweep_record, mlflow_run_id=run_id)))
+    return run_id
 
 
 def log(sweep: SweepFolder, tracking: TrackingConfig, status: RunStatus | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
+import msgspec
 import psutil
 import pytest
 
@@ -158,6 +159,14 @@ def test_a_step_over_its_time_limit_ends_the_phase_by_name(
     result = run(make_phase(behaviour, limits=limits))
     assert result.status is PhaseStatus.TIMED_OUT
     assert str(result.error).startswith(why)
+
+
+def test_a_profiled_trial_over_the_time_limit_of_a_trial_is_named(make_phase: MakePhase) -> None:
+    phase = make_phase("hangs_in_profile", limits=StepLimits(trial=2))
+    phase.spec = msgspec.structs.replace(phase.spec, profiler="torch")
+    result = run(phase)
+    assert result.status is PhaseStatus.TIMED_OUT
+    assert str(result.error).startswith("the profiled trial took longer than runtime.trial_timeout_s=2 s")
 
 
 def test_a_phase_that_hangs_after_its_last_report_has_done_its_work(

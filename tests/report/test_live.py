@@ -200,6 +200,35 @@ def test_the_last_line_of_the_log_is_shown_while_an_engine_loads(tmp_path: Path)
         assert "Loading" not in shown()
 
 
+def test_the_launch_that_does_not_count_and_phases_of_an_earlier_start_are_told_apart() -> None:
+    seconds = [0.0]
+    console = Console(file=io.StringIO(), width=100)
+    progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), now=lambda: seconds[0])
+
+    def shown() -> str:
+        with console.capture() as capture:
+            console.print(progress.render())
+        return capture.get()
+
+    uncounted = replace(spec_of(factories.phase()), index=-1, pair=-1, launch=-1)
+    third, fourth = (replace(spec_of(phase), index=2 + phase.index) for phase in factories.phases([7.0]))
+    with progress:
+        progress.experiment_started("demo", 4, 4)
+        progress.phase_started(uncounted)
+        assert "before the first pair  baseline  starting" in shown()
+        seconds[0] = 100.0
+        progress.phase_ended(uncounted, factories.phase())
+        assert "time left: after phase 1" in shown()
+        progress.phase_started(third)
+        assert "phase 3 of 4" in shown()
+        seconds[0] = 130.0
+        progress.phase_ended(third, factories.phase())
+        progress.phase_started(fourth)
+        seconds[0] = 145.0
+        # One and a half of the two phases that are left took 45 s.
+        assert "elapsed 2:25  about 0:15 left" in shown()
+
+
 def test_an_interruption_gives_the_cursor_back() -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True)
