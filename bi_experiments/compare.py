@@ -8,6 +8,9 @@ mode's), and of their ratio, (1 + overhead B) / (1 + overhead A) - 1. A machine 
 cancels in the ratio; a mode that got faster while the baseline got faster still is a win in the second and none in the
 ratio.
 
+With prompts of its own in every pair (`workload.fresh_prompts`), a pair is compared with those of its number, which have
+the same prompts; pairs that not all experiments have are left out.
+
 With one experiment on a side the launches are the unit, and the intervals say nothing of what differs from one
 experiment to the next, which a line of the output says too: `--gate mode` can then end with 4 for a slower day of the
 machine. `--gate ratio` is the better choice there: what slows both arms cancels in it. With two or more on both sides
@@ -34,9 +37,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from bi_experiments.analysis.agreement import outputs_agree
-from bi_experiments.analysis.design import Design
-from bi_experiments.analysis.estimates import Estimate, contrast_estimate, per_cent
+from bi_experiments.analysis.design import Design, prompts_differ
+from bi_experiments.analysis.estimates import Estimate, contrast_estimate, paired_estimate, per_cent
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
 from bi_experiments.config.plain import leaves, setting
@@ -203,13 +208,18 @@ def changes_between(first: Sequence[ExperimentResult], second: Sequence[Experime
     """The three changes from the experiments of side A to those of side B.
 
     Raises:
-        ConfigurationError: One of them has no complete pair.
+        ConfigurationError: One of them has no complete pair, or none with the prompts of all others'.
     """
     for name, side in (("A", first), ("B", second)):
         for result in side:
             if not complete_pairs(result.phases):
                 raise ConfigurationError(f"{name} ({result.name}) has no complete pair: run it again")
+    fresh_prompts = _fresh_prompts([*first, *second])
+    if fresh_prompts:
+        first, second = _shared_pairs(first, second)
     by_experiment = min(len(first), len(second)) > 1
+    if fresh_prompts and not by_experiment and (changes := _changes_by_number(first, second)) is not None:
+        return changes
     one, other = _logs(first, by_experiment), _logs(second, by_experiment)
     if by_experiment or all(Design.recorded(result).paired for result in (*first, *second)):
         ratio = contrast_estimate([other.differences], [one.differences])
@@ -222,6 +232,49 @@ def changes_between(first: Sequence[ExperimentResult], second: Sequence[Experime
     )
 
 
+def _fresh_prompts(results: Sequence[ExperimentResult]) -> bool:
+    return any(prompts_differ(complete_pairs(result.phases)) for result in results)
+
+
+def _shared_pairs(
+    first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]
+) -> tuple[list[ExperimentResult], list[ExperimentResult]]:
+    """The experiments with the pairs alone whose numbers, and with them whose prompts, all of them have."""
+    numbers = [{pair.baseline.pair for pair in complete_pairs(result.phases)} for result in (*first, *second)]
+    if not (shared := set.intersection(*numbers)):
+        raise ConfigurationError("A and B have no complete pair with the same prompts: run them again")
+    one, other = (
+        [replace(each, phases=tuple(phase for phase in each.phases if phase.pair in shared)) for each in side]
+        for side in (first, second)
+    )
+    return one, other
+
+
+def _changes_by_number(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> Changes | None:
+    """The changes from pair to pair with the same prompts; None where launches share caches by other rules in A and B.
+
+    Args:
+        first: The experiments of A, all with the same pairs.
+        second: Those of B, with the same ones too.
+    """
+    sides = [[_units(result) for result in side] for side in (first, second)]
+    if len({len(baseline) for side in sides for baseline, _ in side}) > 1:
+        return None
+    one, other = (
+        _Logs(*([fmean(values) for values in zip(*(units[arm] for units in side), strict=True)] for arm in (0, 1)))
+        for side in sides
+    )
+    return Changes(
+        baseline=paired_estimate(_minus(other.baseline, one.baseline)),
+        mode=paired_estimate(_minus(other.second, one.second)),
+        ratio=paired_estimate(_minus(other.differences, one.differences)),
+    )
+
+
+def _minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(left, right, strict=True)]
+
+
 class _Logs(NamedTuple):
     """Log total times of one side, one value a launch, or one an experiment."""
 
@@ -230,7 +283,7 @@ class _Logs(NamedTuple):
 
     @property
     def differences(self) -> list[float]:
-        return [one - other for one, other in zip(self.second, self.baseline, strict=True)]
+        return _minus(self.second, self.baseline)
 
 
 def _logs(side: Sequence[ExperimentResult], by_experiment: bool) -> _Logs:
@@ -247,10 +300,17 @@ def _units(result: ExperimentResult) -> tuple[list[float], list[float]]:
 
 
 def equal_work(results: Sequence[ExperimentResult]) -> bool:
-    """Whether both arms of every experiment generated as many tokens, as much in each experiment."""
+    """Whether both arms of every experiment generated as many tokens, as much in each experiment.
+
+    With prompts of its own in every pair, as much in the pairs of the same number.
+    """
     pairs = [complete_pairs(result.phases) for result in results]
-    totals = {sum(output_tokens(pair.baseline)) for each in pairs for pair in each}
-    return all(map(equal_tokens, pairs)) and len(totals) == 1
+    fresh_prompts = _fresh_prompts(results)
+    totals: dict[int, set[int]] = {}
+    for pair in (pair for each in pairs for pair in each):
+        number = pair.baseline.pair if fresh_prompts else 0
+        totals.setdefault(number, set()).add(sum(output_tokens(pair.baseline)))
+    return all(map(equal_tokens, pairs)) and all(len(found) == 1 for found in totals.values())
 
 
 def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> ExitCode:

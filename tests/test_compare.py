@@ -104,6 +104,48 @@ def test_different_numbers_of_tokens_decide_nothing(tmp_path: Path, capsys: pyte
     assert "not all of them generated the same number of tokens" in capsys.readouterr().out
 
 
+def with_fresh_prompts(costs_pct: Sequence[float], factor: float = 1.0, tokens: int = 100) -> ExperimentResult:
+    """An experiment whose pairs have prompts of their own: pair n is n + 1 times the work of the first."""
+    phases = tuple(
+        replace(
+            one,
+            trials=tuple(
+                replace(
+                    trial,
+                    batch_size=8 * (one.pair + 1),
+                    output_tokens=tokens * (one.pair + 1),
+                    time_s=factor * trial.time_s * (one.pair + 1),
+                )
+                for trial in one.trials
+            ),
+        )
+        for one in factories.phases(costs_pct)
+    )
+    return factories.experiment_result(phases)
+
+
+def test_fresh_prompts_are_compared_by_the_number_of_the_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = folder(tmp_path / "a", with_fresh_prompts((7.0, 7.5, 8.0, 7.2)))
+    slower = folder(tmp_path / "b", with_fresh_prompts((7.1, 7.5, 8.0), factor=1.1))
+    assert compare.main([before, slower]) is ExitCode.OVER_GATE
+    assert compare.main([before, slower, "--gate", "ratio"]) is ExitCode.DONE
+    twice = folder(tmp_path / "c", with_fresh_prompts((7.1, 7.5, 8.0), factor=1.1))
+    assert compare.main([before, f"{slower},{twice}"]) is ExitCode.OVER_GATE
+    capsys.readouterr()
+    other = folder(tmp_path / "d", with_fresh_prompts((7.0, 7.5, 8.0), tokens=101))
+    assert compare.main([before, other]) is ExitCode.GATE_UNDECIDED
+    assert "not all of them generated the same number of tokens" in capsys.readouterr().out
+
+
+def test_without_a_pair_of_the_same_prompts_nothing_is_compared() -> None:
+    before, after = with_fresh_prompts((7.0, 7.5, 8.0)), with_fresh_prompts((7.0, 7.5, 8.0, 8.0, 8.0))
+    later = replace(after, phases=tuple(phase for phase in after.phases if phase.pair > 2))
+    with pytest.raises(ConfigurationError, match="no complete pair with the same prompts"):
+        compare.changes_between([before], [later])
+
+
 def test_settings_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configuration = {**experiment(BEFORE).configuration, "backend": {"async_scheduling": True}}
     sides = [
