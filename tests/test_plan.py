@@ -8,7 +8,9 @@ import pytest
 
 from bi_experiments import plan
 from bi_experiments.analysis.estimates import paired_estimate
-from bi_experiments.analysis.planner import Spread, deviation_interval, to_narrow
+from bi_experiments.analysis.planner import Spread, deviation_interval, to_narrow, to_show_less_than
+from bi_experiments.config.checks import check
+from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
@@ -56,6 +58,39 @@ def test_own_targets_are_planned_for_where_the_cost_is_decided_too() -> None:
     assert "to distinguish 3 % from no change here: " in said
     assert "to show less than 0.5 %: " in said
     assert "points" not in said
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["protocol.pairs=4"],
+        ["protocol=rigorous"],
+        ["protocol=rigorous", "protocol.pairs=4", "protocol.max_pairs=20"],
+        ["protocol=rigorous", "protocol.target_half_width_pct=null", "protocol.pairs=4"],
+        ["protocol.target_half_width_pct=2", "protocol.max_pairs=6"],
+        ["protocol.caches=fresh", "protocol.launches_per_cache=2"],
+    ],
+    ids=" ".join,
+)
+def test_every_planned_command_runs_as_many_pairs_as_planned(settings: list[str]) -> None:
+    whole = factories.whole_result(
+        factories.phases(UNDECIDED_PCT), *settings, command=" ".join([factories.experiment_result().command, *settings])
+    )
+    first, command, *_ = planning(whole)
+    config = compose(command.removeprefix("Run: python -m bi_experiments ").split())
+    check(config)
+    planned = max(int(found) for found in re.findall(r": (\d+) pairs", first))
+    assert config.protocol.pairs == planned > len(UNDECIDED_PCT)
+    assert config.protocol.target_half_width_pct is None
+
+
+def test_more_pairs_than_an_experiment_may_have_are_not_planned() -> None:
+    spread = Spread(0.1, 4, paired=True, pair_s=1.0, freedom=1, launches_per_cache=2)
+    within_reach = to_show_less_than(spread._replace(launches_per_cache=1), 1.2)
+    assert within_reach.pairs is not None
+    assert within_reach.pairs > 500
+    assert to_show_less_than(spread, 1.2).pairs is None
 
 
 def test_planned_pairs_make_the_interval_as_narrow_as_promised() -> None:

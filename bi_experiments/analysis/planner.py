@@ -147,7 +147,8 @@ def to_narrow(found: Spread, half_width_pct: float, change_pct: float) -> Plan:
 
 def _plan(found: Spread, target_pct: float, power: Power) -> Plan:
     needed = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
-    pairs = None if needed is None else needed * found.launches_per_cache
+    pairs = (needed or 0) * found.launches_per_cache
+    pairs = None if needed is None or pairs > MOST_PAIRS else pairs
     return Plan(target_pct, pairs, (pairs or 0) * found.pair_s)
 
 

@@ -53,7 +53,7 @@ def planning(
     ]
     largest = max(plan.pairs or 0 for _, plan in plans)
     if largest > found.pairs:
-        said.append(f"Run: {_command(result.command, largest)}")
+        said.append(f"Run: {_command(result.command, largest, in_two_stages=design.first_stage is not None)}")
     return (*said, _basis(found, design), *_by_level(result))
 
 
@@ -147,7 +147,8 @@ def _basis(found: Spread, design: Design) -> str:
     )
 
 
-def _command(command: str, pairs: int) -> str:
-    """The experiment's command with another number of pairs."""
-    without = re.sub(r"\s+protocol\.(pairs|target_half_width_pct|max_pairs)=\S+", "", command)
-    return f"{without} protocol.pairs={pairs}"
+def _command(command: str, pairs: int, *, in_two_stages: bool) -> str:
+    """The experiment's command with another number of pairs, all of which are run."""
+    without = re.sub(r"\s+protocol\.(pairs|target_half_width_pct|max_pairs)=(?!null)\S+", "", command)
+    one_stage = " protocol.target_half_width_pct=null" if in_two_stages else ""
+    return f"{without} protocol.pairs={pairs}{one_stage}"
