@@ -8,8 +8,8 @@ mode's), and of their ratio, (1 + overhead B) / (1 + overhead A) - 1. A machine 
 cancels in the ratio; a mode that got faster while the baseline got faster still is a win in the second and none in the
 ratio.
 
-With prompts of its own in every pair (`workload.fresh_prompts`), a pair is compared with those of its number, which have
-the same prompts; pairs that not all experiments have are left out.
+With prompts of its own in every pair (`workload.fresh_prompts`), a pair is compared with those of its number, which
+have the same prompts; pairs that not all experiments have are left out.
 
 With one experiment on a side the launches are the unit, and the intervals say nothing of what differs from one
 experiment to the next, which a line of the output says too: `--gate mode` can then end with 4 for a slower day of the

@@ -319,7 +319,8 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     all_reduce: str | None = None
     """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
     fp32_precision: str | None = None
-    """How torch multiplies float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default)."""
+    """How torch's own kernels multiply float32 matrices on the device: `ieee`, `tf32`, `none` (torch's default).
+    Triton's, of which the mode's are, do not go by it."""
 
 
 class Latencies(Record, frozen=True, kw_only=True):

@@ -57,7 +57,7 @@ def compare_experiment(
             in_two_stages=design.first_stage is not None,
             fresh_prompts=fresh_prompts,
             launches_per_cache=design.launches_per_cache,
-            alike=agreement is None or agreement.explained,
+            alike=None if agreement is None else agreement.explained,
         ),
     )
 
@@ -80,7 +80,7 @@ def sentence(
     in_two_stages: bool = False,
     fresh_prompts: bool = False,
     launches_per_cache: int | None = None,
-    alike: bool = True,
+    alike: bool | None = True,
 ) -> str:
     """The result in one sentence.
 
@@ -92,7 +92,7 @@ def sentence(
         in_two_stages: Whether the number of pairs followed from the spread of the first ones.
         fresh_prompts: Whether every pair had prompts of its own.
         launches_per_cache: Launches of an arm that shared compile caches; None: all of them.
-        alike: Whether both arms compute the same, up to rounding: what does not is no saving.
+        alike: Whether both arms compute the same, up to rounding: what does not is no saving. None: not looked at.
     """
     change, low, high = total_time.change_pct, total_time.low_pct, total_time.high_pct
     if change is None:
@@ -122,7 +122,12 @@ def sentence(
         case Difference.FASTER if not alike:
             result = (
                 f"Total time is {unsigned(change)} lower in batch-invariant mode here [{unsigned(high)}, "
-                f"{unsigned(low)}], but the arms do not compute the same"
+                f"{unsigned(low)}]"
+            )
+            pairs += (
+                "; whether the arms compute the same was not looked at"
+                if alike is None
+                else ", but the arms do not compute the same"
             )
         case Difference.FASTER:
             result = f"Batch invariance saves {unsigned(change)} total time here [{unsigned(high)}, {unsigned(low)}]"

@@ -148,8 +148,9 @@ def to_narrow(found: Spread, half_width_pct: float, change_pct: float) -> Plan:
 def _plan(found: Spread, target_pct: float, power: Power) -> Plan:
     needed = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
     pairs = (needed or 0) * found.launches_per_cache
-    pairs = None if needed is None or pairs > MOST_PAIRS else pairs
-    return Plan(target_pct, pairs, (pairs or 0) * found.pair_s)
+    if needed is None or pairs > MOST_PAIRS:
+        return Plan(target_pct, None, 0.0)
+    return Plan(target_pct, pairs, pairs * found.pair_s)
 
 
 def _freedom(pairs: int, paired: bool) -> int:

@@ -40,7 +40,8 @@ _COLOURS = (
     (r"(?m)^(VIOLATED|Not deterministic):", "bold red"),
     (r"(?m)^Batch invariance holds:", "bold green"),
     (r"(?m)^(No control|Not probed):", "bold yellow"),
-    (r"(?m)^(Batch invariance (costs|saves|makes)|What batch invariance costs|One launch an arm)\b", "bold"),
+    (r"(?m)^(Batch invariance (costs|saves|changes)|What batch invariance costs)\b", "bold"),
+    (r"(?m)^(Total time is|One launch an arm)\b", "bold"),
     (r"(?m)^  [a-z ]+(?=: [A-Z])", "bold"),
 )
 """What is coloured on a terminal: verdicts at the ends of rows, the words that sentences open with, findings' names."""

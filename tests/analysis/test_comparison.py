@@ -74,6 +74,21 @@ def test_sentence(metric: Metric, expected: str) -> None:
     assert sentence(metric, equivalence_pct=1.0) == expected
 
 
+@pytest.mark.parametrize(
+    ("alike", "end"),
+    [
+        (None, "; whether the arms compute the same was not looked at."),
+        (False, ", but the arms do not compute the same."),
+    ],
+)
+def test_no_saving_is_said_where_the_arms_are_not_known_to_compute_the_same(alike: bool | None, end: str) -> None:
+    faster = factories.metric(-44.3, -45.0, -43.6, verdict=Difference.FASTER)
+    assert sentence(faster, equivalence_pct=1.0, alike=alike) == (
+        f"Total time is 44.3 % lower in batch-invariant mode here [43.6 %, 45.0 %], 3 pairs{end}"
+    )
+    assert sentence(factories.metric(), 1.0, alike=alike) == sentence(factories.metric(), 1.0)
+
+
 def test_a_slow_down_on_purpose_is_not_called_a_cost() -> None:
     assert sentence(factories.metric(), 1.0, inject_pct=5.0) == (
         "With 5 % injected into the second arm on purpose, total time differs by +7.4 % [+6.1 %, +8.8 %], 3 pairs: a "

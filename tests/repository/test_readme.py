@@ -31,6 +31,25 @@ def test_every_command_composes_and_passes_the_checks(arguments: str) -> None:
         check(compose(override))
 
 
+SETTING = re.compile(
+    r"(?<!\S)\+?(?:(?:model|backend|workload|protocol|verify|profile|gate)[.\w]*|tp|pp)=[\w./{:}-]+(?!\S)"
+)
+SETTINGS = sorted(
+    {found for page in PAGES.values() for code in re.findall(r"`([^`\n]+)`", page) for found in SETTING.findall(code)}
+)
+NEEDED = {
+    "backend.environment.OMP_WAIT_POLICY=ACTIVE": "backend=cpu",
+    "backend=triton_mla": "model=deepseek_lite",
+    "protocol.launches_per_cache=2": "protocol.caches=fresh",
+}
+"""What a setting does not pass the checks without."""
+
+
+@pytest.mark.parametrize("setting", [one for one in SETTINGS if "=/path/to/" not in one and "=my_" not in one])
+def test_every_setting_that_is_named_composes_and_passes_the_checks(setting: str) -> None:
+    check(compose([setting, *([NEEDED[setting]] if setting in NEEDED else [])]))
+
+
 OTHER = re.compile(r"python -m bi_experiments\.(\w+)([^`\n|]*)")
 OTHERS = sorted(
     {(name, *re.findall(r" (--[\w-]+)", rest)) for page in PAGES.values() for name, rest in OTHER.findall(page)}
@@ -72,6 +91,7 @@ def one_job(overrides: list[str]) -> list[list[str]]:
 
 def test_there_are_commands_to_test() -> None:
     assert len(COMMANDS) > 20
+    assert len(SETTINGS) > 20
     assert {name for name, *_ in OTHERS} == {"compare", "locate", "operations", "plan", "report", "track"}
 
 

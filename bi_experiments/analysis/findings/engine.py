@@ -19,7 +19,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "dtype": "Set model.dtype to one that both arms keep.",
         "quantization": "Set model.quantization to one that both arms keep.",
         "kv_cache_dtype": "Fix it for both arms: +backend.engine.kv_cache_dtype=auto.",
-        "attention_backend": "Name one that supports batch-invariant mode: backend=flash_attn or backend=triton_attn.",
+        "attention_backend": "Name one that supports batch-invariant mode: backend=flash_attn or backend=triton_attn "
+        "(with multi-head latent attention flash_attn_mla or triton_mla).",
         "flash_attn_version": "Fix it for both arms: +backend.engine.attention_config.flash_attn_version=2.",
         "compilation_mode": _COMPILE_ALIKE,
         "enforce_eager": "Set backend.enforce_eager=true, so that both arms run without graphs.",
@@ -28,10 +29,12 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "prefix_caching": "Set backend.enable_prefix_caching=false, so that both arms compute every prompt token.",
         "chunked_prefill": "Fix it for both arms: +backend.engine.enable_chunked_prefill=true.",
         "max_num_batched_tokens": "Set backend.max_num_batched_tokens to a number that both arms keep.",
-        "max_num_seqs": "Fix it for both arms: +backend.engine.max_num_seqs=N.",
+        "max_num_seqs": "Set workload.max_batch_size, the engine's number of seats, to one that both arms keep.",
         "async_scheduling": "Set backend.async_scheduling=false, so that both arms schedule alike.",
         "all_reduce": "It is part of the mode's cost on several devices; measure tp=1 too, to see it apart.",
-        "fp32_precision": "It is part of the mode's cost in float32; measure model.dtype=bfloat16 too to see it apart.",
+        "fp32_precision": "Of float32 alone, and of torch's own kernels: the mode's are Triton's, which do not go by "
+        "it and multiply float32 in TF32 on NVIDIA devices (tl.dot's default). Read no cost of more exact arithmetic "
+        "from it; measure model.dtype=bfloat16, where neither matters.",
         "threads": "Fix it for both arms: +backend.environment.OMP_NUM_THREADS=N.",
         "block_size": "Fix it for both arms: +backend.engine.block_size=N.",
         "kv_cache_tokens": "Fix it for both arms: +backend.engine.num_gpu_blocks_override=N.",
