@@ -18,7 +18,8 @@ History of the file format (`RECORD_VERSION`):
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
   `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
   came later; records without them say less of the proof. Without `StepCount.split` and `LedgerRow.split`, prompts that
-  took several steps are counted with the others.
+  took several steps are counted with the others; without `StepCount.comparable`, `LedgerRow.control_of` also counts
+  tokens behind another token id.
 """
 
 from enum import StrEnum
@@ -452,9 +453,11 @@ class StepCount(Record, frozen=True, kw_only=True):
     """Of `prefill`: whether earlier steps computed a part of the prompt."""
     tokens: int
     """Output tokens, over all requests that are compared; of the workload over all requests."""
+    comparable: int | None = None
+    """Those up to the first other token id of their output, behind which the context is another; None: of the workload,
+    or not counted."""
     changed: int | None = None
-    """Those whose bits are not the bits of the same prompt alone, in each output up to the first other token id, behind
-    which the context is another; None: of the workload, or not counted."""
+    """Those of them whose bits are not the bits of the same prompt alone; None: of the workload, or not counted."""
 
 
 class NotMade(Record, frozen=True, kw_only=True):
@@ -960,6 +963,8 @@ class LedgerRow(Record, frozen=True, kw_only=True):
     own control; None: not counted."""
     control_of: int | None = None
     """Those that the baseline compared there; None: not counted."""
+    control_behind: int = 0
+    """Further ones there, behind the first other token id of their output: not comparable."""
     verdict: Invariance
     """The best of the compositions that probe this class, unless one of them is violated."""
 

@@ -18,12 +18,14 @@ from bi_experiments.analysis.ledger import (
     in_words,
     make_ledger,
     needed,
+    not_comparable,
     ruled_pct,
     share_in_words,
     uncontrolled_prefill,
 )
 from bi_experiments.config.plain import setting
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
+from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
     RECORD_VERSION,
@@ -335,10 +337,7 @@ def _sentence(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
         case Invariance.NOT_PROBED:
             said = f"Not probed: {_missing(report)}; elsewhere {_unchanged(other)}."
         case _:
-            said = (
-                f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}: these probes are too "
-                f"insensitive to tell, {_remedy(report.level)}."
-            )
+            said = f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}."
     return said + _between_launches(other)
 
 
@@ -361,7 +360,12 @@ def _without_control(report: InvarianceReport) -> str:
     if not rows:
         return ""
     share = share_in_words(rows, report.ledger)
-    return f" No control for the prefill of {share} ({in_words(rows[0])}): nothing changed there in either arm."
+    return f" No control for the prefill of {share} ({_named(rows)}): nothing changed there in either arm."
+
+
+def _named(rows: Sequence[LedgerRow]) -> str:
+    """The largest of some classes of steps, and whether there are others."""
+    return in_words(rows[0]) if len(rows) == 1 else f"most in: {in_words(rows[0])}"
 
 
 def _bound(report: InvarianceReport) -> str:
@@ -435,19 +439,31 @@ def _missing(report: InvarianceReport) -> str:
 
 
 def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
+    insensitive = f"these probes are too insensitive to tell, {_remedy(report.level)}"
     baseline = evidence.get(Arm.BASELINE)
     if baseline is None or not baseline.all_outputs:
-        return "no baseline was probed that shows whether these probes see a difference"
+        return f"no baseline was probed that shows whether these probes see a difference: {insensitive}"
     noise, alone = baseline.noise
     if noise:
-        return f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
+        itself = f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
+        return f"{itself}: {insensitive}"
     if not baseline.differing:
-        return "without the mode none did either"
+        return f"without the mode none did either: {insensitive}"
     missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NO_CONTROL]
     if not missing:
-        return "without the mode none of the workload's own did either"
-    share = share_in_words(missing, report.ledger)
-    return f"without the mode none did either where {share} are (most in: {in_words(missing[0])})"
+        return f"without the mode none of the workload's own did either: {insensitive}"
+    behind = [row for row in missing if not_comparable(row)]
+    said = []
+    if same := [row for row in missing if row not in behind]:
+        share = share_in_words(same, report.ledger)
+        said.append(f"without the mode none did either where {share} are ({_named(same)}): {insensitive}")
+    if behind:
+        more = "workload.num_trials" if report.level == FULL else "verify.trial_prompts, verify.time_share=null"
+        said.append(
+            f"where {share_in_words(behind, report.ledger)} are ({_named(behind)}) the outputs without the mode are "
+            f"not comparable, since all had changed to other tokens before: compare more prompts ({more})"
+        )
+    return "; and ".join(said)
 
 
 def _between_launches(evidence: _Evidence) -> str:
@@ -484,4 +500,4 @@ def _subject(evidence: _Evidence) -> str:
 
 
 def _remedy(level: str) -> str:
-    return "use a wider model" if level == "full" else "use a wider model or verify=full"
+    return "use a wider model" if level == FULL else "use a wider model or verify=full"

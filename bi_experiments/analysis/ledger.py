@@ -3,6 +3,7 @@
 A class has a control of its own where the baseline's bits changed with the batch in output tokens of that class, in a
 composition that the batch-invariant arm ran there too. Where the change began does not matter: it may have come with
 the KV cache from an earlier step. It shows that bits of this class are seen to change, which is what a control is for.
+Tokens behind the first other token id of their output have another context: they are no control, and were not compared.
 """
 
 from collections import defaultdict
@@ -69,9 +70,10 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
                 split=one.split,
                 workload_tokens=one.tokens,
                 workload_pct=100 * one.tokens / total,
-                probe_tokens=sum(step.tokens for step in probes.values()),
+                probe_tokens=sum(map(_comparable, probes.values())),
                 control_tokens=sum(changed) if len(changed) == len(compared) else None,
-                control_of=sum(step.tokens for step in compared),
+                control_of=sum(map(_comparable, compared)),
+                control_behind=sum(step.tokens - _comparable(step) for step in compared),
                 verdict=_best({_in_class(verdicts[name], controls[name]) for name in probes if name is not None}),
             )
         )
@@ -100,6 +102,10 @@ def _padding(steps: Sequence[StepCount]) -> set[tuple[_Class, bool]]:
     return {(_class(one), one.padded) for one in steps}
 
 
+def _comparable(step: StepCount) -> int:
+    return step.tokens if step.comparable is None else step.comparable
+
+
 def _in_class(verdict: Invariance, controls: Sequence[StepCount]) -> Invariance:
     """A composition's verdict on one class, by what the baseline has of it there."""
     seen = any(step.changed is None or step.changed > 0 for step in controls)
@@ -124,6 +130,11 @@ def uncontrolled_prefill(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
     outputs were compared all the same, by a comparison that other classes show to work.
     """
     return [row for row in needed(ledger) if row.kind is StepKind.PREFILL and row.verdict is Invariance.NO_CONTROL]
+
+
+def not_comparable(row: LedgerRow) -> bool:
+    """Whether the baseline's outputs had all changed to other tokens before they came to this class."""
+    return row.control_of == 0 and row.control_behind > 0
 
 
 def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> str:

@@ -37,7 +37,8 @@ VERDICTS = {
     Invariance.HOLDS: "nothing changed in batch-invariant mode, while the baseline did: a change would have been seen",
     Invariance.VIOLATED: "the output of a prompt changed with the batch, in batch-invariant mode",
     Invariance.NOT_DETERMINISTIC: "the same batch gave other bits when it ran again: nothing is known of the batch",
-    Invariance.NO_CONTROL: "nothing changed in either arm, so that nothing shows that a change would be seen",
+    Invariance.NO_CONTROL: "nothing changed in either arm, or the baseline's outputs had changed to other tokens "
+    "before, so that nothing shows that a change would be seen",
     Invariance.NOT_PROBED: "no probe was there",
 }
 """Every verdict in a sentence."""

@@ -12,7 +12,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.analysis.invariance import place
-from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, source
+from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, not_comparable, source
 from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
@@ -23,6 +23,7 @@ from bi_experiments.records import (
     CompositionCount,
     ExperimentResult,
     InvarianceReport,
+    LedgerRow,
     Location,
     Metric,
     ModuleDifference,
@@ -262,7 +263,7 @@ def ledger(report: InvarianceReport) -> Table | None:
             in_words(row),
             f"{row.workload_pct:.1f}",
             f"{row.probe_tokens:,}",
-            " of ".join(f"{tokens:,}" for tokens in (row.control_tokens, row.control_of) if tokens is not None),
+            _control(row),
             row.verdict.replace("_", " "),
         )
         for row in shown
@@ -276,12 +277,20 @@ def ledger(report: InvarianceReport) -> Table | None:
     return Table(header, tuple(rows), left=frozenset({0, 4}))
 
 
+def _control(row: LedgerRow) -> str:
+    """How many of the baseline's output tokens changed in a class, of those compared."""
+    if not_comparable(row):
+        return "none comparable"
+    return " of ".join(f"{tokens:,}" for tokens in (row.control_tokens, row.control_of) if tokens is not None)
+
+
 def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
     return (
         f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch; baseline "
         "changed: those that changed with the batch without the mode, of those compared in the same compositions: the "
-        f"control of the class. A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts for the "
+        "control of the class (none comparable: all had changed to other tokens before, behind which the context is "
+        f"another). A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts for the "
         f"verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts."
     )
 

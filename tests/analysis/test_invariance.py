@@ -196,6 +196,72 @@ def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verd
     assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
 
 
+@pytest.mark.parametrize(
+    ("comparable", "of", "said"),
+    [
+        (
+            0,
+            0,
+            "where 50 % of this workload's output tokens are (129 to 512 tokens of context, 9 to 16 sequences) the ",
+        ),
+        (4, 4, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
+        (None, 10, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
+    ],
+)
+@pytest.mark.parametrize("level", ["standard", "full"])
+def test_tokens_behind_other_tokens_are_no_control_and_not_said_to_be_unchanged(
+    comparable: int | None, of: int, said: str, level: str
+) -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=comparable))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    judged = report(phases, level=level)
+    row = next(row for row in judged.ledger if row.context == 129)
+    assert (row.control_tokens, row.control_of, row.probe_tokens) == (0, of, 10)
+    assert row.verdict is judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert said in judged.sentence
+    assert ("wider model" in judged.sentence) is (of > 0)
+    assert ("compare more prompts" in judged.sentence) is (of == 0)
+    assert ("verify.trial_prompts" in judged.sentence) is (of == 0 and level == "standard")
+
+
+def test_both_reasons_for_no_control_are_said() -> None:
+    workload = (step(None), step(None, context=129), step(None, 50, context=513))
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129), counted("batch_8", 0, 513))
+    far = counted("batch_8", 0, 513, comparable=0)
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129), far)
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    sentence = report(phases).sentence
+    assert "none did either where 40 % of this workload's output tokens are (129" in sentence
+    assert "use a wider model or verify=full; and where 20 % of this workload's output tokens are (513" in sentence
+
+
+def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable() -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=0))
+    judged = report([*launches(Arm.BATCH_INVARIANT, *CHANGED, steps=mode)])
+    assert [(row.verdict, row.probe_tokens) for row in judged.ledger] == [
+        (Invariance.VIOLATED, 10),
+        (Invariance.VIOLATED, 0),
+    ]
+
+
+def test_several_classes_of_prefill_without_a_control_are_not_said_to_be_one() -> None:
+    prefill = step(None, 30, context=1025, sequences=0, kind=StepKind.PREFILL)
+    longer = replace(prefill, context=2049, tokens=70)
+    probed = [counted("batch_8", 0, one.context, sequences=0, kind=StepKind.PREFILL) for one in (prefill, longer)]
+    judged = report(both(CHANGED, UNCHANGED, steps=(step(None, 900), prefill, longer, counted("batch_8", 3), *probed)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    assert "prefill of 100 % of its prompts (most in: prefill of 2049 to 4096 tokens): nothing" in judged.sentence
+
+
 def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_tokens() -> None:
     prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
     seldom = step(None, 4, context=129)

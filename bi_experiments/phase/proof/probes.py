@@ -185,6 +185,7 @@ def run_composition(
     drawn = run_references([probed for _, batch, _ in ran for probed in batch.probed], material.alone, deadline)
     results: list[ProbeResult] = []
     steps: list[StepClass] = []
+    comparable: list[StepClass] = []
     changed: list[StepClass] = []
     left_out = 0
     for index, batch, outputs in ran:
@@ -205,24 +206,33 @@ def run_composition(
         if batch.kv_blocks is None and compared:
             classes = material.step_classes(batch.requests)
             for probed, alone, output in compared:
-                steps += classes[probed.position]
-                changed += changed_steps(batch.requests[probed.position], classes[probed.position], alone, output)
+                request, own = batch.requests[probed.position], classes[probed.position]
+                steps += own
+                comparable += steps_of(comparable_tokens, request, own, alone, output)
+                changed += steps_of(differences, request, own, alone, output)
         if raw is not None:
             for each in compared:
                 keep(raw, name, index, *each)
     return ProbeDone(
         results=tuple(results),
-        steps=counted(name, steps, changed),
+        steps=counted(name, steps, comparable, changed),
         alone=alone_outputs(material) if name == NEGATIVE_CONTROL else (),
         left_out=left_out,
         not_made=tuple(material.not_made),
     )
 
 
-def changed_steps(request: Request, classes: Sequence[StepClass], alone: Output, output: Output) -> list[StepClass]:
-    """The classes of the steps whose output token changed with the batch; a scored prompt is its last token's step.
+def steps_of(
+    tokens: Callable[[Sample, Sample], Iterable[int]],
+    request: Request,
+    classes: Sequence[StepClass],
+    alone: Output,
+    output: Output,
+) -> list[StepClass]:
+    """The classes of the steps that some output tokens come from; a scored prompt is its last token's step.
 
     Args:
+        tokens: Gives the indices of the tokens from a sample alone and in the batch.
         request: The probe.
         classes: One for each output token, sample by sample.
         alone: Its output alone.
@@ -232,7 +242,7 @@ def changed_steps(request: Request, classes: Sequence[StepClass], alone: Output,
     for index, (expected, sample) in enumerate(zip(alone.samples, output.samples, strict=True)):
         scored = max(0, len(sample.token_ids) - request.max_tokens)
         own = classes[index * request.max_tokens : (index + 1) * request.max_tokens]
-        found += [own[at] for at in sorted({max(0, at - scored) for at in differences(expected, sample)})]
+        found += [own[at] for at in sorted({max(0, at - scored) for at in tokens(expected, sample)})]
     return found
 
 
@@ -364,16 +374,20 @@ def first_difference(expected: Sample, sample: Sample) -> int | None:
     return next(iter(differences(expected, sample)), None)
 
 
-def differences(expected: Sample, sample: Sample) -> list[int]:
-    """Indices of the tokens whose id or logprob bits differ, up to the first other id; an early end counts as one."""
+def comparable_tokens(expected: Sample, sample: Sample) -> range:
+    """Indices of the tokens up to the first other id, behind which the context is another; an early end is one."""
+    pairs = enumerate(zip(expected.token_ids, sample.token_ids, strict=False))
     lengths = len(expected.token_ids), len(sample.token_ids)
-    found = []
-    for index, (left, right) in enumerate(zip(position_bits(expected), position_bits(sample), strict=False)):
-        if left != right:
-            found.append(index)
-        if expected.token_ids[index] != sample.token_ids[index]:
-            return found
-    return found if lengths[0] == lengths[1] else [*found, min(lengths)]
+    last = next((index for index, (left, right) in pairs if left != right), min(lengths))
+    return range(min(last + 1, max(lengths)))
+
+
+def differences(expected: Sample, sample: Sample) -> list[int]:
+    """Indices of the comparable tokens whose id or logprob bits differ."""
+    left, right = position_bits(expected), position_bits(sample)
+    return [
+        index for index in comparable_tokens(expected, sample) if left[index : index + 1] != right[index : index + 1]
+    ]
 
 
 def largest_logprob_difference(expected: Sample, sample: Sample) -> float:

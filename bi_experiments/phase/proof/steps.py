@@ -133,15 +133,20 @@ def _decode(context: int, decoding: int, scheduled: int, padded: bool) -> StepCl
 
 
 def counted(
-    composition: str | None, classes: Iterable[StepClass], changed: Iterable[StepClass] | None = None
+    composition: str | None,
+    classes: Iterable[StepClass],
+    comparable: Iterable[StepClass] | None = None,
+    changed: Iterable[StepClass] | None = None,
 ) -> tuple[StepCount, ...]:
     """Output tokens by class, the most frequent first.
 
     Args:
         composition: Whose; None: the workload's.
         classes: One for each output token.
-        changed: One for each of them that changed with the batch; None: nothing was compared.
+        comparable: One for each of them that can be compared; None: nothing was.
+        changed: One for each of these that changed with the batch; None: nothing was compared.
     """
+    comparisons = None if comparable is None else Counter(comparable)
     changes = None if changed is None else Counter(changed)
     return tuple(
         StepCount(
@@ -152,6 +157,7 @@ def counted(
             padded=each.padded,
             split=each.split,
             tokens=tokens,
+            comparable=None if comparisons is None else comparisons[each],
             changed=None if changes is None else changes[each],
         )
         for each, tokens in Counter(classes).most_common()

@@ -13,6 +13,8 @@ from bi_experiments.analysis.invariance import place
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.probes import (
     RAW_LOGPROBS,
+    comparable_tokens,
+    differences,
     digest,
     first_difference,
     largest_logprob_difference,
@@ -359,6 +361,28 @@ def test_tokens_behind_another_token_id_do_not_count_as_changed() -> None:
         return Sample(other, sample.logprobs) if len(batch) > 1 else sample
 
     assert changed_tokens(FakeEngine(diverge), plan("batch_8", max_tokens=8)) == {StepKind.DECODE: 18}
+
+
+def test_tokens_behind_another_token_id_are_not_comparable() -> None:
+    def diverge(batch: Sequence[Request], _: int, sample: Sample) -> Sample:
+        return with_other_token(sample, 2) if len(batch) > 1 else sample
+
+    events: list[ProbeDone] = []
+    for engine_ in (FakeEngine(diverge), FakeEngine()):
+        run_compositions(engine_, plan("batch_8", max_tokens=8), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
+    diverged, same = ([one for one in event.steps if one.composition is not None] for event in events)
+    assert sum(one.comparable or 0 for one in diverged) == 18 * 3
+    assert sum(one.tokens for one in diverged) == 18 * 8
+    assert all(one.comparable == one.tokens for one in same)
+    assert {one.comparable for event in events for one in event.steps if one.composition is None} == {None}
+
+
+@pytest.mark.parametrize("tokens", [(7, 8, 9), (7, 8), (7, 1, 9), (1, 8, 9), (7, 8, 9, 10)])
+def test_what_differs_is_comparable(tokens: tuple[int, ...]) -> None:
+    other = Sample(tokens, (*SAMPLE.logprobs, SAMPLE.logprobs[0])[: len(tokens)])
+    assert set(differences(SAMPLE, other)) <= set(comparable_tokens(SAMPLE, other))
+    first = first_difference(SAMPLE, other)
+    assert len(comparable_tokens(SAMPLE, other)) == (3 if first is None else first + 1)
 
 
 def test_a_changed_token_of_a_scored_prompt_is_of_the_prompts_step_and_said_as_the_prompts() -> None:
