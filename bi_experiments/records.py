@@ -13,7 +13,9 @@ History of the file format (`RECORD_VERSION`):
   it. Of the number: `Metric.p_value`, `Comparison.trials`, `.robust`, `.fresh_prompts`; `noise_floor_pct` is no longer
   written, and an experiment is about its `total_time`. `PhaseSpec` has `trials_path` and what follows it.
   `PhaseSpec.locate`, `PhaseResult.location`
-  and `ExperimentResult.location` are None where the operator behind a difference was not looked for.
+  and `ExperimentResult.location` are None where the operator behind a difference was not looked for. Without
+  `Location.prompt_positions` a difference in a scored prompt is that of the first output token, and `BatchRequest` does
+  not say how it asked for logprobs.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
   `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
@@ -564,6 +566,10 @@ class BatchRequest(Record, frozen=True, kw_only=True):
     temperature: float
     seed: int | None
     samples: int
+    logprobs: bool = True
+    """Whether logprobs are asked for; without them tokens alone are compared."""
+    score_prompt: bool = False
+    """Whether the logprobs of the prompt, from its second token on, are compared before the output's."""
 
 
 class SmallestBatch(Record, frozen=True, kw_only=True):
@@ -574,7 +580,7 @@ class SmallestBatch(Record, frozen=True, kw_only=True):
     """Index of the probe in `requests`."""
     sample: int
     first_difference: int
-    """First output token of the probe that differs in this batch, from 0."""
+    """First token of the probe that differs in this batch, counted as in `Location`."""
     neighbours_before: int
     """Neighbours in the batch that the search started from."""
     tried: int
@@ -607,9 +613,11 @@ class Location(Record, frozen=True, kw_only=True):
     repeatable: bool = True
     """Whether the probe alone gives the same bits when it runs again."""
     first_difference: int | None = None
-    """First output token that differs, from 0; None: the outputs were equal."""
+    """First token that differs, from 0; None: the outputs were equal."""
     prompt_tokens: int = 0
     """Prompt tokens of the probe."""
+    prompt_positions: int = 0
+    """Those that are compared, from the second on: `first_difference` counts them first."""
     first: ModuleDifference | None = None
     """The first module that differs, in the order of execution."""
     layers: tuple[ModuleDifference, ...] = ()

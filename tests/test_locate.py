@@ -187,6 +187,9 @@ def test_the_probe_that_differs_soonest_in_a_batch_of_several_is_chosen() -> Non
     probes = (probe("prefill", first_difference=0), probe("batch_2", first_difference=5), probe("step_255"))
     result = factories.experiment_result([factories.phase(probes=probes)])
     assert differing_probe(result, Arm.BASELINE)[1].composition == "step_255"
+    of_prompt = msgspec.structs.replace(probe("prompt_logprobs", first_difference=7), prompt_positions=9)
+    result = factories.experiment_result([factories.phase(probes=(*probes[:2], of_prompt))])
+    assert differing_probe(result, Arm.BASELINE)[1].composition == "prompt_logprobs"
 
 
 def test_the_settings_of_the_experiment_stay_when_graphs_are_taken_away(experiment: OutputFolder) -> None:

@@ -37,6 +37,7 @@ from bi_experiments.records import (
     Invariance,
     InvarianceReport,
     LedgerRow,
+    Location,
     PhaseResult,
     ProbeResult,
     Reproducibility,
@@ -406,7 +407,7 @@ def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
     return f"VIOLATED: {'; '.join(clauses)}."
 
 
-def place(result: ProbeResult) -> str:
+def place(result: ProbeResult | Location) -> str:
     """The token at which an output first differs, from 1: `output token 3`, `prompt token 12`."""
     at = result.first_difference or 0
     # The first token of a prompt has no logprob.

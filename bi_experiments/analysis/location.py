@@ -1,5 +1,6 @@
 """A located difference in sentences."""
 
+from bi_experiments.analysis.invariance import place as token
 from bi_experiments.records import Location, ModuleDifference, SmallestBatch
 from bi_experiments.wording import LABELS, count, four_digits
 
@@ -21,28 +22,22 @@ def _where(location: Location) -> str:
     place = f"In the {LABELS[location.arm]} arm, probe batch {location.composition} #{location.batch + 1}"
     if location.first is not None:
         one = location.first
-        token = _token(location)
         inputs = (
             "its inputs are equal" if one.inputs_equal else "its inputs differ already: code before it in the model"
         )
         return (
             f"{place}: the first operator that differs is {_named(one)}, at position {one.position + 1} of the "
-            f"sequence (output token {token}); {inputs}."
+            f"sequence ({token(location)}); {inputs}."
         )
     if location.first_difference is None:
         tried = "" if location.level == "eager" else ", compiled or not"
         return f"{place}: nothing to locate{tried}; {location.stopped}."
     if location.stopped is None:
         return (
-            f"{place}: eager, the output is the same as alone; {location.level}, output token "
-            f"{_token(location)} differs. The difference comes from compiled kernels or graphs."
+            f"{place}: eager, the output is the same as alone; {location.level}, {token(location)} differs. "
+            "The difference comes from compiled kernels or graphs."
         )
-    return f"{place}: output token {_token(location)} differs, and {location.stopped}."
-
-
-def _token(location: Location) -> int:
-    """Number of the first output token that differs, from 1."""
-    return (location.first_difference or 0) + 1
+    return f"{place}: {token(location)} differs, and {location.stopped}."
 
 
 def _named(one: ModuleDifference) -> str:

@@ -54,7 +54,12 @@ def differing_probe(result: ExperimentResult, arm: Arm) -> tuple[PhaseResult, Pr
             f"none of the {probed} probe outputs of the {arm} arm differs, so that there is nothing to locate: "
             f"pass --arm {other}, or an experiment in which one does"
         )
-    return min(found, key=lambda one: (one[1].composition in WITHOUT_SHRINKING, one[1].first_difference or 0))
+
+    def cost(probe: ProbeResult) -> tuple[bool, int]:
+        output_token = max(0, (probe.first_difference or 0) - probe.prompt_positions)
+        return probe.composition in WITHOUT_SHRINKING, output_token
+
+    return min(found, key=lambda one: cost(one[1]))
 
 
 def recorded_config(result: ExperimentResult) -> ExperimentConfig:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bi_experiments.phase.engine import further_arguments
-from bi_experiments.records import EngineSpec, Location
+from bi_experiments.records import BatchRequest, EngineSpec, Location
 
 OWN_LINE = 4
 """Requests that get a line each; where there are more, all share one."""
@@ -31,9 +31,7 @@ def render(location: Location, engine: EngineSpec, variables: Mapping[str, str],
     smallest = location.smallest
     if smallest is None:
         return None
-    requests = [
-        repr((list(one.prompt), one.max_tokens, one.temperature, one.seed, one.samples)) for one in smallest.requests
-    ]
+    requests = [repr(_asked(one, location.logprobs)) for one in smallest.requests]
     environment = Environment(
         loader=PackageLoader("bi_experiments.report"), autoescape=False, undefined=StrictUndefined, trim_blocks=True
     )
@@ -46,11 +44,17 @@ def render(location: Location, engine: EngineSpec, variables: Mapping[str, str],
             engine=repr(engine_arguments(engine)),
             probe=smallest.position,
             requests=requests if len(requests) <= OWN_LINE else [", ".join(requests)],
-            logprobs=location.logprobs,
             sample=smallest.sample,
         )
         + "\n"
     )
+
+
+def _asked(request: BatchRequest, logprobs: int) -> tuple[object, ...]:
+    """A request as the script has it: the prompt, then what vLLM's sampling parameters are made of."""
+    of_output, of_prompt = logprobs if request.logprobs else None, logprobs if request.score_prompt else None
+    sampling = request.max_tokens, request.temperature, request.seed, request.samples
+    return list(request.prompt), *sampling, of_output, of_prompt
 
 
 def engine_arguments(engine: EngineSpec) -> dict[str, object]:

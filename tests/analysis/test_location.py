@@ -96,6 +96,13 @@ def test_a_difference_of_compiled_models_is_said_to_come_from_there() -> None:
     assert f"{level}, output token 1 differs. The difference comes from compiled kernels or graphs." in said(compiled)
 
 
+def test_a_token_of_a_scored_prompt_is_not_called_an_output_token() -> None:
+    prompt = replace(FOUND, prompt_positions=4, first_difference=2)
+    assert "at position 5 of the sequence (prompt token 4);" in said(prompt)
+    assert "(output token 2)" in said(replace(prompt, first_difference=5))
+    assert "prompt token 4 differs, and why." in said(replace(prompt, first=None, stopped="why"))
+
+
 def test_what_could_not_be_located_names_no_operator() -> None:
     for stopped, first_difference in (("the probe's output is the same in the batch as alone", None), ("why", 3)):
         nothing = replace(

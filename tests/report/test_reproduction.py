@@ -51,12 +51,23 @@ class LLM:
 
     def generate(self, prompts, params, use_tqdm):
         together = sum(len(prompt["prompt_token_ids"]) for prompt in prompts)
-        error = 1e-7 if together > 8 and os.environ.get("FAULT") else 0.0
+        fault = os.environ.get("FAULT") if together > 8 else None
         outputs = []
         for prompt, one in zip(prompts, params):
+            ids = prompt["prompt_token_ids"]
+            asked = SimpleNamespace(prompt_token_ids=ids, prompt_logprobs=None)
+            error = 1e-7 if fault == "yes" else 0.0
+            if one.prompt_logprobs is not None:
+                error = 1e-7 if fault == "prompt" else 0.0
+                asked.prompt_logprobs = [None] + [{each: SimpleNamespace(logprob=-1.0 - error)} for each in ids[1:]]
+                error = 0.0
             entries = [{7: SimpleNamespace(logprob=-1.0 - error * (token > 0))} for token in range(one.max_tokens)]
-            sample = SimpleNamespace(token_ids=[7] * one.max_tokens, logprobs=entries)
-            outputs.append(SimpleNamespace(outputs=[sample] * one.n))
+            token = 8 if fault == "tokens" and one.logprobs is None else 7
+            sample = SimpleNamespace(
+                token_ids=[token] * one.max_tokens, logprobs=None if one.logprobs is None else entries
+            )
+            asked.outputs = [sample] * one.n
+            outputs.append(asked)
         return outputs
 """
 
@@ -106,6 +117,27 @@ def test_the_script_ends_with_1_while_the_fault_is_there_and_with_0_without_it(t
     text = script(location((1, 2, 3), (4, 5, 6), (7, 8, 9)))
     with_fault = run(text, tmp_path, "yes")
     assert (with_fault.returncode, with_fault.stdout) == (1, "differs from output token 2 on\n"), with_fault.stderr
+    without = run(text, tmp_path, "")
+    assert (without.returncode, without.stdout) == (0, "equal\n"), without.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "fault", "said"),
+    [
+        ({"score_prompt": True}, "prompt", "differs from prompt token 2 on\n"),
+        ({"logprobs": False}, "tokens", "differs from output token 1 on\n"),
+    ],
+)
+def test_what_was_asked_of_logprobs_is_asked_again(
+    asked: dict[str, bool], fault: str, said: str, tmp_path: Path
+) -> None:
+    found = location((1, 2, 3), (4, 5, 6), (7, 8, 9))
+    assert found.smallest is not None
+    requests = tuple(msgspec.structs.replace(one, **asked) for one in found.smallest.requests)
+    smallest = msgspec.structs.replace(found.smallest, requests=requests)
+    text = script(msgspec.structs.replace(found, smallest=smallest))
+    with_fault = run(text, tmp_path, fault)
+    assert (with_fault.returncode, with_fault.stdout) == (1, said), with_fault.stderr
     without = run(text, tmp_path, "")
     assert (without.returncode, without.stdout) == (0, "equal\n"), without.stderr
 

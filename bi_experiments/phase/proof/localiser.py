@@ -53,6 +53,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
         position=spec.locate.position,
         sample=spec.locate.sample,
         prompt_tokens=len(reference.prompt),
+        prompt_positions=scored_prompt(reference),
         logprobs=spec.probes.logprobs,
     )
     return msgspec.structs.replace(found, **search.run(batch, reference))
@@ -111,16 +112,17 @@ class _Search:
         """All but what names the probe of a `Location`."""
         position = self._plan.position
         alone = self.generate([reference])[0]
-        if self.first_difference(alone, self.generate([reference])[0], reference) is not None:
+        if self.first_difference(alone, self.generate([reference])[0]) is not None:
             stopped = "the probe alone gives other bits when it runs again, so that nothing can be said about the batch"
             return {"repeatable": False, "stopped": stopped}
         in_batch = self._run_batch(batch)[position]
-        first = self.first_difference(alone, in_batch, reference)
+        first = self.first_difference(alone, in_batch)
         if first is None:
             return {"stopped": "the probe's output is the same in the batch as alone"}
         found: dict[str, object] = {"first_difference": first}
         # The tokens behind the first difference have another context, so that their rows say nothing.
-        scored = reference.max_tokens if batch.requests[position].scored_from is not None else first + 1
+        scored_from = batch.requests[position].scored_from
+        scored = reference.max_tokens if scored_from is not None else output_token(first, reference) + 1
         reference = replace(reference, max_tokens=min(reference.max_tokens, scored))
         if batch.requests[position].scored_from is None:
             batch = replace(batch, requests=shortened(batch.requests, position, reference.max_tokens))
@@ -137,11 +139,10 @@ class _Search:
             found["smallest"] = self._shrink(batch, reference)
         return found
 
-    def first_difference(self, alone: Output, output: Output, reference: Request) -> int | None:
-        """First differing output token of the sample that the plan names; a scored prompt is of its steps."""
+    def first_difference(self, alone: Output, output: Output) -> int | None:
+        """First differing token of the sample that the plan names; those of a scored prompt count first."""
         sample = self._plan.sample
-        first = first_difference(alone.samples[sample], output.samples[sample])
-        return None if first is None else max(0, first - scored_prompt(reference))
+        return first_difference(alone.samples[sample], output.samples[sample])
 
     def _run_batch(self, batch: Batch) -> list[Output]:
         outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
@@ -150,7 +151,7 @@ class _Search:
     def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | None:
         """What every module computes, in the first step that differs; None where the hooks change the output."""
         unobserved = self.generate([reference])[0], self._run_batch(batch)[position]
-        last_position = len(reference.prompt) + first - 1
+        last_position = len(reference.prompt) + output_token(first, reference) - 1
         sample = self._plan.sample
 
         def start(index: int, compare: bool) -> None:
@@ -168,7 +169,7 @@ class _Search:
         finally:
             compared = engine.end_observation(self._llm)
         for before, after in zip(unobserved, (alone, in_batch), strict=True):
-            if self.first_difference(before, after, reference) is not None:
+            if self.first_difference(before, after) is not None:
                 return None
         earliest = min((one.step for one in compared), default=0)
         return [one for one in compared if one.step == earliest]
@@ -178,14 +179,14 @@ class _Search:
         alone = self.generate([reference])[0]
 
         def differs(requests: Sequence[Request], position: int) -> bool:
-            return self.first_difference(alone, self.generate(requests)[position], reference) is not None
+            return self.first_difference(alone, self.generate(requests)[position]) is not None
 
         deadline = time.monotonic() + plan.shrink_time_s
         shrinker = Shrinker(batch.requests, plan.position, differs, deadline, self._max_model_len)
         shrinker.shrink()
         border, differing, equal = shrinker.border()
         output = self.generate(shrinker.requests)[shrinker.position]
-        first = self.first_difference(alone, output, reference)
+        first = self.first_difference(alone, output)
         if first is None:
             raise RuntimeError("the smallest batch changed the probe in the search, and does not any more")
         smallest = replace(batch, requests=shrinker.requests)
@@ -203,6 +204,11 @@ class _Search:
             larger_differing=differing,
             larger_equal=equal,
         )
+
+
+def output_token(first: int, reference: Request) -> int:
+    """The output token in whose steps a difference is; a prompt that is scored is read in those of the first."""
+    return max(0, first - scored_prompt(reference))
 
 
 def shortened(requests: Sequence[Request], position: int, max_tokens: int) -> tuple[Request, ...]:
@@ -238,4 +244,6 @@ def plain(request: Request) -> BatchRequest:
         temperature=request.temperature,
         seed=request.seed,
         samples=request.samples,
+        logprobs=request.logprobs,
+        score_prompt=request.score_prompt,
     )
