@@ -12,7 +12,7 @@ import msgspec
 
 from bi_experiments.analysis.comparison import compare_experiment
 from bi_experiments.analysis.design import pairs_to_run
-from bi_experiments.analysis.invariance import judge
+from bi_experiments.analysis.invariance import greedy_tokens, judge
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.checks import check
 from bi_experiments.config.credentials import refuse_credentials
@@ -224,7 +224,7 @@ def analysed(result: ExperimentResult, config: ExperimentConfig, folder: OutputF
             comparison=compare_experiment(
                 phases, config.protocol, planned, result.environment.cpu_count, result.beside, result.discarded
             ),
-            invariance=judge(phases, config.verify.level, config.verify.compositions),
+            invariance=judge(phases, config.verify.level, config.verify.compositions, greedy_tokens(config)),
         )
     except (ArithmeticError, ValueError, LookupError) as error:
         raise PhaseError(

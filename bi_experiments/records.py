@@ -376,8 +376,9 @@ class Trial(Record, frozen=True, kw_only=True):
     longest_step_s: float | None = None
     """The longest of them, in seconds."""
     ruled_pct: float | None = None
-    """Share of output tokens whose steps the engine counted as vLLM's first-come-first-served rule says, in per cent:
-    with as many sequences decoding together, and another one's prompt ending in them or not."""
+    """Share of output tokens whose steps the engine counted as vLLM's first-come-first-served rule says for outputs of
+    `Sampling.max_tokens` tokens, in per cent: with as many sequences decoding together, and another one's prompt ending
+    in them or not."""
 
 
 class ClockReading(Record, frozen=True, kw_only=True):
@@ -1010,6 +1011,9 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """The verdict in one sentence."""
     ledger: tuple[LedgerRow, ...] = ()
     """Every class of steps that the workload has, the largest first; none in a record of version 1."""
+    greedy_tokens: int | None = None
+    """Output tokens of the greedy continuations that stand in the proof for the workload's outputs, where these are
+    sampled or may end early; None: the workload's own are such, or the record does not say."""
     ruled_pct: float | None = None
     """Share of the trials' output tokens whose steps the engine counted as the rule of the ledger says, in per cent;
     None where it does not count them."""

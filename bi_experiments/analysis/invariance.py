@@ -7,9 +7,10 @@ classes of steps that the workload needs, by the ledger.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -24,6 +25,7 @@ from bi_experiments.analysis.ledger import (
     uncontrolled_prefill,
 )
 from bi_experiments.config.plain import setting
+from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
@@ -135,13 +137,16 @@ class _Evidence:
         return Reproducibility.NOT_REPRODUCIBLE if self.launches_differing else Reproducibility.REPRODUCIBLE
 
 
-def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str] = ()) -> InvarianceReport | None:
+def judge(
+    phases: Sequence[PhaseResult], level: str, compositions: Sequence[str] = (), greedy_tokens: int | None = None
+) -> InvarianceReport | None:
     """Judge every arm by the probes and needles of its phases, finished or not.
 
     Args:
         phases: All phases of an experiment, in any order.
         level: `verify.level`.
         compositions: Those that were asked for.
+        greedy_tokens: What `greedy_tokens` says of the workload.
 
     Returns:
         None when the level is `off`, or when the phases have neither probe nor trial.
@@ -169,6 +174,7 @@ def judge(phases: Sequence[PhaseResult], level: str, compositions: Sequence[str]
         not_run=tuple(name for name in compositions if name not in ran),
         sentence="",
         ledger=ledger,
+        greedy_tokens=greedy_tokens,
         ruled_pct=ruled_pct(ordered),
         sampled=sampled,
         sampled_differing=sampled_differing,
@@ -184,7 +190,23 @@ def judged_anew(result: ExperimentResult) -> ExperimentResult:
     if result.version >= RECORD_VERSION or result.invariance is None:
         return result
     asked = setting(result.configuration, "verify.compositions") or ()
-    return replace(result, invariance=judge(result.phases, result.invariance.level, asked))
+    greedy = greedy_tokens(result.configuration)
+    return replace(result, invariance=judge(result.phases, result.invariance.level, asked, greedy))
+
+
+def greedy_tokens(configuration: Mapping[str, Any] | ExperimentConfig) -> int | None:
+    """Output tokens of the greedy continuations that the proof compares of a workload whose outputs are others.
+
+    Args:
+        configuration: An experiment's.
+
+    Returns:
+        None where the workload's own outputs are greedy and have their whole length.
+    """
+    sampled = (setting(configuration, "workload.temperature") or 0) > 0
+    may_end = setting(configuration, "workload.ignore_eos") is False
+    tokens: int | None = setting(configuration, "workload.max_tokens") if sampled or may_end else None
+    return tokens
 
 
 def upper_bound_pct(differing: int, sampled: int) -> float | None:
@@ -373,9 +395,10 @@ def _bound(report: InvarianceReport) -> str:
     if report.bound_pct is None:
         return ""
     asked = f" of {report.sampled + report.left_out} for lack of time" if report.left_out else ""
-    return (
-        f" At most {report.bound_pct:.1f} % of this workload's outputs change ({report.sampled} sampled{asked}, 95 %)."
-    )
+    outputs = "this workload's outputs"
+    if report.greedy_tokens is not None:
+        outputs = f"the greedy continuations of {count(report.greedy_tokens, 'token')} of this workload's prompts"
+    return f" At most {report.bound_pct:.1f} % of {outputs} change ({report.sampled} sampled{asked}, 95 %)."
 
 
 def _violated(evidence: _Evidence, report: InvarianceReport) -> str:

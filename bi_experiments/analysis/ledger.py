@@ -13,6 +13,7 @@ from typing import NamedTuple
 from bi_experiments.phase.proof.compositions import NEEDED_SHARE
 from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, upper_end
 from bi_experiments.records import Arm, Invariance, LedgerRow, PhaseResult, StepCount, StepKind
+from bi_experiments.wording import count
 
 NEEDED_PCT = 100 * NEEDED_SHARE
 """A class with this share of the workload's output tokens, in per cent, or more needs a probe; of prefill, of its
@@ -159,12 +160,18 @@ def ruled_pct(phases: Sequence[PhaseResult]) -> float | None:
     return sum((trial.ruled_pct or 0.0) * trial.output_tokens for trial in trials) / tokens if tokens else None
 
 
-def source(share_pct: float | None) -> str:
-    """What says which steps there are, and whether the engine's own counts agree with it."""
+def source(share_pct: float | None, greedy_tokens: int | None = None) -> str:
+    """What says which steps there are, and whether the engine's own counts agree with it.
+
+    Args:
+        share_pct: `InvarianceReport.ruled_pct`.
+        greedy_tokens: `InvarianceReport.greedy_tokens`.
+    """
+    said = SOURCE if greedy_tokens is None else f"{SOURCE} for outputs of {count(greedy_tokens, 'token')}"
     if share_pct is None:
-        return SOURCE
+        return said
     return (
-        f"{SOURCE}, with which the sequences that the engine counted in its steps agree for {share_pct:.1f} % of the "
+        f"{said}, with which the sequences that the engine counted in its steps agree for {share_pct:.1f} % of the "
         "output tokens"
     )
 

@@ -3,7 +3,7 @@
 import gc
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bi_experiments.phase import engine
 from bi_experiments.phase.pipes import Emit
 from bi_experiments.phase.proof.requests import EngineLimits, Request
-from bi_experiments.phase.proof.steps import ruled_share
+from bi_experiments.phase.proof.steps import StepTokens, ruled_share
 from bi_experiments.records import (
     Latencies,
     NeedleCheck,
@@ -181,7 +181,6 @@ def run_trial(
     first_difference = first_differing_index(requests[needle_position].token_ids, needle_alone)
     decode_steps_s = steps.decode_steps_s()
     enough = len(decode_steps_s) >= FEWEST_STEPS
-    sequences = [(request.prompt_tokens, len(request.token_ids)) for request in requests]
     return Trial(
         index=index,
         batch_size=len(requests),
@@ -198,8 +197,26 @@ def run_trial(
         cached_tokens=sum(request.cached_tokens for request in requests),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
-        ruled_pct=None if limits is None else 100 * ruled_share(sequences, limits, steps.tokens()),
+        ruled_pct=None if limits is None else ruled_pct(requests, params.max_tokens, limits, steps.tokens()),
     )
+
+
+def ruled_pct(
+    requests: Sequence[engine.Finished],
+    max_tokens: int | None,
+    limits: EngineLimits,
+    counted_steps: Iterable[StepTokens],
+) -> float:
+    """Share of output tokens whose steps the engine counted as the proof's ledger has them, in per cent.
+
+    Args:
+        requests: All of a trial.
+        max_tokens: Output tokens that the ledger gives each, whether or not it ended before; None: as many as it has.
+        limits: The engine's.
+        counted_steps: What the engine counted, step by step.
+    """
+    sequences = [(request.prompt_tokens, max_tokens or len(request.token_ids)) for request in requests]
+    return 100 * ruled_share(sequences, limits, counted_steps)
 
 
 def first_differing_index(one: Sequence[int], other: Sequence[int]) -> int | None:

@@ -287,11 +287,11 @@ def _control(row: LedgerRow) -> str:
 def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
     return (
-        f"Steps by {source(report.ruled_pct)}. probe tokens: output tokens compared there, in one launch; baseline "
-        "changed: those that changed with the batch without the mode, of those compared in the same compositions: the "
-        "control of the class (none comparable: all had changed to other tokens before, behind which the context is "
-        f"another). A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts for the "
-        f"verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts."
+        f"Steps by {source(report.ruled_pct, report.greedy_tokens)}. probe tokens: output tokens compared there, in "
+        "one launch; baseline changed: those that changed with the batch without the mode, of those compared in the "
+        "same compositions: the control of the class (none comparable: all had changed to other tokens before, behind "
+        f"which the context is another). A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts "
+        f"for the verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts."
     )
 
 

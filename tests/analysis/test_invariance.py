@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.analysis.invariance import judge, judged_anew, upper_bound_pct
+from bi_experiments.analysis.invariance import greedy_tokens, judge, judged_anew, upper_bound_pct
 from bi_experiments.analysis.ledger import in_words, source
 from bi_experiments.records import (
     Arm,
@@ -461,6 +461,29 @@ def test_whether_the_engine_counted_the_steps_of_the_rule_is_said() -> None:
     assert share_pct is not None
     assert 50.0 < share_pct < 100.0
     assert "the sequences that the engine counted in its steps agree for 75.0 %" in source(share_pct)
+
+
+@pytest.mark.parametrize(
+    ("workload", "tokens"),
+    [
+        ({"temperature": 0.0, "ignore_eos": True, "max_tokens": 64}, None),
+        ({"temperature": 0.0, "ignore_eos": False, "max_tokens": 64}, 64),
+        ({"temperature": 0.6, "ignore_eos": True, "max_tokens": 64}, 64),
+        ({}, None),
+    ],
+)
+def test_what_stands_for_sampled_outputs_and_such_as_may_end_early_is_said(
+    workload: dict[str, object], tokens: int | None
+) -> None:
+    assert greedy_tokens({"workload": workload}) == tokens
+    sampled = probes(*[None] * 20, composition="trial", sampled=True)
+    phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
+    judged = judge(phases, "standard", greedy_tokens=tokens)
+    assert judged is not None
+    own = "13.9 % of this workload's outputs change" in judged.sentence
+    greedy = "13.9 % of the greedy continuations of 64 tokens of this workload's prompts change" in judged.sentence
+    assert (own, greedy) == (tokens is None, tokens is not None)
+    assert ("for outputs of 64 tokens" in source(99.0, judged.greedy_tokens)) is (tokens is not None)
 
 
 # --- The bound ------------------------------------------------------------------------------------------------------

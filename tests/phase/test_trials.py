@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bi_experiments.phase.trials import one_of_each_shape, steps_of_every_size
+from bi_experiments.phase.engine import Finished
+from bi_experiments.phase.proof.steps import StepTokens
+from bi_experiments.phase.trials import one_of_each_shape, ruled_pct, steps_of_every_size
 from tests.phase.proof.fake_engine import LIMITS
 
 BORDERS = replace(LIMITS, borders=(1, 8, 64, 512), max_num_batched_tokens=512, max_num_seqs=32, max_model_len=100)
@@ -36,3 +38,13 @@ def test_what_takes_more_seats_than_there_are_is_left_out() -> None:
 
 def test_an_engine_that_reports_no_such_size_has_none() -> None:
     assert list(steps_of_every_size(LIMITS)) == []
+
+
+@pytest.mark.parametrize(("ends_at", "share_pct"), [(4, 100.0), (2, 100 * 44 / 48), (1, 100 * 42 / 48)])
+def test_outputs_that_end_early_are_held_against_the_lengths_that_the_ledger_has(
+    ends_at: int, share_pct: float
+) -> None:
+    lengths = [4] * 10 + [ends_at] * 2
+    requests = [Finished(5, (7,) * length, 0, None) for length in lengths]
+    steps = [StepTokens(12, 0), *(StepTokens(0, sum(length > at for length in lengths)) for at in (1, 2, 3))]
+    assert ruled_pct(requests, 4, LIMITS, steps) == pytest.approx(share_pct)
