@@ -169,13 +169,23 @@ def read_result(folder: Path) -> ExperimentResult:
     """
     path = OutputFolder(folder).result
     try:
-        return from_json(path.read_bytes(), ExperimentResult, path)
+        result = from_json(path.read_bytes(), ExperimentResult, path)
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigurationError(f"{folder} has no {path.name}: pass the output folder of an experiment") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except RecordError as error:
         raise ConfigurationError(str(error)) from error
+    for key in _NEEDED:
+        group, _, name = key.partition(".")
+        settings = result.configuration.get(group)
+        if not isinstance(settings, dict) or settings.get(name) is None:
+            raise ConfigurationError(f"{path} has no {key} in its configuration: it is not as it was written")
+    return result
+
+
+_NEEDED = ("workload.num_trials", "protocol.equivalence_pct", "tracking.uri", "tracking.experiment", "tracking.enabled")
+"""Settings that have been in every record, and without which none can be reported or logged."""
 
 
 def log_tail(log: Path, lines: int = LOG_LINES, characters: int = LOG_CHARACTERS) -> list[str]:

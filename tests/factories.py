@@ -240,7 +240,9 @@ def experiment_result(given: Sequence[PhaseResult] | None = None, **changes: obj
         command="python -m bi_experiments experiment=cpu_demo",
         configuration={
             "model": {"name": "demo", "dtype": "bfloat16"},
+            "workload": {"num_trials": 5},
             "protocol": {"pairs": len(all_phases) // 2, "equivalence_pct": 1.0},
+            "tracking": {"enabled": False, "uri": "sqlite:///mlflow.db", "experiment": "bi_experiments"},
             "tp": 1,
             "pp": 1,
         },

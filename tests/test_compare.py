@@ -207,7 +207,9 @@ def test_what_did_not_move_is_a_list() -> None:
 
 OTHER_MODEL = {
     "model": {"name": "another", "dtype": "bfloat16"},
+    "workload": {"num_trials": 5},
     "protocol": {"equivalence_pct": 1.0},
+    "tracking": {"enabled": False, "uri": "sqlite:///mlflow.db", "experiment": "bi_experiments"},
     "tp": 1,
     "pp": 1,
 }

@@ -1,10 +1,13 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import write_atomically
-from bi_experiments.paths import OutputFolder, bound_log, log_tail
-from bi_experiments.records import Arm
+from bi_experiments.paths import OutputFolder, bound_log, log_tail, read_result
+from bi_experiments.records import Arm, to_json
+from tests import factories
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -49,3 +52,17 @@ def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(tmp_path: Path) 
     assert text.endswith("\nend\n")
     assert "bytes left out" in text
     assert len(text) < 200
+
+
+@pytest.mark.parametrize("key", ["workload", "workload.num_trials", "tracking.uri", "protocol.equivalence_pct"])
+@pytest.mark.parametrize("value", [None, "absent"])
+def test_a_record_without_its_settings_is_refused_by_name(key: str, value: str | None, tmp_path: Path) -> None:
+    record = json.loads(to_json(factories.whole_result()))
+    group, _, name = key.partition(".")
+    settings, last = (record["configuration"][group], name) if name else (record["configuration"], group)
+    settings[last] = None
+    if value == "absent":
+        del settings[last]
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigurationError, match=f"has no {key}.* in its configuration"):
+        read_result(tmp_path)
