@@ -318,6 +318,8 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         graph_sizes=frozenset(graphs),
         borders=tuple(sorted({*graphs, *compiled, *tuned})),
         blocks_can_be_held=_block_pool(llm) is not None,
+        chunked_prefill=bool(config.scheduler_config.enable_chunked_prefill),
+        long_prefill_tokens=config.scheduler_config.long_prefill_token_threshold,
     )
 
 

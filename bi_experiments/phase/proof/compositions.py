@@ -31,6 +31,8 @@ NEEDED_SHARE = 0.01
 """A class of steps with this share of the workload's output tokens or more needs a probe (prefill: of its prompts)."""
 LAST_CHUNK = 9
 """Most tokens of a prompt that `last_chunk` leaves to a step of their own: too few for the kernels of many rows."""
+NOT_SPLIT = "chunked prefill is off: no prompt is split"
+"""Why no prompt is computed in several steps."""
 
 
 def numbered(requests: Iterable[Request], probes: dict[Request, int]) -> Batch:
@@ -286,9 +288,12 @@ def prompt_tokens(requests: Iterable[Request]) -> int:
 
 def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
     """The longest probe behind neighbours that leave room for half of its prompt in the first step."""
+    if not material.limits.chunked_prefill:
+        material.lacks(NOT_SPLIT)
+        return
     request = Request(material.prompts[-1], material.short)
     step = material.limits.max_num_batched_tokens
-    room = min(len(request.prompt) // 2, step - 1)
+    room = min(len(request.prompt) // 2, material.limits.longest_piece - 1)
     batch = [*material.neighbours_of(step - room), request]
     if room and len(batch) <= material.limits.max_num_seqs:
         yield numbered(batch, {request: len(material.prompts) - 1})
@@ -301,6 +306,9 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
 
     Whole prompts may be so many rows that the same kernels compute them alone and in any step.
     """
+    if not material.limits.chunked_prefill:
+        material.lacks(NOT_SPLIT)
+        return
     step = material.limits.max_num_batched_tokens
     missing = {each.context for each in needed_classes(workload_steps(material)) if each.kind is StepKind.PREFILL}
     prompts = dict.fromkeys(prompt for each in material.workload.trials for prompt in each.prompts)
@@ -309,7 +317,7 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
         length = material.prompt_length(request)
         context = lower_end(length, CONTEXTS)
         room = length - min(LAST_CHUNK, length // 2)
-        if context not in missing or not 0 < room < min(length, step):
+        if context not in missing or not 0 < room < min(length, material.limits.longest_piece):
             continue
         fill = [replace(each, max_tokens=1) for each in material.neighbours_of(step - room)]
         if len(fill) < material.limits.max_num_seqs:

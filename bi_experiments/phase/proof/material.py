@@ -163,8 +163,9 @@ class Material:
 
     def neighbours_of(self, tokens: int) -> list[Request]:
         """As few neighbours as make up exactly this many prompt tokens, with short outputs."""
-        whole, rest = divmod(tokens, self.longest_prompt)
-        lengths = [self.longest_prompt] * whole + ([rest] if rest else [])
+        longest = min(self.longest_prompt, self.limits.longest_piece)
+        whole, rest = divmod(tokens, longest)
+        lengths = [longest] * whole + ([rest] if rest else [])
         return [Request(self.tokens(length), self.short) for length in lengths]
 
 

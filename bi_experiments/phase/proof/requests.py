@@ -17,6 +17,8 @@ class EngineLimits:
         graph_sizes: Tokens of the steps that have a CUDA graph; smaller steps are padded to the next. None: no graphs.
         borders: Numbers of tokens at which the engine changes kernels or graphs, as far as it reports them.
         blocks_can_be_held: Whether the KV cache can be made smaller for one batch.
+        chunked_prefill: Whether a prompt that does not fit a step is split; else it waits for a step that it fits.
+        long_prefill_tokens: Most tokens of a prompt that a step takes beside other requests; 0: as many as it has room.
     """
 
     max_num_batched_tokens: int
@@ -27,6 +29,13 @@ class EngineLimits:
     graph_sizes: frozenset[int] = frozenset()
     borders: tuple[int, ...] = ()
     blocks_can_be_held: bool = False
+    chunked_prefill: bool = True
+    long_prefill_tokens: int = 0
+
+    @property
+    def longest_piece(self) -> int:
+        """Most tokens of a prompt that a step takes beside other requests."""
+        return min(self.long_prefill_tokens or self.max_num_batched_tokens, self.max_num_batched_tokens)
 
 
 @dataclass(frozen=True)

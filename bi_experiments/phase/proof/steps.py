@@ -1,7 +1,8 @@
 """Which steps output tokens come from, by vLLM's first-come-first-served rule. Pure: no engine, no torch.
 
 All requests are queued before the first step. A step first takes the running sequences in their order, then starts
-waiting ones while its tokens and seats last; a prompt that does not fit is split (`vllm/v1/core/sched/scheduler.py`).
+waiting ones while its tokens and seats last; a prompt that does not fit is split, or with chunked prefill off waits as
+do those behind it (`vllm/v1/core/sched/scheduler.py`).
 Preemption is not followed: these are the steps of a KV cache that is large enough.
 """
 
@@ -99,15 +100,19 @@ def _steps(sequences: Sequence[tuple[int, int]], limits: EngineLimits) -> Iterat
     waiting, running = list(range(len(sequences)))[::-1], list[int]()
     while waiting or running:
         left = limits.max_num_batched_tokens
+        piece = limits.longest_piece if len(running) + len(waiting) > 1 else left
         scheduled: dict[int, int] = {}
         for index in running:
             if left:
-                scheduled[index] = min(sequences[index][0] + made[index] - computed[index], left)
+                scheduled[index] = min(sequences[index][0] + made[index] - computed[index], piece, left)
                 left -= scheduled[index]
         while waiting and left and len(running) < limits.max_num_seqs:
+            tokens = min(sequences[waiting[-1]][0], piece)
+            if tokens > left and not limits.chunked_prefill:
+                break
             index = waiting.pop()
             running.append(index)
-            scheduled[index] = min(sequences[index][0], left)
+            scheduled[index] = min(tokens, left)
             left -= scheduled[index]
         decoding = sum(made[index] > 0 for index in scheduled)
         step_tokens = limits.max_num_batched_tokens - left

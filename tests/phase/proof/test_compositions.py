@@ -214,6 +214,8 @@ def test_workload_compares_every_prompt_of_every_trial() -> None:
         ("step_513", LIMITS),
         ("step_257", replace(LIMITS, max_model_len=10, max_num_seqs=4)),
         ("chunked_prefill", replace(LIMITS, max_model_len=10)),
+        ("chunked_prefill", replace(LIMITS, chunked_prefill=False)),
+        ("last_chunk", replace(LIMITS, chunked_prefill=False)),
         ("long_prompt", replace(LIMITS, max_model_len=512)),
         ("samples_2", replace(LIMITS, max_num_seqs=2)),
         ("output_1024", LIMITS),

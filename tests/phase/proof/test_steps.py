@@ -44,6 +44,26 @@ def test_a_prompt_that_does_not_fit_the_step_is_processed_beside_the_decodes_of_
     ]
 
 
+def test_with_chunked_prefill_off_a_prompt_waits_for_a_step_that_it_fits_and_those_behind_it_too() -> None:
+    whole = replace(LIMITS, chunked_prefill=False)
+    made = schedule([(60, 3), (99, 1), (1, 1), (100, 1)], whole)
+    assert [[step.kind for step in steps] for steps in made] == [
+        [StepKind.PREFILL, StepKind.BESIDE_PREFILL, StepKind.BESIDE_PREFILL],
+        [StepKind.PREFILL],
+        [StepKind.PREFILL],
+        [StepKind.PREFILL],
+    ]
+    assert not any(step.split for steps in made for step in steps)
+
+
+def test_a_long_prompt_beside_others_is_split_where_the_engine_takes_fewer_tokens_of_one() -> None:
+    limits = replace(LIMITS, long_prefill_tokens=25)
+    both, one = schedule([(60, 2), (60, 2)], limits), schedule([(60, 2)], limits)
+    assert [[step.split for step in steps] for steps in both] == [[True, False], [True, False]]
+    assert [step.kind for step in both[0]] == [StepKind.PREFILL, StepKind.DECODE]
+    assert not one[0][0].split
+
+
 def test_a_prompt_that_took_several_steps_has_a_class_of_its_own() -> None:
     made = schedule([(60, 2), (139, 2)], LIMITS)
     assert [[(step.kind, step.split) for step in steps] for steps in made] == [
