@@ -624,6 +624,8 @@ class Location(Record, frozen=True, kw_only=True):
     layers: tuple[ModuleDifference, ...] = ()
     """Every module that computed in the first step that differs, in the order of execution."""
     smallest: SmallestBatch | None = None
+    not_shrunk: str | None = None
+    """Why there is no smallest batch although one was looked for, in one sentence; None when there is one."""
     logprobs: int = 0
     """Logprobs compared for each output token."""
 

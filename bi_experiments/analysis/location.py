@@ -15,6 +15,8 @@ def describe(location: Location) -> tuple[str, ...]:
         other = location.smallest.first
         if other is not None and location.first is not None and other.module != location.first.module:
             said.append(f"In that batch the first to differ is {_named(other)}: there is more than one cause.")
+    if location.not_shrunk is not None:
+        said.append(f"No smaller batch is given: {location.not_shrunk}.")
     return tuple(said)
 
 

@@ -29,6 +29,10 @@ from bi_experiments.records import (
 if TYPE_CHECKING:
     from vllm import LLM
 
+OTHER_BITS = "gives other bits when it runs again, so that nothing can be said about the batch"
+HOOKS_CHANGE_IT = "the observed model gave other bits than the unobserved one, so that nothing can be said"
+EVERY_MODULE_EQUAL = "every module gave the same bits: what differs is sampling, or how logprobs are made"
+
 
 def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEngine) -> Location:
     """Look into the differing probe that the phase's plan names.
@@ -56,7 +60,7 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
         prompt_positions=scored_prompt(reference),
         logprobs=spec.probes.logprobs,
     )
-    return msgspec.structs.replace(found, **search.run(batch, reference))
+    return search.run(found, batch, reference)
 
 
 class _Search:
@@ -108,36 +112,51 @@ class _Search:
         with engine.small_kv_cache(self._llm, kv_blocks):
             return engine.generate_together(self._llm, requests, self._probes.logprobs)
 
-    def run(self, batch: Batch, reference: Request) -> dict[str, object]:
-        """All but what names the probe of a `Location`."""
+    def run(self, found: Location, batch: Batch, reference: Request) -> Location:
+        """What is found of a difference.
+
+        Args:
+            found: What names the probe.
+            batch: The batch in which it differs.
+            reference: What runs alone.
+        """
         position = self._plan.position
         alone = self.generate([reference])[0]
         if self.first_difference(alone, self.generate([reference])[0]) is not None:
-            stopped = "the probe alone gives other bits when it runs again, so that nothing can be said about the batch"
-            return {"repeatable": False, "stopped": stopped}
+            return msgspec.structs.replace(found, repeatable=False, stopped=f"the probe alone {OTHER_BITS}")
         in_batch = self._run_batch(batch)[position]
         first = self.first_difference(alone, in_batch)
         if first is None:
-            return {"stopped": "the probe's output is the same in the batch as alone"}
-        found: dict[str, object] = {"first_difference": first}
-        # The tokens behind the first difference have another context, so that their rows say nothing.
-        scored_from = batch.requests[position].scored_from
-        scored = reference.max_tokens if scored_from is not None else output_token(first, reference) + 1
-        reference = replace(reference, max_tokens=min(reference.max_tokens, scored))
-        if batch.requests[position].scored_from is None:
-            batch = replace(batch, requests=shortened(batch.requests, position, reference.max_tokens))
+            return msgspec.structs.replace(found, stopped="the probe's output is the same in the batch as alone")
+        found = msgspec.structs.replace(found, first_difference=first)
+        if self.first_difference(in_batch, self._run_batch(batch)[position]) is not None:
+            return msgspec.structs.replace(found, stopped=f"the batch {OTHER_BITS}")
+        return self._look_into(found, batch, reference, first)
+
+    def _look_into(self, found: Location, batch: Batch, reference: Request, first: int) -> Location:
+        """The operator behind a difference that comes back, and the smallest batch."""
+        position = self._plan.position
+        scored = batch.requests[position].scored_from is not None
+        if not scored:
+            # The tokens behind the first difference have another context, so that their rows say nothing.
+            tokens = min(reference.max_tokens, output_token(first, reference) + 1)
+            reference = replace(reference, max_tokens=tokens)
+            batch = replace(batch, requests=shortened(batch.requests, position, tokens))
         if self._plan.observe:
             layers = self._observe(batch, position, reference, first)
-            if layers is None:
-                stopped = "the observed model gave other bits than the unobserved one, so that nothing can be said"
-                return {**found, "stopped": stopped}
-            first_module = first_of(layers, engine.ranks_a_stage(self._llm))
-            found |= {"layers": tuple(layers), "first": first_module}
-            if first_module is None:
-                found["stopped"] = "every module gave the same bits: what differs is sampling, or how logprobs are made"
-        if batch.requests[position].scored_from is None and not batch.primed and batch.kv_blocks is None:
-            found["smallest"] = self._shrink(batch, reference)
-        return found
+            if isinstance(layers, str):
+                return msgspec.structs.replace(found, stopped=layers)
+            named = first_of(layers, engine.ranks_a_stage(self._llm))
+            stopped = None if named is not None else EVERY_MODULE_EQUAL
+            found = msgspec.structs.replace(found, layers=tuple(layers), first=named, stopped=stopped)
+        if scored or batch.primed or batch.kv_blocks is not None:
+            return found
+        smallest = self._shrink(batch, reference)
+        if smallest is None:
+            return msgspec.structs.replace(
+                found, not_shrunk="the smallest batch that was found did not change it again"
+            )
+        return msgspec.structs.replace(found, smallest=smallest)
 
     def first_difference(self, alone: Output, output: Output) -> int | None:
         """First differing token of the sample that the plan names; those of a scored prompt count first."""
@@ -148,8 +167,8 @@ class _Search:
         outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
         return self.generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
 
-    def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | None:
-        """What every module computes, in the first step that differs; None where the hooks change the output."""
+    def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | str:
+        """What every module computes, in the first step that differs; where the output is another, why."""
         unobserved = self.generate([reference])[0], self._run_batch(batch)[position]
         last_position = len(reference.prompt) + output_token(first, reference) - 1
         sample = self._plan.sample
@@ -168,13 +187,17 @@ class _Search:
             in_batch = self.generate(batch.requests, not batch.primed, batch.kv_blocks)[position]
         finally:
             compared = engine.end_observation(self._llm)
-        for before, after in zip(unobserved, (alone, in_batch), strict=True):
-            if self.first_difference(before, after) is not None:
-                return None
+        if self._changed(unobserved, (alone, in_batch)):
+            again = self.generate([reference])[0], self._run_batch(batch)[position]
+            return f"the batch {OTHER_BITS}" if self._changed(unobserved, again) else HOOKS_CHANGE_IT
         earliest = min((one.step for one in compared), default=0)
         return [one for one in compared if one.step == earliest]
 
-    def _shrink(self, batch: Batch, reference: Request) -> SmallestBatch:
+    def _changed(self, before: Sequence[Output], after: Sequence[Output]) -> bool:
+        return any(self.first_difference(*pair) is not None for pair in zip(before, after, strict=True))
+
+    def _shrink(self, batch: Batch, reference: Request) -> SmallestBatch | None:
+        """The smallest batch that still changes the probe; None where it does not when it runs again."""
         plan = self._plan
         alone = self.generate([reference])[0]
 
@@ -188,9 +211,9 @@ class _Search:
         output = self.generate(shrinker.requests)[shrinker.position]
         first = self.first_difference(alone, output)
         if first is None:
-            raise RuntimeError("the smallest batch changed the probe in the search, and does not any more")
+            return None
         smallest = replace(batch, requests=shrinker.requests)
-        layers = self._observe(smallest, shrinker.position, reference, first) if plan.observe else None
+        layers = self._observe(smallest, shrinker.position, reference, first) if plan.observe else []
         return SmallestBatch(
             requests=tuple(plain(request) for request in shrinker.requests),
             position=shrinker.position,
@@ -199,7 +222,7 @@ class _Search:
             neighbours_before=len(batch.requests) - 1,
             tried=shrinker.tried,
             whole=shrinker.whole,
-            first=first_of(layers or (), engine.ranks_a_stage(self._llm)),
+            first=None if isinstance(layers, str) else first_of(layers, engine.ranks_a_stage(self._llm)),
             border_tokens=border,
             larger_differing=differing,
             larger_equal=equal,

@@ -1,5 +1,7 @@
-"""What the localiser makes of what it was told: pure functions, no engine."""
+"""What the localiser makes of an engine's outputs and of what its workers compared: no engine, no torch."""
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -7,17 +9,102 @@ import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from bi_experiments.phase.proof.localiser import first_of, output_token, plain
-from bi_experiments.phase.proof.requests import Request
-from bi_experiments.records import ModuleDifference
+from bi_experiments.analysis.location import describe
+from bi_experiments.phase import engine
+from bi_experiments.phase.proof.localiser import _Search, first_of, output_token, plain
+from bi_experiments.phase.proof.requests import Batch, Output, Probed, Request, Sample
+from bi_experiments.records import Arm, LocatePlan, Location, ModuleDifference
 from tests.analysis.test_location import LINEAR
+from tests.phase.proof.fake_engine import FakeEngine, plan, with_next_bits
 
 EQUAL = replace(LINEAR, differing=0, module="model.norm")
+PROBE = Request(prompt=(7,) * 5, max_tokens=3)
 BEHIND = replace(LINEAR, inputs_equal=False, module="model.layers.9")
 
 
 def on(rank: int, *modules: ModuleDifference) -> list[ModuleDifference]:
     return [replace(one, rank=rank) for one in modules]
+
+
+class Model:
+    """An engine whose outputs are those of a `FakeEngine`, and whose workers name one module."""
+
+    def __init__(self, sabotage: Callable[["Model", int, Sample], Sample]) -> None:
+        self.observed = False
+        self.ran: Counter[int] = Counter()
+        self._generate = FakeEngine(lambda requests, at, sample: sabotage(self, self._size(requests, at), sample))
+
+    def _size(self, requests: Sequence[Request], at: int) -> int:
+        return len(requests) if requests[at].prompt == PROBE.prompt else 1
+
+    def generate(self, _: object, requests: Sequence[Request], logprobs: int) -> list[Output]:
+        self.ran[len(requests)] += 1
+        return self._generate(requests, True)
+
+    def observe(self, *_: object, compare: bool = False) -> None:
+        self.observed = True
+
+    def compared(self, _: object) -> list[ModuleDifference]:
+        self.observed = False
+        return [EQUAL, LINEAR]
+
+
+def located(model: Model, monkeypatch: pytest.MonkeyPatch, observe: bool = True) -> Location:
+    for name, value in {
+        "keeps_prompts": lambda _: False,
+        "generate_together": model.generate,
+        "next_request_number": lambda _: 0,
+        "observe_modules": model.observe,
+        "end_observation": model.compared,
+        "ranks_a_stage": lambda _: 1,
+    }.items():
+        monkeypatch.setattr(engine, name, value)
+    asked = LocatePlan(composition="batch_4", batch=0, position=1, sample=0, observe=observe, shrink_time_s=60.0)
+    others = [Request(prompt=(90 + number,) * 4, max_tokens=4) for number in range(3)]
+    batch = Batch((others[0], PROBE, *others[1:]), (Probed(0, 1, PROBE),))
+    named = Location(arm=Arm.BATCH_INVARIANT, composition="batch_4", batch=0, position=1, sample=0, logprobs=5)
+    llm: Any = model
+    return _Search(llm, asked, plan("batch_4"), 64).run(named, batch, PROBE)
+
+
+def test_a_probe_that_changes_in_company_has_an_operator_and_a_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = located(Model(lambda _, size, sample: with_next_bits(sample, 1) if size > 1 else sample), monkeypatch)
+    assert (found.first_difference, found.first, found.stopped, found.not_shrunk) == (1, LINEAR, None, None)
+    assert found.smallest is not None
+    assert [len(one.prompt) for one in found.smallest.requests] == [1, len(PROBE.prompt)]
+    assert (found.smallest.first, found.smallest.first_difference) == (LINEAR, 1)
+
+
+def test_a_batch_that_changes_by_itself_is_not_blamed_on_the_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at_random(model: Model, size: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, model.ran[4] % 2) if size > 1 else sample
+
+    found = located(Model(at_random), monkeypatch)
+    assert found.stopped == "the batch gives other bits when it runs again, so that nothing can be said about the batch"
+    assert found.first is None
+
+    def later(model: Model, size: int, sample: Sample) -> Sample:  # equal in the first runs
+        return with_next_bits(sample, 0, rank=int(model.ran[4] > 3)) if size > 1 else sample
+
+    assert located(Model(later), monkeypatch).stopped == found.stopped
+
+
+def test_hooks_that_change_the_output_are_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hooked(model: Model, size: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 0 if model.observed else 1) if size > 1 else sample
+
+    found = located(Model(hooked), monkeypatch)
+    assert found.stopped == "the observed model gave other bits than the unobserved one, so that nothing can be said"
+    assert (found.first_difference, found.first, found.smallest) == (1, None, None)
+
+
+def test_an_operator_is_kept_where_the_smallest_batch_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(model: Model, size: int, sample: Sample) -> Sample:
+        return with_next_bits(sample, 1) if size == 4 or (size > 1 and model.ran[2] < 3) else sample
+
+    found = located(Model(once), monkeypatch)
+    assert (found.first, found.smallest) == (LINEAR, None)
+    assert "No smaller batch is given: the smallest batch that was found did not change it again." in describe(found)
 
 
 def test_a_stage_of_the_pipeline_is_before_the_next_wherever_its_module_stands() -> None:
