@@ -399,7 +399,7 @@ def _table(results: Sequence[ExperimentResult], of_a: int) -> str:
 
 def _column(result: ExperimentResult) -> tuple[str, ...]:
     pairs = complete_pairs(result.phases)
-    overhead = Design.recorded(result).estimate(*total_time_logs(pairs), pairs, primary=True)
+    overhead = Design.recorded(result).estimate(*total_time_logs(pairs), pairs)
     return (
         result.name,
         _machine(result),

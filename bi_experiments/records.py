@@ -832,7 +832,7 @@ class Metric(Record, frozen=True, kw_only=True):
     p_value: float | None = None
     """Of the t test that there is no change; None without an interval."""
     adjusted_p_value: float | None = None
-    """Holm's, over all metrics but the primary one; None for that one. The verdict goes by it."""
+    """Holm's, over all metrics but the primary one and its reciprocals; None for these. The verdict goes by it."""
 
 
 class TrialCost(Record, frozen=True, kw_only=True):

@@ -82,6 +82,18 @@ class Design(NamedTuple):
             return FoundCaches.FIRST if first else FoundCaches.LATER
         return FoundCaches.COLD if first else FoundCaches.WARM
 
+    def over(self, measured: Sequence[Pair], pairs: Sequence[Pair]) -> Self:
+        """The same rules for a quantity that not all pairs have: as many of the first stage as have it.
+
+        Args:
+            measured: The pairs that have it.
+            pairs: All complete pairs.
+        """
+        if self.first_stage is None:
+            return self
+        first = {pair.baseline.pair for pair in pairs[: self.first_stage]}
+        return self._replace(first_stage=sum(pair.baseline.pair in first for pair in measured))
+
     def units(self, values: Sequence[float], pairs: Sequence[Pair]) -> list[float]:
         """What is independent of each other: one value a pair, or the mean of the pairs whose launches shared caches.
 
@@ -99,20 +111,20 @@ class Design(NamedTuple):
         baseline: Sequence[float],
         second: Sequence[float],
         pairs: Sequence[Pair],
-        *,
-        primary: bool = False,
     ) -> Estimate:
         """The change from the log values of the launches of both arms, one a launch, pair by pair.
+
+        In two stages the spread is that of the first in every quantity, not in the total time alone, whose spread
+        decided how many pairs follow: in launches where that one was small by chance, others are small too.
 
         Args:
             baseline: Logarithms of the baseline's values.
             second: Those of the second arm.
-            pairs: The pairs that they are of.
-            primary: Whether the number of pairs was decided by this quantity, if it was decided on the way.
+            pairs: The pairs that they are of, those of the first stage first.
         """
         baseline, second = self.units(baseline, pairs), self.units(second, pairs)
         differences = [one - other for one, other in zip(second, baseline, strict=True)]
-        if primary and self.first_stage is not None:
+        if self.first_stage is not None:
             return two_stage_estimate(differences, self.first_stage)
         return paired_estimate(differences) if self.paired else welch_estimate(baseline, second)
 

@@ -8,7 +8,8 @@ counts them as if they were is too narrow.
 By turns, D_b is the difference of L within pair b, the change is exp(mean D) - 1, and its 95 % interval
 exp(mean D ± t(0.975, B-1) s_D / sqrt(B)) - 1 over the B pairs. One after the other, the L of the two arms are two
 independent samples and the interval is Welch's. One metric, the total time, is what the experiment is about; of the
-others a change is called one only if Holm's procedure over all of them lets it.
+others a change is called one only if Holm's procedure over all of them lets it. Throughputs are the total time once
+more where the arms generated as many tokens: they have its interval, inverted, and its verdict.
 """
 
 import math
@@ -27,6 +28,7 @@ from bi_experiments.analysis.estimates import (
     HIGHER_IS_QUICKER,
     LOWER_IS_QUICKER,
     Direction,
+    per_cent,
     verdict,
 )
 from bi_experiments.analysis.multiplicity import holm
@@ -114,6 +116,8 @@ def own_s_per_token(phases: Iterable[PhaseResult]) -> float | None:
 
 PRIMARY = "total_time"
 """The metric that an experiment is about."""
+RECIPROCALS = ("throughput", "prompts_per_sec")
+"""What is the total time again, inverted, where the arms generated as many tokens."""
 INIT_TIME = "init_time"
 """What the metrics of initialisation are called, before the caches that the launches found (`FoundCaches`)."""
 UNEQUAL_TOKENS = "the arms generated different numbers of tokens"
@@ -252,12 +256,29 @@ def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metri
     """
     pairs = complete_pairs(phases)
     metrics = [metric for quantity in _QUANTITIES if (metric := _metric(quantity, pairs, design)) is not None]
-    return _together(metrics)
+    if not metrics or (primary := metrics[0]).change_pct is None:
+        return _together(metrics, settled=())
+    same = [_reciprocal(metric, primary) if metric.name in RECIPROCALS else metric for metric in metrics]
+    return _together(same, settled=(PRIMARY, *RECIPROCALS))
 
 
-def _together(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
-    """The metrics, and of all but the primary one with the p value and the verdict that hold together (Holm)."""
-    tested = [metric for metric in metrics if metric.name != PRIMARY and metric.p_value is not None]
+def _reciprocal(metric: Metric, primary: Metric) -> Metric:
+    """The metric with what the primary one says of it."""
+    ends = (primary.change_pct, primary.high_pct, primary.low_pct)
+    change, low, high = (None if end is None else per_cent(-math.log1p(end / 100)) for end in ends)
+    return msgspec.structs.replace(
+        metric, change_pct=change, low_pct=low, high_pct=high, verdict=primary.verdict, p_value=primary.p_value
+    )
+
+
+def _together(metrics: Sequence[Metric], settled: Sequence[str]) -> tuple[Metric, ...]:
+    """The metrics, those that are not settled with the p value and the verdict that hold together (Holm).
+
+    Args:
+        metrics: All of them.
+        settled: Names of the primary one and its reciprocals.
+    """
+    tested = [metric for metric in metrics if metric.name not in settled and metric.p_value is not None]
     adjusted = dict(
         zip([metric.name for metric in tested], holm([metric.p_value or 0.0 for metric in tested]), strict=True)
     )
@@ -285,11 +306,8 @@ def _metric(quantity: _Quantity, pairs: Sequence[Pair], design: Design) -> Metri
     withheld = _why_withheld(quantity, measured)
     estimate = None
     if withheld is None:
-        estimate = design.estimate(
-            [mean_log(values) for values in baseline],
-            [mean_log(values) for values in second],
-            measured,
-            primary=quantity.name == PRIMARY,
+        estimate = design.over(measured, pairs).estimate(
+            [mean_log(values) for values in baseline], [mean_log(values) for values in second], measured
         )
     change, low, high, p_value = estimate or (None, None, None, None)
     return Metric(

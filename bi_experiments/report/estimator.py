@@ -25,6 +25,11 @@ def interval(design: Design, pairs: int) -> str:
     """The estimator of the 95 % intervals; n is the number of launches of each arm."""
     if pairs < 2:
         return "none, of one launch an arm"
+    if design.first_stage is not None:
+        return (
+            f"Student's t over the n pairs of launches, with the spread of the first {design.first_stage} alone, "
+            "since that of their total times decided how many follow (Stein's two stages)"
+        )
     said = "Student's t over the n pairs of launches"
     if not design.paired:
         said = "Welch's t of two independent samples, n launches of each arm"
@@ -33,11 +38,11 @@ def interval(design: Design, pairs: int) -> str:
     return said
 
 
-def interval_of_total_time(design: Design, pairs: int) -> str:
-    """The estimator of the total time's interval, whose spread may have decided how many pairs there are."""
-    if design.first_stage is None or pairs < 2:
-        return interval(design, pairs)
+def not_in_it(design: Design, pairs: int) -> str:
+    """What the intervals leave out of how launches differ, a sentence that begins with a space; empty: nothing."""
+    if pairs < 2 or design.launches_per_cache is not None:
+        return ""
     return (
-        f"Student's t over the n pairs of launches, with the spread of the first {design.first_stage} alone, which "
-        "decided how many follow (Stein's two stages)"
+        " The launches of an arm shared compile caches: by how much another tuning of these would change it is in no "
+        "interval (protocol.caches=fresh)."
     )

@@ -8,7 +8,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.config.plain import flatten, setting
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report.blocks import stages_lines
-from bi_experiments.report.estimator import interval_of_total_time
+from bi_experiments.report.estimator import interval
 from bi_experiments.wording import count, device, version
 
 Entries: TypeAlias = list[tuple[str, str]]
@@ -42,7 +42,7 @@ def _estimate(design: Design, pairs: int) -> str:
     else:
         said = "the ratio of the arms' geometric means of total time"
         why = ", since launches one after the other share nothing by pair"
-    return f"{said}; 95 % interval: {interval_of_total_time(design, pairs)}{why if pairs > 1 else ''}; n = {pairs}"
+    return f"{said}; 95 % interval: {interval(design, pairs)}{why if pairs > 1 else ''}; n = {pairs}"
 
 
 def _rules(protocol: Mapping[str, Any]) -> Entries:

@@ -157,6 +157,22 @@ def test_two_stages_cover_and_are_as_narrow_as_asked() -> None:
     assert fmean(width <= target_pct * 1.01 for width in reached) > 0.9
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_two_stages_cover_in_another_quantity_than_the_one_that_decides(correlation: float) -> None:
+    """With the spread of all pairs they would not: N is small where the first spread was, by chance, in both."""
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(4000):
+        deciding, own = 0.01 * rng.standard_normal((2, MOST_PAIRS))
+        other = correlation * deciding + math.sqrt(1 - correlation**2) * own
+        total = min(MOST_PAIRS, two_stage_pairs(deciding[:4].tolist(), 1.0))
+        estimate = two_stage_estimate(other[:total].tolist(), 4)
+        assert estimate.low_pct is not None
+        assert estimate.high_pct is not None
+        covered.append(estimate.low_pct <= 0.0 <= estimate.high_pct)
+    assert 0.94 <= fmean(covered) <= 0.96
+
+
 def test_what_the_planner_promises_comes_true() -> None:
     """The design's own figures: at a pair deviation of 1.6 %, 8 pairs tell 2 % from none and 29 show less than 1 %."""
     assert pairs_needed(difference_power, 0.016, 2.0, paired=True) == 8

@@ -11,7 +11,13 @@ from msgspec.structs import replace
 from scipy import stats as scipy_stats
 
 from bi_experiments.analysis.design import Design
-from bi_experiments.analysis.estimates import HIGHER_IS_QUICKER, paired_estimate, verdict, welch_estimate
+from bi_experiments.analysis.estimates import (
+    HIGHER_IS_QUICKER,
+    paired_estimate,
+    two_stage_estimate,
+    verdict,
+    welch_estimate,
+)
 from bi_experiments.analysis.metrics import compare_phases, own_s_per_token, summarise
 from bi_experiments.analysis.pairs import complete_pairs
 from bi_experiments.analysis.trial_costs import trial_costs
@@ -213,6 +219,42 @@ def test_slower_trials_lower_the_throughput() -> None:
     assert result.verdict is Difference.SLOWER
     assert result.baseline == pytest.approx(4 * 128 / sum(factories.TRIAL_TIMES_S))
     assert metric(factories.phases((25.0, 25.0)), "prompts_per_sec").change_pct == pytest.approx(-20.0)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_throughput_is_the_total_time_once_more_and_no_other_test(paired: bool) -> None:
+    """Slower by a p value of 2 to 4 %: of itself, and not after Holm's procedure over ten others."""
+    found = compare_phases(factories.phases((1.0, 4.5, 2.5, 5.0)), DESIGN._replace(paired=paired, equivalence_pct=0.1))
+    by_name = {metric.name: metric for metric in found}
+    total_time = by_name["total_time"]
+    for name in ("throughput", "prompts_per_sec"):
+        same = by_name[name]
+        for end, other in (("change_pct", "change_pct"), ("low_pct", "high_pct"), ("high_pct", "low_pct")):
+            inverse = 100 / (100 + getattr(total_time, other))
+            assert getattr(same, end) == pytest.approx(100 * (inverse - 1))
+        assert (same.verdict, same.p_value) == (total_time.verdict, total_time.p_value)
+        assert same.adjusted_p_value is None
+    if paired:
+        assert total_time.verdict is Difference.SLOWER
+        assert by_name["cpu_time"].verdict is Difference.INCONCLUSIVE
+
+
+def test_in_two_stages_every_metric_goes_by_the_spread_of_the_first() -> None:
+    costs_pct = (5.0, 8.0, 7.0, 6.9, 7.0, 7.1)
+    found = {one.name: one for one in compare_phases(factories.phases(costs_pct), DESIGN._replace(first_stage=3))}
+    logs = [math.log1p(cost / 100) for cost in costs_pct]
+    expected = two_stage_estimate(logs, 3)
+    for name in ("total_time", "trial_time", "time_to_first_token_p50"):
+        assert (found[name].low_pct, found[name].high_pct) == pytest.approx((expected.low_pct, expected.high_pct)), name
+
+
+def test_of_a_metric_that_not_all_pairs_have_the_first_stage_is_what_of_it_has_it() -> None:
+    pairs = complete_pairs(factories.phases([7.0] * 6))
+    design = DESIGN._replace(first_stage=3)
+    assert design.over(pairs[1:], pairs).first_stage == 2
+    assert design.over(pairs[3:], pairs).first_stage == 0
+    assert design.over(pairs, pairs) == design
+    assert DESIGN.over(pairs[1:], pairs) == DESIGN
 
 
 def test_with_different_numbers_of_tokens_times_are_withheld_and_throughput_is_shown() -> None:

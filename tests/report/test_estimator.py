@@ -19,8 +19,8 @@ STEIN = "protocol.target_half_width_pct=1", "protocol.max_pairs=8", "protocol.pa
         (["protocol.interleave=launch", *FRESH], ["Welch's t", "every 2 that share compile caches"], ["Student"]),
         (
             ["protocol.interleave=launch", *STEIN],
-            ["total time: Student's t over the n pairs of launches, with the spread of the first 2", "Welch's t"],
-            [],
+            ["Student's t over the n pairs of launches, with the spread of the first 2 alone"],
+            ["Welch's t"],
         ),
     ],
 )
@@ -30,6 +30,23 @@ def test_the_note_under_the_metrics_names_their_estimator(
     note = metrics_note(factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5]), *settings))
     assert [words for words in named if words not in note] == []
     assert [words for words in not_named if words in note] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "costs_pct", "said"),
+    [
+        ([], [5.0, 8.0], True),
+        (["protocol.caches=user"], [5.0, 8.0], True),
+        (["protocol.caches=fresh"], [5.0, 8.0], False),
+        ([*FRESH], [5.0, 8.0, 7.0, 9.5], False),
+        ([], [5.0], False),
+    ],
+)
+def test_an_interval_over_launches_that_shared_caches_says_what_is_not_in_it(
+    settings: list[str], costs_pct: list[float], said: bool
+) -> None:
+    note = metrics_note(factories.whole_result(factories.phases(costs_pct), *settings))
+    assert ("another tuning of these would change it is in no interval (protocol.caches=fresh)" in note) is said
 
 
 @pytest.mark.parametrize("settings", [[], STEIN])

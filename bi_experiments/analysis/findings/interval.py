@@ -38,7 +38,7 @@ def stages(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]
     """A target of the interval's half-width that was not reached: `protocol.max_pairs` or the end came first."""
     target = protocol.target_half_width_pct
     baseline, second = total_time_logs(pairs)
-    reached = Design.of(protocol, pairs).estimate(baseline, second, pairs, primary=True).half_width_pct
+    reached = Design.of(protocol, pairs).estimate(baseline, second, pairs).half_width_pct
     if target is not None and reached is not None and reached > 1.05 * target:
         yield Finding(
             kind="half_width",
