@@ -36,6 +36,9 @@ RECORD_VERSION = 2
 NEGATIVE_CONTROL = "batch_1"
 """The composition that runs whatever is asked for: each probe alone again."""
 
+DECODE_AGAINST_PREFILL = "prefill"
+"""The composition that compares a probe alone with its output as part of a prompt alone: it says nothing of batches."""
+
 
 class RecordError(ValueError):
     """A stored record cannot be read: another format version, another type, or damaged."""
@@ -927,7 +930,8 @@ class CompositionCount(Record, frozen=True, kw_only=True):
     """Those among `differing` in which a token id differed too."""
     largest_logprob_difference: float
     verdict: Invariance | None = None
-    """Of the batch-invariant arm, on this composition alone; None in another arm, and for a clean `batch_1`."""
+    """Of the batch-invariant arm, on this composition alone; None in another arm, for a clean `batch_1`, and for
+    `prefill`, whose outputs are no matter of the batch as long as they are numbers and repeat."""
     fault: Fault | None = None
     """What is wrong with an output whatever it is compared with."""
 

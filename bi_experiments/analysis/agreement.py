@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.plain import setting
-from bi_experiments.records import NEGATIVE_CONTROL, AloneOutput, Arm, ArmAgreement, ExperimentResult, PhaseResult
+from bi_experiments.records import (
+    DECODE_AGAINST_PREFILL,
+    NEGATIVE_CONTROL,
+    AloneOutput,
+    Arm,
+    ArmAgreement,
+    ExperimentResult,
+    PhaseResult,
+)
 from bi_experiments.wording import count
 
 EXPLAINED_TIMES = 3.0
@@ -200,6 +208,6 @@ def _between_batches(phases: Sequence[PhaseResult]) -> float:
         for phase in phases
         if phase.arm is Arm.BASELINE
         for one in phase.probes
-        if one.fault is None
+        if one.fault is None and one.composition != DECODE_AGAINST_PREFILL
     )
     return max(differences, default=0.0)

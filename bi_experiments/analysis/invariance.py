@@ -2,8 +2,9 @@
 
 A composition *holds* where the batch-invariant arm does not differ in it and the baseline does (the positive control).
 What the probes alone already differ by (`batch_1`, the negative control) is noise: no composition counts it as its
-positive control, and in the batch-invariant arm it is a verdict of its own. The arm's verdict is the worst of the
-classes of steps that the workload needs, by the ledger.
+positive control, and in the batch-invariant arm it is a verdict of its own. What a probe alone differs by when its
+output is part of a prompt (`prefill`) is no effect of the batch: it is said beside the verdict. The arm's verdict is
+the worst of the classes of steps that the workload needs, by the ledger.
 """
 
 from collections import defaultdict
@@ -29,6 +30,7 @@ from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
+    DECODE_AGAINST_PREFILL,
     NEGATIVE_CONTROL,
     RECORD_VERSION,
     Arm,
@@ -50,6 +52,8 @@ TOKENS_ALONE = "without_logprobs"
 """The composition whose digests are of tokens alone: few tokens may be equal for two prompts."""
 OF_THE_WORKLOAD = ("trial", "workload")
 """Compositions whose batches are the workload's own."""
+ALONE = (NEGATIVE_CONTROL, DECODE_AGAINST_PREFILL)
+"""Compositions that compare the probe alone with itself alone."""
 CONFIDENCE = 0.95
 
 
@@ -99,8 +103,8 @@ class _Evidence:
 
     @property
     def compared(self) -> list[_Output]:
-        """Outputs that were compared with those of another batch: all but the negative control's."""
-        return [one for name, outputs in self.outputs.items() if name != NEGATIVE_CONTROL for one in outputs]
+        """Outputs that were compared with those of another batch."""
+        return [one for name, outputs in self.outputs.items() if name not in ALONE for one in outputs]
 
     @property
     def differing(self) -> list[_Output]:
@@ -263,15 +267,17 @@ def _counts(evidence: _Evidence, baseline: _Evidence | None) -> list[Composition
 
 
 def _decide(composition: str, evidence: _Evidence, baseline: _Evidence | None) -> Invariance | None:
-    """The verdict on one composition that the batch-invariant arm ran; None for an undisturbed negative control."""
+    """The verdict on one composition that the batch-invariant arm ran; None where it says nothing of the batch."""
     if evidence.fault(composition) is not None:
         return Invariance.VIOLATED
     differs = any(output.differs for output in evidence.outputs[composition])
     noisy = evidence.noise[0] > 0 or evidence.unrepeatable(composition)
-    if differs:
-        return Invariance.NOT_DETERMINISTIC if noisy else Invariance.VIOLATED
-    if composition == NEGATIVE_CONTROL:
+    if differs and (noisy or composition == NEGATIVE_CONTROL):
+        return Invariance.NOT_DETERMINISTIC
+    if composition in ALONE:
         return None
+    if differs:
+        return Invariance.VIOLATED
     controlled = baseline is not None and _is_control(composition, baseline)
     return Invariance.HOLDS if controlled else Invariance.NO_CONTROL
 
@@ -311,7 +317,8 @@ def worst(verdicts: Iterable[Invariance]) -> Invariance:
 
 
 def _verdict(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: Sequence[LedgerRow]) -> ArmVerdict:
-    changed = [result for output in evidence.all_outputs for result in output.results if not result.equal]
+    outputs = [*evidence.outputs.get(NEGATIVE_CONTROL, ()), *evidence.compared]
+    changed = [result for output in outputs for result in output.results if not result.equal]
     return ArmVerdict(
         arm=evidence.arm,
         verdict=_headline(evidence, counts, ledger),
@@ -361,7 +368,7 @@ def _sentence(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> str:
             said = f"Not probed: {_missing(report)}; elsewhere {_unchanged(other)}."
         case _:
             said = f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}."
-    return said + _between_launches(other)
+    return said + _decode_and_prefill(report) + _between_launches(other)
 
 
 def _unchanged(evidence: _Evidence) -> str:
@@ -488,6 +495,18 @@ def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> s
             f"not comparable, since all had changed to other tokens before: compare more prompts ({more})"
         )
     return "; and ".join(said)
+
+
+def _decode_and_prefill(report: InvarianceReport) -> str:
+    own = (one for one in report.compositions if one.arm.batch_invariant and one.verdict is None)
+    differs = next((one for one in own if one.composition == DECODE_AGAINST_PREFILL and one.differing), None)
+    if differs is None:
+        return ""
+    return (
+        f" Decode and prefill compute other bits ({differs.differing} of {count(differs.total, 'probe output')}, "
+        f"largest |delta logprob| {differs.largest_logprob_difference:.2g}): no effect of the batch, but one on "
+        "outputs that a prefill computes again, after a preemption or as another request's prompt."
+    )
 
 
 def _between_launches(evidence: _Evidence) -> str:

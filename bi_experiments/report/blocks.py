@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
+from bi_experiments.analysis.invariance import ALONE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import NEGATIVE_CONTROL, Arm, PhaseResult, PhaseStatus, ProbeResult, Trial, TwoStages
@@ -142,7 +143,7 @@ def phase_end(phase: PhaseResult) -> list[str]:
         ]
     if phase.probes:
         alone = [probe for probe in phase.probes if probe.composition == NEGATIVE_CONTROL]
-        others = [probe for probe in phase.probes if probe.composition != NEGATIVE_CONTROL]
+        others = [probe for probe in phase.probes if probe.composition not in ALONE]
         again = f", {_differing(alone)} alone again" if alone else ""
         took = "" if phase.probe_time_s is None else f" ({phase.probe_time_s:.2f}s)"
         lines.append(f"Probes: {_differing(others)} differ from the probe alone in other batches{again}{took}")

@@ -28,7 +28,7 @@ _MEANINGS = {
     "without_logprobs": "tokens alone, without asking for logprobs",
     "prompt_logprobs": "logprobs of the prompts too",
     "prefix_cache": "prompts found in the prefix cache",
-    "prefill": "a probe's output as part of a prompt",
+    "prefill": "a probe's output as part of a prompt, alone: decode against prefill, no effect of the batch",
     "output": "outputs of that many tokens",
 }
 """A composition's name, without its size, in a few words."""

@@ -18,6 +18,7 @@ from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import (
+    DECODE_AGAINST_PREFILL,
     Arm,
     ArmAgreement,
     CompositionCount,
@@ -242,6 +243,8 @@ def _composition_word(count: CompositionCount | None) -> str:
     """The verdict on one composition, with what is wrong where it is not the batch."""
     if count is None:
         return "not probed"
+    if count.verdict is None and count.composition == DECODE_AGAINST_PREFILL:
+        return "other bits" if count.differing else "same bits"
     if count.verdict is None:
         return "control"
     return f"violated: {count.fault}" if count.fault is not None else count.verdict.replace("_", " ")

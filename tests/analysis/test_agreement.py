@@ -42,9 +42,13 @@ def probe(composition: str, digest: str, difference: float = 0.0) -> ProbeResult
 
 
 def agreement(
-    baseline: AloneOutput, other: AloneOutput, dtype: str = "float32", between_batches: float = 0.0
+    baseline: AloneOutput,
+    other: AloneOutput,
+    dtype: str = "float32",
+    between_batches: float = 0.0,
+    composition: str = "batch_8",
 ) -> ArmAgreement:
-    itself = (probe("batch_8", "a", between_batches),)
+    itself = (probe(composition, "a", between_batches),)
     observed = factories.observed(dtype=dtype)
     found = compare_arms(
         [
@@ -95,6 +99,11 @@ def test_rounding_explains_what_the_baseline_differs_from_itself_by_and_little_m
 ) -> None:
     other = tuple((token, logprob - apart) for token, logprob in HALF)
     assert agreement(alone(HALF), alone(other), dtype, between_batches).explained is explained
+
+
+def test_what_decode_and_prefill_differ_by_is_not_between_batches() -> None:
+    assert agreement(alone(HALF), alone(HALF), between_batches=0.5).between_batches == 0.5
+    assert agreement(alone(HALF), alone(HALF), between_batches=0.5, composition="prefill").between_batches == 0.0
 
 
 def test_without_probes_alone_there_is_nothing_to_say() -> None:

@@ -449,6 +449,47 @@ def test_a_batch_of_the_baseline_that_does_not_repeat_is_no_control() -> None:
     assert verdicts(judged)["batch_8"] is Invariance.NO_CONTROL
 
 
+# --- Decode against prefill -------------------------------------------------------------------------------------------
+
+
+def test_decode_and_prefill_that_compute_other_bits_are_said_and_are_no_violation() -> None:
+    found = probes(2, None, 0, composition="prefill")
+    steps = (*STEPS, step("prefill", 3, kind=StepKind.PREFILL, sequences=0))
+    judged = report(both([(*CHANGED[0], *found)], [(*UNCHANGED[0], *found)], steps=steps))
+    assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "prefill": None}
+    mode = judged.arms[1]
+    assert (mode.verdict, mode.differing, mode.total, mode.first) == (Invariance.HOLDS, 0, 4, None)
+    assert "holds: none of 4 probe outputs (4 prompts) changed with the batch, while 2 of 4" in judged.sentence
+    assert (
+        "Decode and prefill compute other bits (2 of 3 probe outputs, largest |delta logprob| 0.016)" in judged.sentence
+    )
+    same = report(both([(*CHANGED[0], *found)], [(*UNCHANGED[0], *probes(None, composition="prefill"))], steps=steps))
+    assert "Decode and prefill" not in same.sentence
+
+
+def test_decode_against_prefill_is_no_control_and_no_probe_of_any_step() -> None:
+    prefill = [probes(1, 1, composition="prefill"), probes(None, None, composition="prefill")]
+    workload = step(None, kind=StepKind.PREFILL, sequences=0)
+    steps = (workload, replace(workload, composition="prefill", tokens=2))
+    judged = report(both([prefill[0]], [prefill[1]], steps=steps))
+    assert verdicts(judged) == {"prefill": None}
+    assert [row.verdict for row in judged.ledger] == [Invariance.NOT_PROBED]
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert judged.verdict(Arm.BASELINE) is Invariance.NO_CONTROL
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [({"fault": Fault.NAN}, Invariance.VIOLATED), ({"repeatable": False}, Invariance.NOT_DETERMINISTIC)],
+)
+def test_a_fault_and_a_lot_in_decode_against_prefill_count_as_elsewhere(
+    changes: dict[str, object], verdict: Invariance
+) -> None:
+    found = probes(2, None, composition="prefill", **changes)
+    judged = report(both(CHANGED, [(*UNCHANGED[0], *found)]))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is verdicts(judged)["prefill"] is verdict
+
+
 # --- What says which steps there are ----------------------------------------------------------------------------------
 
 

@@ -309,6 +309,29 @@ def test_the_ledger_stands_under_the_verdict() -> None:
     assert "first-come-first-served" in unwrapped(text)
 
 
+def test_decode_against_prefill_has_no_verdict_and_says_whether_the_bits_are_the_same() -> None:
+    report = factories.proof_report()
+    for differing, word in ((4, " other bits"), (0, " same bits")):
+        counts = tuple(
+            replace(one, composition="prefill", differing=differing, verdict=None)
+            for one in report.compositions
+            if one.composition == "trial"
+        )
+        judged = replace(report, compositions=(*report.compositions, *counts))
+        lines = render_end(replace(result_of(factories.phases([7.0])), invariance=judged)).splitlines()
+        assert next(line for line in lines if line.startswith("prefill ") and "/" in line).endswith(word)
+
+
+def test_the_ledger_says_where_nothing_of_the_baseline_is_comparable() -> None:
+    report = factories.proof_report()
+    first = replace(report.ledger[0], control_tokens=0, control_of=0, control_behind=7)
+    lines = render_end(
+        replace(result_of(factories.phases([7.0])), invariance=replace(report, ledger=(first, *report.ledger[1:])))
+    ).splitlines()
+    row = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
+    assert row.split()[-4:] == ["1,234", "none", "comparable", "holds"]
+
+
 def test_needles_alone_make_a_table_too() -> None:
     report = replace(factories.invariance_report(), arms=(), compositions=())
     text = render_end(replace(result_of(factories.phases([7.0])), invariance=report))

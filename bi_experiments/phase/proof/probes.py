@@ -203,7 +203,8 @@ def run_composition(
         if any(not one.equal for one in found) and all(one.equal for one in results):
             found = with_repeats(found, batch, compared, generate)
         results += found
-        if batch.kv_blocks is None and compared:
+        # The steps are those of the rule, which follows neither preemption nor what is found in the prefix cache.
+        if batch.kv_blocks is None and not batch.primed and compared:
             classes = material.step_classes(batch.requests)
             for probed, alone, output in compared:
                 request, own = batch.requests[probed.position], classes[probed.position]

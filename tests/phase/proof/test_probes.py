@@ -176,6 +176,17 @@ def test_hot_prefixes_are_compared_with_cold_ones_and_only_where_the_cache_was_u
     assert run(FakeEngine(cached_tokens=0), plan("prefix_cache"), limits) == []
 
 
+def test_prompts_found_in_the_prefix_cache_are_in_none_of_the_ledgers_steps() -> None:
+    events: list[ProbeDone] = []
+    limits = replace(LIMITS, prefix_caching=True)
+    run_compositions(
+        FakeEngine(cached_tokens=16), plan("prefix_cache"), WORKLOAD, limits, TOKEN_IDS, events.append, None
+    )
+    (event,) = events
+    assert event.results
+    assert {one.composition for one in event.steps} == {None}
+
+
 def test_results_come_by_composition_and_survive_the_pipe() -> None:
     events: list[ProbeDone] = []
     run_compositions(FakeEngine(), plan("batch_2", "ragged"), WORKLOAD, LIMITS, TOKEN_IDS, events.append, None)
