@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 FEWEST_STEPS = 8
 """Steps from which one of them can be called longer than its like."""
-ANY_TOKEN = 1
-"""A token id that every vocabulary has."""
+FIRST_TOKEN = 1
+"""A token id that every vocabulary has, as it does those that follow it."""
 
 
 def read_workload(path: Path, digest: str) -> Workload:
@@ -58,7 +58,7 @@ def run_workload(
 
     Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches` rounds
     of a batch of every shape that the trials have and a step of every size that kernels change at. The prefix cache is
-    emptied before every trial, so that no trial finds a prompt that was read before it.
+    emptied before each of them and before every trial, so that none finds a prompt that was read before it.
 
     Args:
         llm: The engine.
@@ -77,13 +77,9 @@ def run_workload(
     alone = engine.finished(engine.generate(llm, [needle], params)[0]).token_ids
     engine.watch_compiles(llm)
     lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
-    warm = one_of_each_shape(lengths, engine.step_tokens(llm))
     limits = engine.limits(llm, engine.step_tokens(llm), engine.step_sequences(llm), spec.engine.max_model_len)
     for _ in range(spec.warmup_batches):
-        for index in warm:
-            engine.generate(llm, batches[index], params)
-        for requests in steps_of_every_size(limits):
-            engine.generate_together(llm, requests, logprobs=0)
+        warm_up(llm, batches, params, limits)
     needed = max(sum(batch) + len(batch) * workload.sampling.max_tokens for batch in lengths)
     emit(
         WarmedUp(
@@ -100,6 +96,26 @@ def run_workload(
         time_s += trial.time_s
         emit(TrialDone(trial=trial))
     return time_s
+
+
+def warm_up(
+    llm: "LLM", batches: "Sequence[Sequence[TokensPrompt]]", params: "SamplingParams", limits: EngineLimits
+) -> None:
+    """Run a batch of every shape that the trials have and a step of every size that kernels change at.
+
+    Args:
+        llm: The engine.
+        batches: The trials' prompts, as token ids.
+        params: How they are continued.
+        limits: The engine's.
+    """
+    lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
+    for index in one_of_each_shape(lengths, limits.max_num_batched_tokens):
+        engine.empty_prefix_cache(llm)
+        engine.generate(llm, batches[index], params)
+    for requests in steps_of_every_size(limits):
+        engine.empty_prefix_cache(llm)
+        engine.generate_together(llm, requests, logprobs=0)
 
 
 def one_of_each_shape(lengths: Sequence[Sequence[int]], step_tokens: int) -> tuple[int, ...]:
@@ -126,15 +142,19 @@ def steps_of_every_size(limits: EngineLimits) -> Iterator[list[Request]]:
 
     A trial's last steps of prompts have any size, another one in each launch where the requests arrive during the first
     step, so that no batch of the trials warms them all up. While a step has seats for it, every token is a prompt: the
-    LM head then has as many rows. None where the engine reports no such size.
+    LM head then has as many rows. Longer prompts begin with different tokens, so that none is found in the prefix
+    cache, into which an engine puts the blocks of a step while it plans it. None where the engine reports no such size.
     """
     largest = limits.max_num_batched_tokens
     sizes = {size - less for size in (*limits.borders, largest) for less in (0, 1)} if limits.borders else ()
     for tokens in sorted(size for size in sizes if 1 <= size <= largest):
-        longest = 1 if tokens <= limits.max_num_seqs else limits.max_model_len - 1
+        longest = 1 if tokens <= limits.max_num_seqs else min(limits.max_model_len - 1, limits.longest_piece)
         lengths = [longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0)
         if len(lengths) <= limits.max_num_seqs:
-            yield [Request((ANY_TOKEN,) * length, max_tokens=1, logprobs=False) for length in lengths]
+            yield [
+                Request((FIRST_TOKEN + at * (longest > 1),) * length, max_tokens=1, logprobs=False)
+                for at, length in enumerate(lengths)
+            ]
 
 
 def run_trial(

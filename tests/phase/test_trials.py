@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from bi_experiments.phase import engine
 from bi_experiments.phase.engine import Finished
 from bi_experiments.phase.proof.steps import StepTokens
-from bi_experiments.phase.trials import one_of_each_shape, ruled_pct, steps_of_every_size
+from bi_experiments.phase.trials import one_of_each_shape, ruled_pct, steps_of_every_size, warm_up
 from tests.phase.proof.fake_engine import LIMITS
 
 BORDERS = replace(LIMITS, borders=(1, 8, 64, 512), max_num_batched_tokens=512, max_num_seqs=32, max_model_len=100)
@@ -34,6 +35,28 @@ def test_no_step_is_larger_than_the_largest_which_is_among_them(sizes: tuple[int
 def test_what_takes_more_seats_than_there_are_is_left_out() -> None:
     made = list(steps_of_every_size(replace(BORDERS, max_num_seqs=3)))
     assert [sum(len(request.prompt) for request in batch) for batch in made] == [1, 7, 8, 63, 64]
+
+
+def test_no_prompt_of_a_step_is_found_in_the_prefix_cache_of_another_one() -> None:
+    for batch in steps_of_every_size(BORDERS):
+        longer = [request.prompt[:16] for request in batch if len(request.prompt) > 1]
+        assert len(set(longer)) == len(longer)
+
+
+def test_a_prompt_of_which_the_engine_takes_fewer_tokens_is_shorter() -> None:
+    made = list(steps_of_every_size(replace(BORDERS, long_prefill_tokens=30)))
+    assert {sum(len(request.prompt) for request in batch) for batch in made} == {1, 7, 8, 63, 64, 511, 512}
+    assert max(len(request.prompt) for batch in made for request in batch) == 30
+
+
+def test_the_prefix_cache_is_empty_before_each_batch_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(engine, "empty_prefix_cache", lambda _: done.append("empty"))
+    monkeypatch.setattr(engine, "generate", lambda *_: done.append("batch"))
+    monkeypatch.setattr(engine, "generate_together", lambda *_, **__: done.append("step"))
+    batches = [[{"prompt_token_ids": [7] * length}] * 2 for length in (10, 100)]
+    warm_up(None, batches, None, BORDERS)
+    assert done == ["empty", "batch"] * 2 + ["empty", "step"] * 7
 
 
 def test_an_engine_that_reports_no_such_size_has_none() -> None:
