@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 def _by_its_level(found: Location) -> bool:
     """Whether it is the compiled kernels or graphs that bring the difference: eager has none."""
-    return found.level != "eager" and found.first_difference is not None
+    return found.level != "eager" and found.first_difference is not None and found.stopped is None
 
 
 if __name__ == "__main__":

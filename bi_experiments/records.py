@@ -15,7 +15,8 @@ History of the file format (`RECORD_VERSION`):
   `PhaseSpec.locate`, `PhaseResult.location`
   and `ExperimentResult.location` are None where the operator behind a difference was not looked for. Without
   `Location.prompt_positions` a difference in a scored prompt is that of the first output token, and `BatchRequest` does
-  not say how it asked for logprobs.
+  not say how it asked for logprobs. Without `PhaseResult.borders` the batch is composed with the steps of the engine
+  that locates.
   `PhaseSpec.profiler` and `PhaseResult.profile` are None without an extra, profiled trial; `PhaseResult.untuned` is
   what the engine's log says of paths that are not tuned. `ProbeResult.request` is empty where it was not kept.
   `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
@@ -245,6 +246,9 @@ class LocatePlan(Record, frozen=True, kw_only=True):
     """Whether the modules are observed; without it only outputs are compared, which compiled models allow too."""
     shrink_time_s: float
     """Time after which no smaller batch is tried any more, in seconds."""
+    graph_sizes: tuple[int, ...] | None = None
+    """Those that the batch was composed with, as in `PhaseResult`, whatever this engine has; None: this engine's."""
+    borders: tuple[int, ...] | None = None
 
 
 class PhaseSpec(Record, frozen=True, kw_only=True):
@@ -530,6 +534,9 @@ class ProbeDone(Record, frozen=True, kw_only=True, tag="probe"):
     left_out: int = 0
     """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
     not_made: tuple[NotMade, ...] = ()
+    graph_sizes: tuple[int, ...] | None = None
+    """As in `PhaseResult`."""
+    borders: tuple[int, ...] | None = None
 
 
 class ModuleDifference(Record, frozen=True, kw_only=True):
@@ -614,6 +621,8 @@ class Location(Record, frozen=True, kw_only=True):
     """How the model ran when it was found: `eager`, `compiled without graphs`, `compiled with piecewise graphs`, ..."""
     stopped: str | None = None
     """Why no operator is named, in one sentence; None when one is."""
+    composed: bool = True
+    """Whether the batch could be composed again on this engine."""
     repeatable: bool = True
     """Whether the probe alone gives the same bits when it runs again."""
     first_difference: int | None = None
@@ -751,6 +760,11 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     """Prompts that were drawn from the workload and do not count as sampled: time was over before their turn."""
     not_made: tuple[NotMade, ...] = ()
     """What the compositions do not have."""
+    graph_sizes: tuple[int, ...] | None = None
+    """Tokens of the steps that have a CUDA graph, as the compositions were made for them; None, here and below: none
+    were made, or the record is from before it was kept."""
+    borders: tuple[int, ...] | None = None
+    """Numbers of tokens at which the engine changes kernels or graphs, as far as it reports them."""
     probe_time_s: float | None = None
     location: Location | None = None
     """Only of a phase that was launched to look for one."""

@@ -234,7 +234,10 @@ CORE_LOG = "\n".join(
 
 
 def locate(spec: PhaseSpec, behaviour: str) -> Location:
-    """A linear layer differs; with `compiled_only` nothing does while the model is eager, or graphs are off."""
+    """A linear layer differs; with `compiled_only` nothing does while the model is eager, or graphs are off.
+
+    With `other_steps` the batch cannot be composed there.
+    """
     plan = spec.locate
     assert plan is not None
     nothing = Location(
@@ -248,8 +251,8 @@ def locate(spec: PhaseSpec, behaviour: str) -> Location:
         logprobs=5,
     )
     graphs = spec.engine.extra.get("compilation_config", {}).get("cudagraph_mode")
-    if behaviour == "compiled_only" and (spec.engine.enforce_eager or graphs == "NONE"):
-        return nothing
+    if behaviour in {"compiled_only", "other_steps"} and (spec.engine.enforce_eager or graphs == "NONE"):
+        return msgspec.structs.replace(nothing, composed=behaviour == "compiled_only")
     linear = ModuleDifference(
         rank=0,
         module="model.layers.2.mlp.down_proj",

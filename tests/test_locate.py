@@ -51,6 +51,14 @@ def write_probes(result: ExperimentResult, folder: OutputFolder, arm: Arm, *prob
     folder.result.write_bytes(to_json(msgspec.structs.replace(result, phases=phases)))
 
 
+def make_compiled(folder: OutputFolder) -> None:
+    """As if the experiment had not been eager."""
+    for path in folder.root.glob("phases/*/spec.json"):
+        spec = from_json(path.read_bytes(), PhaseSpec, path)
+        engine = msgspec.structs.replace(spec.engine, enforce_eager=False)
+        path.write_bytes(to_json(msgspec.structs.replace(spec, engine=engine)))
+
+
 def passed(folder: OutputFolder, level: int) -> PhaseSpec:
     path = folder.location_phase(level).spec
     return from_json(path.read_bytes(), PhaseSpec, path)
@@ -160,10 +168,7 @@ def test_a_phase_that_fails_leaves_the_record_alone(
 def test_a_difference_of_compiled_models_alone_is_looked_for_level_by_level(
     experiment: OutputFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in experiment.root.glob("phases/*/spec.json"):
-        spec = from_json(path.read_bytes(), PhaseSpec, path)
-        engine = msgspec.structs.replace(spec.engine, enforce_eager=False)
-        path.write_bytes(to_json(msgspec.structs.replace(spec, engine=engine)))
+    make_compiled(experiment)
     monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "compiled_only"}))
     assert main([str(experiment.root)]) is ExitCode.DONE
     assert "compiled with piecewise graphs, output token 2 differs" in capsys.readouterr().out
@@ -172,6 +177,28 @@ def test_a_difference_of_compiled_models_alone_is_looked_for_level_by_level(
     assert not experiment.location_phase(3).root.exists()
     locates = [passed(experiment, level).locate for level in range(3)]
     assert [one.observe for one in locates if one] == [True, False, False]
+
+
+def test_a_batch_that_cannot_be_composed_eager_is_looked_for_compiled_and_nothing_is_claimed_of_eager(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_compiled(experiment)
+    monkeypatch.setenv("FAKE_PHASE", json.dumps({"batch_invariant": "other_steps"}))
+    assert main([str(experiment.root)]) is ExitCode.PHASE_FAILED
+    said = capsys.readouterr().out
+    assert "compiled with piecewise graphs, output token 2 differs, and whether it does so eager too is open" in said
+    assert "same as alone" not in said
+
+
+def test_the_batch_is_composed_with_the_steps_of_the_experiment(experiment: OutputFolder) -> None:
+    result = read_result(experiment.root)
+    sizes = {"graph_sizes": (1, 2, 4), "borders": (1, 2, 4, 64)}
+    phases = tuple(msgspec.structs.replace(phase, **sizes) for phase in result.phases)
+    experiment.result.write_bytes(to_json(msgspec.structs.replace(result, phases=phases)))
+    main([str(experiment.root)])
+    plan = passed(experiment, 0).locate
+    assert plan is not None
+    assert (plan.graph_sizes, plan.borders) == ((1, 2, 4), (1, 2, 4, 64))
 
 
 def test_nothing_found_in_an_eager_experiment_is_said_and_no_success(

@@ -31,6 +31,8 @@ def _where(location: Location) -> str:
             f"{place}: the first operator that differs is {_named(one)}, at position {one.position + 1} of the "
             f"sequence ({token(location)}); {inputs}."
         )
+    if not location.composed:
+        return f"{place}: {location.stopped}."
     if location.first_difference is None:
         tried = "" if location.level == "eager" else ", compiled or not"
         return f"{place}: nothing to locate{tried}; {location.stopped}."
@@ -39,7 +41,8 @@ def _where(location: Location) -> str:
             f"{place}: eager, the output is the same as alone; {location.level}, {token(location)} differs. "
             "The difference comes from compiled kernels or graphs."
         )
-    return f"{place}: {token(location)} differs, and {location.stopped}."
+    level = "" if location.level == "eager" else f"{location.level}, "
+    return f"{place}: {level}{token(location)} differs, and {location.stopped}."
 
 
 def _named(one: ModuleDifference) -> str:

@@ -36,6 +36,7 @@ from bi_experiments.records import (
 
 SHRINK_TIME_S = 60.0
 """Longest search for a smaller batch, in seconds."""
+EAGER_IS_OPEN = "whether it does so eager too is open: the batch cannot be composed again there"
 WITHOUT_SHRINKING = ("prefill", "prefix_cache")
 """Compositions whose batch holds the probe alone; others are preferred, as they say more."""
 
@@ -98,7 +99,7 @@ def locate(
     passed = _passed(folder.phase(phase.index, phase.arm))
     config = dataclasses.replace(config, protocol=dataclasses.replace(config.protocol, caches=Caches.user))
     engine = msgspec.structs.replace(passed.engine, model=model_path(config))
-    first: tuple[Location, EngineSpec] | None = None
+    equal: list[tuple[Location, EngineSpec]] = []
     for number, (level, arguments) in enumerate(levels(engine)):
         plan = LocatePlan(
             composition=probe.composition,
@@ -107,6 +108,8 @@ def locate(
             sample=probe.sample,
             observe=arguments.enforce_eager,
             shrink_time_s=SHRINK_TIME_S,
+            graph_sizes=phase.graph_sizes,
+            borders=phase.borders,
         )
         spec = msgspec.structs.replace(
             passed,
@@ -121,11 +124,12 @@ def locate(
             profiler=None,
         )
         found = msgspec.structs.replace(_run(config, spec, folder.location_phase(number), progress), level=level)
-        first = first or (found, arguments)
         if found.first_difference is not None or not found.repeatable:
+            if found.stopped is None and any(not before.composed for before, _ in equal):
+                found = msgspec.structs.replace(found, stopped=EAGER_IS_OPEN)
             return found, arguments
-    assert first is not None
-    return first
+        equal.append((found, arguments))
+    return next((one for one in equal if one[0].composed), equal[0])
 
 
 def levels(engine: EngineSpec) -> Iterator[tuple[str, EngineSpec]]:

@@ -461,6 +461,8 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "alone": (*result.alone, *event.alone),
                 "left_out": result.left_out + event.left_out,
                 "not_made": (*result.not_made, *event.not_made),
+                "graph_sizes": event.graph_sizes,
+                "borders": event.borders,
             }
         case Located():
             changes = {"location": event.location}

@@ -103,6 +103,12 @@ def test_a_token_of_a_scored_prompt_is_not_called_an_output_token() -> None:
     assert "prompt token 4 differs, and why." in said(replace(prompt, first=None, stopped="why"))
 
 
+def test_a_batch_that_cannot_be_composed_is_not_called_equal() -> None:
+    nothing = replace(FOUND, composed=False, stopped="it cannot be composed again", first_difference=None, first=None)
+    assert "probe batch batch_8 #2: it cannot be composed again." in said(replace(nothing, layers=(), smallest=None))
+    assert "nothing to locate" not in said(nothing)
+
+
 def test_what_could_not_be_located_names_no_operator() -> None:
     for stopped, first_difference in (("the probe's output is the same in the batch as alone", None), ("why", 3)):
         nothing = replace(

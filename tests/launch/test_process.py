@@ -12,13 +12,14 @@ import pytest
 from bi_experiments import __version__
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import MachineError
-from bi_experiments.launch.process import LaunchSettings, PhaseProcess, StepLimits, follow
+from bi_experiments.launch.process import LaunchSettings, PhaseProcess, StepLimits, fold, follow
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.launch.spec import engine_spec
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import PhaseFolder, log_tail
-from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, event_from_line, from_json
+from bi_experiments.records import Arm, PhaseResult, PhaseSpec, PhaseStatus, ProbeDone, event_from_line, from_json
 from bi_experiments.workload import build_workload, write_workload
+from tests import factories
 from tests.fake_nvml import FakeDevice, FakeNvml
 from tests.processes import gone, wait_for
 
@@ -339,3 +340,9 @@ def test_a_phase_of_which_a_step_of_the_start_fails_leaves_nothing(
         run(make_phase())
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert psutil.Process().children() == children
+
+
+def test_the_steps_that_probe_batches_were_made_for_are_kept(make_phase: MakePhase) -> None:
+    done = ProbeDone(results=(), graph_sizes=(8,), borders=(8, 64))
+    kept, problem = fold(factories.phase(), done, make_phase().spec)
+    assert (kept.graph_sizes, kept.borders, problem) == ((8,), (8, 64), None)

@@ -29,6 +29,7 @@ from bi_experiments.records import (
 if TYPE_CHECKING:
     from vllm import LLM
 
+OTHER_STEPS = "it cannot be composed again, as this engine has other steps or graphs than the experiment's"
 OTHER_BITS = "gives other bits when it runs again, so that nothing can be said about the batch"
 HOOKS_CHANGE_IT = "the observed model gave other bits than the unobserved one, so that nothing can be said"
 EVERY_MODULE_EQUAL = "every module gave the same bits: what differs is sampling, or how logprobs are made"
@@ -42,23 +43,24 @@ def locate(llm: "LLM", spec: PhaseSpec, workload: Workload, observed: ObservedEn
         spec: What the phase was passed: the plan, and the probes that the batch was made for.
         workload: The trials' prompts.
         observed: What the engine runs with.
-
-    Raises:
-        ValueError: The composition has no such batch, or no probe at that place.
     """
     assert spec.locate is not None
     assert spec.probes is not None
     search = _Search(llm, spec.locate, spec.probes, spec.engine.max_model_len)
-    batch, reference = search.find(workload, observed)
     found = Location(
         arm=spec.arm,
         composition=spec.locate.composition,
         batch=spec.locate.batch,
         position=spec.locate.position,
         sample=spec.locate.sample,
-        prompt_tokens=len(reference.prompt),
-        prompt_positions=scored_prompt(reference),
         logprobs=spec.probes.logprobs,
+    )
+    composed = search.find(workload, observed)
+    if composed is None:
+        return msgspec.structs.replace(found, composed=False, stopped=OTHER_STEPS)
+    batch, reference = composed
+    found = msgspec.structs.replace(
+        found, prompt_tokens=len(reference.prompt), prompt_positions=scored_prompt(reference)
     )
     return search.run(found, batch, reference)
 
@@ -73,10 +75,16 @@ class _Search:
         self._probes = probes
         self._prefix_caching = engine.keeps_prompts(llm)
 
-    def find(self, workload: Workload, observed: ObservedEngine) -> tuple[Batch, Request]:
-        """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids."""
+    def find(self, workload: Workload, observed: ObservedEngine) -> tuple[Batch, Request] | None:
+        """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids.
+
+        None where the composition has no such batch on this engine, or no probe at that place.
+        """
+        plan = self._plan
         steps = observed.max_num_batched_tokens, observed.max_num_seqs
         limits = engine.limits(self._llm, *steps, self._max_model_len)
+        if plan.graph_sizes is not None and plan.borders is not None:
+            limits = replace(limits, graph_sizes=frozenset(plan.graph_sizes), borders=plan.borders)
         tokenizer = engine.tokenizer(self._llm)
 
         def alone(request: Request) -> Output:
@@ -87,14 +95,11 @@ class _Search:
 
         token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(self._llm))
         material = Material.drawn(self._probes, workload, limits, token_ids, alone, text_tokens)
-        plan = self._plan
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
         probed = () if batch is None else batch.probed
         reference = next((each.reference for each in probed if each.position == plan.position), None)
         if batch is None or reference is None:
-            raise ValueError(
-                f"{plan.composition} has no probe at position {plan.position + 1} of batch {plan.batch + 1}"
-            )
+            return None
 
         def tokens(request: Request) -> Request:
             if not isinstance(request.prompt, str):

@@ -124,6 +124,7 @@ def run_compositions(
     deadline = math.inf if time_s is None else time.perf_counter() + time_s
     material = Material.drawn(plan, workload, limits, token_ids, References(generate).alone, text_tokens)
     of_workload = counted(None, workload_steps(material))
+    graph_sizes = tuple(sorted(limits.graph_sizes))
     with ExitStack() as stack:
         raw = None
         if plan.keep and keep_folder is not None:
@@ -131,7 +132,8 @@ def run_compositions(
         for name in plan.compositions:
             done = run_composition(name, material, generate, raw, deadline)
             if done.results or done.not_made:
-                emit(msgspec.structs.replace(done, steps=(*of_workload, *done.steps)))
+                steps = (*of_workload, *done.steps)
+                emit(msgspec.structs.replace(done, steps=steps, graph_sizes=graph_sizes, borders=limits.borders))
                 of_workload = ()
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace as replaced
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from bi_experiments.phase import engine
 from bi_experiments.phase.proof.localiser import _Search, first_of, output_token, plain
 from bi_experiments.phase.proof.requests import Batch, Output, Probed, Request, Sample
 from bi_experiments.records import Arm, LocatePlan, Location, ModuleDifference
+from tests import factories
 from tests.analysis.test_location import LINEAR
-from tests.phase.proof.fake_engine import FakeEngine, plan, with_next_bits
+from tests.phase.proof.fake_engine import LIMITS, WORKLOAD, FakeEngine, plan, with_next_bits
 
 EQUAL = replace(LINEAR, differing=0, module="model.norm")
 PROBE = Request(prompt=(7,) * 5, max_tokens=3)
@@ -65,6 +67,34 @@ def located(model: Model, monkeypatch: pytest.MonkeyPatch, observe: bool = True)
     named = Location(arm=Arm.BATCH_INVARIANT, composition="batch_4", batch=0, position=1, sample=0, logprobs=5)
     llm: Any = model
     return _Search(llm, asked, plan("batch_4"), 64).run(named, batch, PROBE)
+
+
+@pytest.mark.parametrize("tokens", [39, 40, 41])
+def test_a_batch_is_composed_for_the_steps_that_the_plan_names_whatever_this_engine_has(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = SimpleNamespace(
+        all_special_ids=(), get_added_vocab=dict, encode=lambda text: [ord(one) for one in text]
+    )
+    for name, value in {
+        "keeps_prompts": False,
+        "limits": LIMITS,
+        "tokenizer": tokenizer,
+        "vocabulary_size": 500,
+    }.items():
+        monkeypatch.setattr(engine, name, lambda *_, value=value: value)
+    asked = LocatePlan(composition="borders", batch=tokens - 39, position=1, sample=0, observe=True, shrink_time_s=1.0)
+    llm: Any = None
+
+    def composed(asked: LocatePlan) -> tuple[Batch, Request] | None:
+        return _Search(llm, asked, plan("borders"), LIMITS.max_model_len).find(WORKLOAD, factories.observed())
+
+    assert composed(asked) is None
+    found = composed(replace(asked, graph_sizes=(40,), borders=(40,)))
+    assert found is not None
+    batch, reference = found
+    assert sum(len(request.prompt) for request in batch.requests) == tokens
+    assert batch.requests[1] == reference
 
 
 def test_a_probe_that_changes_in_company_has_an_operator_and_a_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,13 @@ def test_samples_are_compared_one_by_one() -> None:
     assert {(one.sample, one.first_difference) for one in results} == {(0, None), (1, 2)}
 
 
+def test_the_steps_that_the_batches_were_made_for_are_passed_on() -> None:
+    limits = replace(LIMITS, graph_sizes=frozenset({16, 8}), borders=(8, 16, 64))
+    events: list[ProbeDone] = []
+    run_compositions(FakeEngine(), plan("batch_1", "borders"), WORKLOAD, limits, TOKEN_IDS, events.append, None)
+    assert {(event.graph_sizes, event.borders) for event in events} == {((8, 16), (8, 16, 64))}
+
+
 def test_a_shorter_output_alone_is_the_beginning_of_a_longer_one() -> None:
     clean = FakeEngine()
     run(clean, plan("batch_8", "step_256", "without_logprobs", max_tokens=24))
