@@ -283,7 +283,7 @@ def locate(spec: PhaseSpec, behaviour: str) -> Location:
         whole=True,
         first=linear if plan.observe else None,
         border_tokens=6,
-        larger_differing=(7, 8, 13, 12),
+        larger_differing=(7, 8, 12, 13),
     )
     return msgspec.structs.replace(
         nothing,

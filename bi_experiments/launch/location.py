@@ -129,7 +129,7 @@ def locate(
                 found = msgspec.structs.replace(found, stopped=EAGER_IS_OPEN)
             return found, arguments
         equal.append((found, arguments))
-    return next((one for one in equal if one[0].composed), equal[0])
+    return equal[0]
 
 
 def levels(engine: EngineSpec) -> Iterator[tuple[str, EngineSpec]]:
