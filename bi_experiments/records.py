@@ -22,7 +22,8 @@ History of the file format (`RECORD_VERSION`):
   `StepCount.changed`, `ProbeResult.positions` and what follows it, `PhaseResult.not_made`, `LedgerRow.control_tokens`
   came later; records without them say less of the proof. Without `StepCount.split` and `LedgerRow.split`, prompts that
   took several steps are counted with the others; without `StepCount.comparable`, `LedgerRow.control_of` also counts
-  tokens behind another token id.
+  tokens behind another token id. `PhaseResult.warmup_step_sizes` is None where the warm-up ran batches of the trials
+  alone.
 """
 
 from enum import StrEnum
@@ -516,6 +517,8 @@ class WarmedUp(Record, frozen=True, kw_only=True, tag="warmed_up"):
     """The needle's output alone."""
     kv_cache_needed_tokens: int | None = None
     """Tokens that the largest trial keeps in the KV cache at its end."""
+    step_sizes: int = 0
+    """Steps of each round, of the sizes that kernels change at."""
 
 
 class TrialDone(Record, frozen=True, kw_only=True, tag="trial"):
@@ -747,6 +750,9 @@ class PhaseResult(Record, frozen=True, kw_only=True):
     needle_token_ids: tuple[int, ...] = ()
     kv_cache_needed_tokens: int | None = None
     """Tokens that the largest trial keeps in the KV cache at its end."""
+    warmup_step_sizes: int | None = None
+    """Steps of each round of the warm-up, of the sizes that kernels change at; None in a record from before they ran.
+    """
     trials: tuple[Trial, ...] = ()
     """In the order in which they ran (`PhaseSpec.trial_order`); `Trial.index` says which each is."""
     clocks: tuple[ClockReading, ...] = ()

@@ -108,7 +108,7 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
         pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
         return
     hang_if(behaviour == "hangs_in_warm_up")
-    pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3)))
+    pipes.emit(WarmedUp(time_s=0.1, needle_token_ids=(1, 2, 3), step_sizes=4))
     workload = from_json(Path(spec.workload_path).read_bytes(), Workload, spec.workload_path)
     for number, index in enumerate(spec.trial_order or range(len(workload.trials))):
         batch = workload.trials[index]

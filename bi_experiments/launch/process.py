@@ -451,6 +451,7 @@ def fold(result: PhaseResult, event: Event, spec: PhaseSpec) -> tuple[PhaseResul
                 "warmup_time_s": event.time_s,
                 "needle_token_ids": event.needle_token_ids,
                 "kv_cache_needed_tokens": event.kv_cache_needed_tokens,
+                "warmup_step_sizes": event.step_sizes,
             }
         case TrialDone():
             changes = {"trials": (*result.trials, event.trial)}

@@ -78,14 +78,16 @@ def run_workload(
     engine.watch_compiles(llm)
     lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
     limits = engine.limits(llm, engine.step_tokens(llm), engine.step_sequences(llm), spec.engine.max_model_len)
+    step_sizes = 0
     for _ in range(spec.warmup_batches):
-        warm_up(llm, batches, params, limits)
+        step_sizes = warm_up(llm, batches, params, limits)
     needed = max(sum(batch) + len(batch) * workload.sampling.max_tokens for batch in lengths)
     emit(
         WarmedUp(
             time_s=time.perf_counter() - started,
             needle_token_ids=alone,
             kv_cache_needed_tokens=needed,
+            step_sizes=step_sizes,
         )
     )
     time_s = 0.0
@@ -100,7 +102,7 @@ def run_workload(
 
 def warm_up(
     llm: "LLM", batches: "Sequence[Sequence[TokensPrompt]]", params: "SamplingParams", limits: EngineLimits
-) -> None:
+) -> int:
     """Run a batch of every shape that the trials have and a step of every size that kernels change at.
 
     Args:
@@ -108,14 +110,20 @@ def warm_up(
         batches: The trials' prompts, as token ids.
         params: How they are continued.
         limits: The engine's.
+
+    Returns:
+        How many such steps there are.
     """
     lengths = [[engine.prompt_tokens(prompt) for prompt in batch] for batch in batches]
     for index in one_of_each_shape(lengths, limits.max_num_batched_tokens):
         engine.empty_prefix_cache(llm)
         engine.generate(llm, batches[index], params)
+    step_sizes = 0
     for requests in steps_of_every_size(limits):
         engine.empty_prefix_cache(llm)
         engine.generate_together(llm, requests, logprobs=0)
+        step_sizes += 1
+    return step_sizes
 
 
 def one_of_each_shape(lengths: Sequence[Sequence[int]], step_tokens: int) -> tuple[int, ...]:

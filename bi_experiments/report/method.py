@@ -25,7 +25,8 @@ def method(result: ExperimentResult) -> Entries:
         entries.append(("resumed", taken))
     if result.comparison is not None and result.comparison.stages is not None:
         entries.append(("stages", " ".join(line for line in stages_lines(result.comparison.stages) if line)))
-    entries += _rules(setting(configuration, "protocol") or {})
+    step_sizes = max((phase.warmup_step_sizes or 0 for phase in result.phases), default=0)
+    entries += _rules(setting(configuration, "protocol") or {}, step_sizes)
     entries += _trials(setting(configuration, "workload") or {}, result)
     entries += _probes(setting(configuration, "verify") or {}, result)
     if any(phase.observed is not None and phase.observed.device != "cpu" for phase in result.phases):
@@ -45,7 +46,7 @@ def _estimate(design: Design, pairs: int) -> str:
     return f"{said}; 95 % interval: {interval(design, pairs)}{why if pairs > 1 else ''}; n = {pairs}"
 
 
-def _rules(protocol: Mapping[str, Any]) -> Entries:
+def _rules(protocol: Mapping[str, Any], step_sizes: int) -> Entries:
     shared = int(protocol.get("launches_per_cache", 1))
     said = {
         "order": {
@@ -68,7 +69,8 @@ def _rules(protocol: Mapping[str, Any]) -> Entries:
     ]
     if "warmup" in protocol:
         rounds = count(int(protocol["warmup"]), "round")
-        entries.append(("warm-up", f"uncounted: the needle alone, then {rounds} of one batch of every shape"))
+        steps = f", and of {count(step_sizes, 'step')} of the sizes that kernels change at" if step_sizes else ""
+        entries.append(("warm-up", f"uncounted: the needle alone, then {rounds} of one batch of every shape{steps}"))
     if protocol.get("discard_first"):
         entries.append(("first launch", "one launch of the baseline ran before all others, and does not count"))
     if "equivalence_pct" in protocol:

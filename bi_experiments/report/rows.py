@@ -35,7 +35,7 @@ class Summary:
     alone: AloneDigest | None
     """The second arm's outputs of the probes alone; None when there are none."""
     findings: tuple[str, ...]
-    """Kinds of the findings."""
+    """Kinds of the findings, one each."""
     started_at: float
     """Unix time in seconds."""
     device: str
@@ -60,7 +60,7 @@ class Summary:
             differing=verdict.differing if verdict else 0,
             probed=verdict.total if verdict else 0,
             alone=alone_digest(result),
-            findings=tuple(dict.fromkeys(finding.kind for finding in comparison.findings)) if comparison else (),
+            findings=tuple(finding.kind for finding in comparison.findings) if comparison else (),
             started_at=result.started_at,
             device=device(result.environment),
             vllm_version=version("vllm", result.environment, result.phases),

@@ -221,7 +221,7 @@ def _findings(row: Row) -> _Findings:
     on_page = row.page is not None and row.page.endswith(".html")
     return _Findings(
         number=len(kinds),
-        kinds=", ".join(map(finding_name, kinds)),
+        kinds=", ".join(map(finding_name, dict.fromkeys(kinds))),
         link=f"{quote(row.page)}#findings" if row.page is not None and on_page else None,
     )
 

@@ -100,6 +100,7 @@ def test_a_phase_that_does_its_work_is_recorded_whole(make_phase: MakePhase, tmp
     assert [trial.index for trial in result.trials] == [0, 1, 2]
     assert result.init_time_s == 2.0
     assert result.needle_token_ids == (1, 2, 3)
+    assert result.warmup_step_sizes == 4
     assert result.wall_time_s > sum(trial.time_s for trial in result.trials)
     stored = tmp_path / "phase" / "result.json"
     assert from_json(stored.read_bytes(), PhaseResult, stored) == result

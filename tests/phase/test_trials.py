@@ -55,7 +55,7 @@ def test_the_prefix_cache_is_empty_before_each_batch_of_the_warm_up(monkeypatch:
     monkeypatch.setattr(engine, "generate", lambda *_: done.append("batch"))
     monkeypatch.setattr(engine, "generate_together", lambda *_, **__: done.append("step"))
     batches = [[{"prompt_token_ids": [7] * length}] * 2 for length in (10, 100)]
-    warm_up(None, batches, None, BORDERS)
+    assert warm_up(None, batches, None, BORDERS) == 7
     assert done == ["empty", "batch"] * 2 + ["empty", "step"] * 7
 
 

@@ -1,6 +1,7 @@
-"""The estimator that computed an interval is the one that is named beside it, wherever it is named."""
+"""The estimator that computed an interval is the one that is named beside it, and the method says what ran."""
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.report.method import method
 from bi_experiments.report.planning import planning
@@ -71,3 +72,11 @@ def test_note_method_and_planner_name_the_same_one(interleave: str, estimator: s
     assert said.endswith("; n = 4")
     assert estimator in metrics_note(result)
     assert sample in " ".join(planning(result))
+
+
+@pytest.mark.parametrize(("sizes", "end"), [(None, "every shape"), (0, "every shape"), (12, "that kernels change at")])
+def test_the_method_says_what_the_warm_up_ran(sizes: int | None, end: str) -> None:
+    phases = [replace(phase, warmup_step_sizes=sizes) for phase in factories.phases()]
+    said = dict(method(factories.whole_result(phases)))["warm-up"]
+    assert said.startswith("uncounted: the needle alone, then 1 round of one batch of every shape")
+    assert said.endswith(end)

@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import AloneDigest
-from bi_experiments.records import Invariance
+from bi_experiments.records import Finding, Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.several import draw_all
@@ -132,11 +132,17 @@ def test_nothing_of_a_row_is_markup() -> None:
 def test_only_pages_that_exist_are_linked_and_findings_are_a_count_with_a_link() -> None:
     found = row(backend="a")
     assert found.result is not None
-    with_findings = changed(found, result=changed(found.result, findings=("drift", "clocks")))
+    with_findings = changed(found, result=changed(found.result, findings=("drift", "clocks", "clocks")))
     html = render_html("A sweep", [with_findings, changed(with_findings, page=None)], None)
     assert html.count("<a href=") == 2
-    assert '<a href="runs/a/report.html#findings" title="drift, clocks">2</a>' in html
-    assert [cells[6] for cells in table(html)] == ["2", "2"]
+    assert '<a href="runs/a/report.html#findings" title="drift, clocks">3</a>' in html
+    assert [cells[6] for cells in table(html)] == ["3", "3"]
+
+
+def test_findings_of_one_kind_are_counted_one_by_one_as_on_the_page_of_the_experiment() -> None:
+    finding = Finding(kind="clocks", message="M.", remedy="R.")
+    result = factories.experiment_result(comparison=factories.comparison(findings=(finding, finding, finding)))
+    assert Summary.of(result).findings == ("clocks",) * 3
 
 
 def test_figures_against_a_setting_are_for_sweeps() -> None:
