@@ -26,7 +26,7 @@ EXPLAINED_TIMES = 3.0
 ROUNDING = {"float32": 3e-5, "float16": 0.06, "bfloat16": 0.5}
 """|delta logprob| by type that rounding explains anyway: 256 units in the last place of 1 for float32, 64 for the
 others, for a baseline that does not differ from itself. TF32 in one arm alone gives about 1e-3."""
-OF_THE_WORKLOAD = ("needle", "trial", "workload")
+PROMPTS_OF_THE_WORKLOAD = ("needle", "trial", "workload")
 """Compositions whose probes are the workload's prompts."""
 
 
@@ -74,7 +74,7 @@ def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tupl
     """
     one, two = _digests(first), _digests(second)
     same_workload = first.workload_digest == second.workload_digest
-    keys = [key for key in one.keys() & two.keys() if same_workload or key[0] not in OF_THE_WORKLOAD]
+    keys = [key for key in one.keys() & two.keys() if same_workload or key[0] not in PROMPTS_OF_THE_WORKLOAD]
     return sum(one[key] == two[key] for key in keys), len(keys)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bi_experiments.records import Difference
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Of every interval and bound."""
 
 
 class Estimate(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import compare_arms
+from bi_experiments.analysis.estimates import CONFIDENCE
 from bi_experiments.analysis.ledger import (
     in_words,
     make_ledger,
@@ -50,11 +51,10 @@ from bi_experiments.wording import count
 
 TOKENS_ALONE = "without_logprobs"
 """The composition whose digests are of tokens alone: few tokens may be equal for two prompts."""
-OF_THE_WORKLOAD = ("trial", "workload")
+BATCHES_OF_THE_WORKLOAD = ("trial", "workload")
 """Compositions whose batches are the workload's own."""
 ALONE = (NEGATIVE_CONTROL, DECODE_AGAINST_PREFILL)
 """Compositions that compare the probe alone with itself alone."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def _headline(evidence: _Evidence, counts: Sequence[CompositionCount], ledger: S
     if ledger:
         rows, beside = needed(ledger), uncontrolled_prefill(ledger)
         return worst(row.verdict for row in [row for row in rows if row not in beside] or rows)
-    return worst(verdict for name, verdict in by_composition.items() if name in OF_THE_WORKLOAD)
+    return worst(verdict for name, verdict in by_composition.items() if name in BATCHES_OF_THE_WORKLOAD)
 
 
 # --- In words -------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from bi_experiments.analysis.agreement import PROMPTS_OF_THE_WORKLOAD
 from bi_experiments.analysis.engines import engine_sentence
-from bi_experiments.analysis.invariance import OF_THE_WORKLOAD
 from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
@@ -69,7 +69,7 @@ def _length_of_probes(result: ExperimentResult) -> str:
     own, others = 0, 0
     for probe in (probe for phase in result.phases for probe in phase.probes):
         tokens = (probe.positions or 0) - probe.prompt_positions
-        if probe.composition in OF_THE_WORKLOAD:
+        if probe.composition in PROMPTS_OF_THE_WORKLOAD:
             own = max(own, tokens)
         else:
             others = max(others, tokens)

@@ -46,7 +46,7 @@ VERDICTS = {
 
 def meaning(composition: str) -> str | None:
     """What a composition is; None for a name that this release does not know."""
-    return _MEANINGS.get(composition) or _MEANINGS.get(_kind_and_size(composition)[0])
+    return _MEANINGS.get(composition) or _MEANINGS.get(_kind(composition))
 
 
 def glossary(report: InvarianceReport) -> tuple[tuple[str, str], ...]:
@@ -80,6 +80,7 @@ def not_made(report: InvarianceReport, result: ExperimentResult) -> tuple[str, .
     )
 
 
-def _kind_and_size(composition: str) -> tuple[str, int]:
-    sized = re.fullmatch(r"([a-z]+)_([0-9]+)", composition)
-    return (sized[1], int(sized[2])) if sized else (composition, 0)
+def _kind(composition: str) -> str:
+    """A composition's name without its size."""
+    sized = re.fullmatch(r"([a-z]+)_[0-9]+", composition)
+    return sized[1] if sized else composition

@@ -473,10 +473,6 @@ def _clock_row(phase: PhaseResult, device: int) -> tuple[str, ...]:
     )
 
 
-def _share(per_cent: float) -> str:
-    return "<1 %" if per_cent < 1 else f"{per_cent:.0f} %"
-
-
 def _mean(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{fmean(known):,.0f}" if known else "-"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult, Trial
-from bi_experiments.wording import count
+from bi_experiments.wording import LABELS, count
 
 LONG_STEP = 10.0
 """Times the median of its like from which a step is far longer."""
@@ -25,7 +25,7 @@ class _Place(NamedTuple):
     trial: Trial
 
     def __str__(self) -> str:
-        return f"trial {self.trial.index + 1} of pair {self.phase.pair + 1} ({self.phase.arm.replace('_', ' ')})"
+        return f"trial {self.trial.index + 1} of pair {self.phase.pair + 1} ({LABELS[self.phase.arm]})"
 
 
 def inside_trials(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
@@ -169,8 +169,8 @@ def _kv_cache(pairs: Sequence[Pair]) -> Iterator[Finding]:
         if needed is not None and capacity and needed > KV_CACHE_SHARE * capacity:
             yield Finding(
                 kind="kv_cache",
-                message=f"The largest trial needs {needed:,} of the {capacity:,} tokens of the KV cache in the arm "
-                f"{phase.arm.replace('_', ' ')}: requests may have to wait for it, or be put back.",
+                message=f"The largest trial needs {needed:,} of the {capacity:,} tokens of the KV cache in the "
+                f"{LABELS[phase.arm]} arm: requests may have to wait for it, or be put back.",
                 remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",
             )
             return

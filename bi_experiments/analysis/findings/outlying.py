@@ -10,7 +10,7 @@ from bi_experiments.analysis.pairs import Pair, total_time_logs
 from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, outlying_score
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
-from bi_experiments.wording import signed
+from bi_experiments.wording import LABELS, signed
 
 
 def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
@@ -27,7 +27,7 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
         from_median = [value - median(values) for value in values]
     else:
         names = [
-            f"launch {phase.launch + 1} of the arm {phase.arm.replace('_', ' ')}"
+            f"launch {phase.launch + 1} of the {LABELS[phase.arm]} arm"
             for arm in zip(*pairs, strict=True)
             for phase in arm
         ]
