@@ -219,11 +219,14 @@ def test_the_probe_that_differs_soonest_in_a_batch_of_several_is_chosen() -> Non
     assert differing_probe(result, Arm.BASELINE)[1].composition == "prompt_logprobs"
 
 
-def test_the_settings_of_the_experiment_stay_when_graphs_are_taken_away(experiment: OutputFolder) -> None:
+@pytest.mark.parametrize(("own", "kept"), [({"level": 3}, {"level": 3}), (3, {"mode": 3}), (None, {})])
+def test_the_settings_of_the_experiment_stay_when_graphs_are_taken_away(
+    own: object, kept: dict[str, object], experiment: OutputFolder
+) -> None:
     path = next(experiment.root.glob("phases/*/spec.json"))
     spec = from_json(path.read_bytes(), PhaseSpec, path)
-    own = {"compilation_config": {"level": 3}, "seed": 1}
-    engine: EngineSpec = msgspec.structs.replace(spec.engine, enforce_eager=False, extra=own)
+    extra = {"compilation_config": own, "seed": 1}
+    engine: EngineSpec = msgspec.structs.replace(spec.engine, enforce_eager=False, extra=extra)
     tried = list(levels(engine))
-    assert tried[1][1].extra == {"compilation_config": {"level": 3, "cudagraph_mode": "NONE"}, "seed": 1}
+    assert tried[1][1].extra == {"compilation_config": {**kept, "cudagraph_mode": "NONE"}, "seed": 1}
     assert tried[-1][1] == engine

@@ -137,8 +137,10 @@ def levels(engine: EngineSpec) -> Iterator[tuple[str, EngineSpec]]:
     yield "eager", msgspec.structs.replace(engine, enforce_eager=True)
     if engine.enforce_eager:
         return
+    own = engine.extra.get("compilation_config") or {}
+    own = {"mode": own} if isinstance(own, int) else own  # vLLM takes a number for that
     for name, graphs in (("compiled without graphs", "NONE"), ("compiled with piecewise graphs", "PIECEWISE")):
-        compilation: dict[str, Any] = {**engine.extra.get("compilation_config", {}), "cudagraph_mode": graphs}
+        compilation: dict[str, Any] = {**own, "cudagraph_mode": graphs}
         yield name, msgspec.structs.replace(engine, extra={**engine.extra, "compilation_config": compilation})
     yield "compiled as in the experiment", engine
 
