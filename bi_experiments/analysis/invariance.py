@@ -473,11 +473,11 @@ def _uncontrolled(evidence: dict[Arm, _Evidence], report: InvarianceReport) -> s
     insensitive = f"these probes are too insensitive to tell, {_remedy(report.level)}"
     baseline = evidence.get(Arm.BASELINE)
     if baseline is None or not baseline.all_outputs:
-        return f"no baseline was probed that shows whether these probes see a difference: {insensitive}"
+        return "no baseline was probed that shows whether these probes see a difference"
     noise, alone = baseline.noise
     if noise:
         itself = f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
-        return f"{itself}: {insensitive}"
+        return f"{itself}, so that what changes there says nothing of the batch"
     if not baseline.differing:
         return f"without the mode none did either: {insensitive}"
     missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NO_CONTROL]
