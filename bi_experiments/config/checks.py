@@ -155,7 +155,12 @@ def _check_lists(config: ExperimentConfig) -> None:
         entries = setting(config, key)
         if get_origin(hint) is list or any(get_origin(one) is list for one in alternatives(hint)):
             for entry in entries or ():
-                _require(isinstance(entry, str) and bool(entry.strip()), key, entries, "its entries are texts")
+                _require(
+                    isinstance(entry, str) and bool(entry.strip()),
+                    key,
+                    entries,
+                    "each entry must be a text that is not empty",
+                )
 
 
 def _check_texts(config: ExperimentConfig) -> None:
@@ -163,9 +168,9 @@ def _check_texts(config: ExperimentConfig) -> None:
         shown = text if len(text) <= 60 else f"{text[:60]}..."
         printable = shown.encode("ascii", "backslashreplace").decode()
         _require(len(text) <= MOST_CHARACTERS, key, printable, f"use at most {MOST_CHARACTERS} characters")
-        _require("\0" not in text, key, printable, "it has a NUL character in it")
+        _require("\0" not in text, key, printable, "it contains a NUL character")
         one_line = text.isprintable() or key == "workload.needle" or key.startswith("backend.")
-        _require(one_line, key, text.encode("unicode_escape").decode(), "it has control characters in it")
+        _require(one_line, key, text.encode("unicode_escape").decode(), "it contains control characters")
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -176,7 +181,7 @@ def _check_texts(config: ExperimentConfig) -> None:
     for key in FOLDER_NAMES:
         name = setting(config, key)
         if name is not None:
-            _require(name not in {".", ".."}, key, name, "it names a folder; use a name of its own")
+            _require(name not in {".", ".."}, key, name, "`.` and `..` cannot be used as a name")
             _check_name(key, name, quote(name, safe=""))
 
 
@@ -293,7 +298,7 @@ def _check_lengths(config: ExperimentConfig) -> None:
         workload.min_prompt <= workload.max_prompt,
         "workload.min_prompt",
         workload.min_prompt,
-        f"it is over workload.max_prompt={workload.max_prompt}; use at most that",
+        f"it exceeds workload.max_prompt={workload.max_prompt}; use at most that",
     )
     limit = config.model.max_model_len
     words = workload.num_trials * workload.max_batch_size * workload.max_prompt
@@ -302,7 +307,7 @@ def _check_lengths(config: ExperimentConfig) -> None:
         "workload.max_batch_size",
         workload.max_batch_size,
         f"with workload.num_trials={workload.num_trials} and workload.max_prompt={workload.max_prompt} the prompts "
-        f"have up to {words:.3g} words, and {MOST_WORDS:.0e} fit; use smaller numbers",
+        f"have up to {words:.3g} words, over the limit of {MOST_WORDS:.0e}; use smaller numbers",
     )
     # A word of the prompts is at least one token; the engine itself counts exactly.
     needed = workload.max_prompt + workload.max_tokens
@@ -473,10 +478,8 @@ def _all_finite(value: object) -> bool:
 
 def _check_shared_caches(protocol: ProtocolConfig) -> None:
     key, value = "protocol.launches_per_cache", protocol.launches_per_cache
-    _require(protocol.caches is Caches.fresh, key, value, "launches share new caches with protocol.caches=fresh")
-    _require(
-        protocol.pairs % value == 0, key, value, f"protocol.pairs={protocol.pairs} launches must fill whole caches"
-    )
+    _require(protocol.caches is Caches.fresh, key, value, "it requires protocol.caches=fresh")
+    _require(protocol.pairs % value == 0, key, value, f"protocol.pairs={protocol.pairs} must be a multiple of it")
     _require(
         protocol.target_half_width_pct is None,
         key,
@@ -519,12 +522,12 @@ def _check_probes(config: ExperimentConfig) -> None:
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
             _require(size <= MOST_REQUESTS, key, name, f"use a number of at most {MOST_REQUESTS}")
-            _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} stands in it more than once")
+            _require(list(names).count(name) == 1, key, f"[{','.join(names)}]", f"{name} is listed more than once")
     _require(
         bool(verify.compositions) or verify.level is ProofLevel.off,
         "verify.compositions",
         "[]",
-        f"verify.level={verify.level} probes nothing then; name some, or set verify=off",
+        f"verify.level={verify.level} needs at least one composition; name one, or set verify=off",
     )
     _require(
         verify.max_tokens < config.model.max_model_len,

@@ -80,8 +80,11 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
         Remedy("backend.engine holds an argument that this vLLM does not have"),
     ),
     (r"divisible by tensor parallel size", Remedy("use a tp that divides the model's attention heads")),
-    (r"NCCL", Remedy("the devices cannot talk to one another: NCCL_DEBUG=INFO in backend.environment says why")),
-    (r"SIGKILL", Remedy("the system's memory may have run out (dmesg says so): use less, or more machine")),
+    (r"NCCL", Remedy("the devices cannot communicate: +backend.environment.NCCL_DEBUG=INFO logs why")),
+    (
+        r"SIGKILL",
+        Remedy("the system's memory may have run out (dmesg says so): reduce memory use, or use a larger machine"),
+    ),
 )
 """What is known of the most frequent failures; the first that is found in the error counts."""
 

@@ -86,7 +86,7 @@ def read_nvidia() -> Nvidia:
 def visible_handles() -> dict[int, Any]:
     """NVML's handles of the devices that a process started here would see, by index, in the order of that process.
 
-    None where that process sees slices (MIG).
+    None are in it for the slices (MIG) that `CUDA_VISIBLE_DEVICES` names.
 
     Raises:
         NVMLError: NVML, which the caller has initialised, cannot be used.

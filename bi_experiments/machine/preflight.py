@@ -75,8 +75,8 @@ def check_machine(config: ExperimentConfig) -> None:
         raise MachineError(f"CUDA_VISIBLE_DEVICES={visible} names a device twice: name each once")
     if config.backend.platform is Platform.cuda and machine.nvidia.unknown is not None:
         raise MachineError(
-            f"CUDA_VISIBLE_DEVICES={visible}: {machine.nvidia.unknown} names no device here, and CUDA shows none from "
-            "it on: nvidia-smi -L lists the indices and UUIDs that there are"
+            f"CUDA_VISIBLE_DEVICES={visible}: {machine.nvidia.unknown} is not a device of this machine, and CUDA "
+            "ignores it and every entry after it: nvidia-smi -L lists the indices and UUIDs"
         )
     problem = find_problem(config, machine)
     if problem is not None:

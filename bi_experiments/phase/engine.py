@@ -1,4 +1,7 @@
-"""The vLLM engine of a phase. What differs between vLLM releases lives here alone (written for 0.32)."""
+"""The vLLM engine of a phase (written for vLLM 0.32).
+
+What differs between vLLM releases is here and in `observer.py`, whose methods run in vLLM's workers.
+"""
 
 import contextlib
 import os

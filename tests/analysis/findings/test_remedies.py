@@ -1,4 +1,4 @@
-"""What a finding recommends is possible: every setting that it names composes and passes the checks."""
+"""What a finding, or the remedy of a failure, recommends is possible: its settings compose and pass the checks."""
 
 import ast
 import re
@@ -20,8 +20,9 @@ PLACEHOLDERS = {"=N": "=64", "=FOLDER": "=folder", "=[...]": "=[1,2]"}
 
 
 def texts() -> Iterator[str]:
-    """All text of the findings' modules; what an f-string fills in is a 1."""
-    for path in sorted((REPOSITORY / "bi_experiments" / "analysis" / "findings").glob("*.py")):
+    """All text of the modules that recommend something; what an f-string fills in is a 1."""
+    package = REPOSITORY / "bi_experiments"
+    for path in [*sorted((package / "analysis" / "findings").glob("*.py")), package / "launch" / "causes.py"]:
         tree = ast.parse(path.read_text())
         filled = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
         parts = {id(part) for node in filled for part in node.values}
