@@ -188,6 +188,9 @@ def _cost(result: ExperimentResult) -> tuple[str, Tone]:
         return "withheld", "open"
     if total_time.low_pct is None:
         return NO_INTERVAL, "open"
+    agreement = result.invariance.agreement if result.invariance else None
+    if total_time.verdict is Difference.FASTER and (agreement is None or not agreement.explained):
+        return total_time.verdict, "open"  # what does not compute the same, or may not, saves nothing
     return total_time.verdict, _COST_TONES[total_time.verdict]
 
 
