@@ -1,6 +1,7 @@
 """The vLLM engine of a phase (written for vLLM 0.32).
 
-What differs between vLLM releases is here and in `observer.py`, whose methods run in vLLM's workers.
+vLLM's objects are read here and in `observer.py` alone, whose methods run in vLLM's workers; they differ between
+releases.
 """
 
 import contextlib
