@@ -32,7 +32,7 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
     """The experiment of the lowest cost with an interval; None with fewer than two to choose from.
 
     Where a sweeper searches, it is the one with what it searched for, the lowest own time per token of the mode. One in
-    which the mode does not hold is not one to choose.
+    which the mode does not hold, or in which the arms do not compute the same, is not one to choose.
 
     Args:
         records: All experiments.
@@ -41,10 +41,14 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
     costs = [
         ((record.own_s_per_token if search else record.change_pct), record)
         for record in measured_once(records)
-        if record.status is Status.DONE and record.low_pct is not None and record.invariance not in _UNUSABLE
+        if record.status is Status.DONE and record.low_pct is not None and _is_usable(record)
     ]
     known = [(cost, record.number, record) for cost, record in costs if cost is not None]
     return min(known)[2] if len(known) > 1 else None
+
+
+def _is_usable(record: ExperimentRecord) -> bool:
+    return record.invariance not in _UNUSABLE and record.alike is not False
 
 
 def confirm(sweep: SweepFolder, config: DictConfig, run: TaskFunction) -> None:

@@ -81,6 +81,8 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     own_s_per_token: float | None = None
     """Time of the second arm for each token that it generated, in seconds: what a search makes as small as it can."""
     invariance: Invariance | None = None
+    alike: bool | None = None
+    """Whether both arms compute the same, up to rounding; None: not looked at, or written before it was."""
     probed_alone: str | None = None
     """The same where two experiments ran the same probes alone; None: no probe."""
     outputs_alone: str | None = None
@@ -105,10 +107,12 @@ def with_result(record: ExperimentRecord, result: ExperimentResult) -> Experimen
     total_time = primary(result.comparison) if result.comparison else None
     verdicts = {verdict.arm: verdict.verdict for verdict in result.invariance.arms} if result.invariance else {}
     alone = alone_digest(result)
+    agreement = result.invariance.agreement if result.invariance else None
     record = msgspec.structs.replace(
         record,
         wall_time_s=result.wall_time_s,
         invariance=verdicts.get(second_arm(result.phases)),
+        alike=agreement.explained if agreement else None,
         own_s_per_token=own_s_per_token(result.phases),
         differs=changed_settings(result.phases),
         probed_alone=alone.probed if alone else None,

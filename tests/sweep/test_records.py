@@ -7,7 +7,7 @@ from bi_experiments.records import Arm, ArmVerdict, Invariance, InvarianceReport
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, with_result
 from tests import factories
-from tests.factories import experiment_result
+from tests.factories import experiment_result, proof_report
 
 
 def record(number: int, status: Status = Status.DONE, **fields: object) -> ExperimentRecord:
@@ -65,6 +65,8 @@ def test_a_record_has_the_overhead_and_the_verdict_of_the_second_arm() -> None:
         level="standard", arms=tuple(verdicts), compositions=(), needle_differing={}, needle_total={}, sentence=""
     )
     found = with_result(record(0), experiment_result(invariance=report))
+    assert found.alike is None
+    assert with_result(record(0), experiment_result(invariance=proof_report())).alike is False
     assert found.change_pct == 7.4
     assert found.invariance is Invariance.HOLDS
 
