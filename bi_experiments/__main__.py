@@ -193,8 +193,8 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
     from bi_experiments.analysis.outcome import exit_code
     from bi_experiments.claim import claimed, complete
     from bi_experiments.config.plain import recorded_configuration
-    from bi_experiments.experiment import experiment_name, prepare, run_experiment
-    from bi_experiments.localisation import locate_violation
+    from bi_experiments.experiment import conclude, experiment_name, prepare, run_experiment
+    from bi_experiments.localisation import locate_violation, to_be_located
     from bi_experiments.machine.placement import own_devices
     from bi_experiments.report.failures import last_words
     from bi_experiments.report.live import coloured, progress_for
@@ -206,15 +206,18 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
     try:
         config = from_hydra(composed)
         prepare(config)  # again: Hydra makes a warning of what a callback raises unexpectedly
-        shown = progress_for(console, recorded_configuration(config), _command(), folder)
-        devices = own_devices(config, experiment_name(config), say)
-        with claimed(folder, config), devices as place, shown as progress:
-            warn_early(config.tracking)
-            result = complete(folder) if config.sweep.resume else None
-            if result is None:
-                resume = config.sweep.resume
-                result = run_experiment(config, folder, _command(), progress, resumable=resume, place=place)
-            result = locate_violation(result, config, folder)
+        with claimed(folder, config):
+            resume = config.sweep.resume
+            result = complete(folder) if resume else None
+            if result is not None:
+                conclude(result, folder)
+            if result is None or to_be_located(result, config):
+                shown = progress_for(console, recorded_configuration(config), _command(), folder)
+                with own_devices(config, experiment_name(config), say) as place, shown as progress:
+                    if result is None:
+                        warn_early(config.tracking)
+                        result = run_experiment(config, folder, _command(), progress, resumable=resume, place=place)
+                    result = locate_violation(result, config, folder)
     except ExperimentError as error:
         interruption.let_through()
         return complain(str(error), error.exit_code), None

@@ -21,22 +21,26 @@ def claimed(folder: OutputFolder, config: ExperimentConfig) -> Iterator[None]:
         ConfigurationError: One writes into it now, or has written into it.
         MachineError: The interpreter of the phases does not report its versions.
     """
-    with held(folder):
+    with held(folder, _WAIT_OR_ELSEWHERE):
         _refuse_other(folder, config)
         write_atomically(folder.identity, to_json(identity_of(config)))
         yield
 
 
 @contextlib.contextmanager
-def held(folder: OutputFolder) -> Iterator[None]:
+def held(folder: OutputFolder, remedy: str = "wait for it") -> Iterator[None]:
     """Keep other programs out of an output folder.
+
+    Args:
+        folder: The folder.
+        remedy: What to do where one is in it.
 
     Raises:
         ConfigurationError: One writes into it now.
     """
     with folder.running_lock.open("ab") as file:
         if not try_lock(file):
-            raise _in_use(folder)
+            raise _in_use(folder, remedy)
         yield
 
 
@@ -55,14 +59,16 @@ def refuse_claimed(folder: OutputFolder, config: ExperimentConfig) -> None:
     # Open for writing, though nothing is written: flock(2) asks for that on NFS.
     with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
         if not try_lock(file):
-            raise _in_use(folder)
+            raise _in_use(folder, _WAIT_OR_ELSEWHERE)
     _refuse_other(folder, config)
 
 
-def _in_use(folder: OutputFolder) -> ConfigurationError:
-    return ConfigurationError(
-        f"another experiment writes into {folder.root} now: wait for it, or set hydra.run.dir to another folder"
-    )
+_ELSEWHERE = "set hydra.run.dir to another folder"
+_WAIT_OR_ELSEWHERE = f"wait for it, or {_ELSEWHERE}"
+
+
+def _in_use(folder: OutputFolder, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"another experiment writes into {folder.root} now: {remedy}")
 
 
 def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
@@ -73,17 +79,17 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
     """
     if not folder.result.exists():
         return
-    elsewhere = "set hydra.run.dir to another folder"
     if not config.sweep.resume:
         raise ConfigurationError(
-            f"{folder.root} has an experiment already: {elsewhere}, or sweep.resume=true to resume it"
+            f"{folder.root} has an experiment already: {_ELSEWHERE}, or sweep.resume=true to resume it"
         )
-    before = deciding(with_defaults(read_result(folder.root).configuration))
+    result = read_result(folder.root)
+    before = deciding(with_defaults(result.configuration))
     if different := changes(before, deciding(recorded_configuration(config))):
-        raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {elsewhere}")
-    if different := _changes_of_environment(folder, config):
+        raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {_ELSEWHERE}")
+    if result.stopped is not None and (different := _changes_of_environment(folder, config)):
         raise ConfigurationError(
-            f"{folder.root} has an experiment that ran elsewhere ({'; '.join(different)}): {elsewhere}"
+            f"{folder.root} has an experiment that began in another environment ({'; '.join(different)}): {_ELSEWHERE}"
         )
 
 

@@ -178,6 +178,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
         for name, one, other in (
             ("record version", first.version, second.version),
             ("workload", first.workload_digest[:12], second.workload_digest[:12]),
+            ("fresh prompts", _fresh_prompts([first]), _fresh_prompts([second])),
             ("model", setting(first.configuration, "model.name"), setting(second.configuration, "model.name")),
             ("dtype", setting(first.configuration, "model.dtype"), setting(second.configuration, "model.dtype")),
             ("tp", setting(first.configuration, "tp"), setting(second.configuration, "tp")),
@@ -233,7 +234,7 @@ def changes_between(first: Sequence[ExperimentResult], second: Sequence[Experime
 
 
 def _fresh_prompts(results: Sequence[ExperimentResult]) -> bool:
-    return any(prompts_differ(complete_pairs(result.phases)) for result in results)
+    return all(prompts_differ(complete_pairs(result.phases)) for result in results)
 
 
 def _shared_pairs(

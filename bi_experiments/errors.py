@@ -122,12 +122,13 @@ def os_error(error: BaseException) -> OSError | None:
     return cause
 
 
-def file_problem(error: OSError, setting: str = "hydra.run.dir") -> str:
+def file_problem(error: OSError, setting: str | None = "hydra.run.dir") -> str:
     """What is said of a file or folder that cannot be used.
 
     Args:
         error: The operating system's refusal.
-        setting: The one that names the folder.
+        setting: The one that names the folder; None: no other can be used.
     """
     name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
-    return f"{name or 'a file'} cannot be used: {error.strerror or error}; name another folder ({setting}=FOLDER)"
+    remedy = "make it writable" if setting is None else f"name another folder ({setting}=FOLDER)"
+    return f"{name or 'a file'} cannot be used: {error.strerror or error}; {remedy}"

@@ -135,6 +135,13 @@ def run_experiment(
     return result
 
 
+def conclude(result: ExperimentResult, folder: OutputFolder) -> None:
+    """What follows from a complete record that is on disk, and what a program that was killed may not have come to."""
+    shutil.rmtree(folder.caches, ignore_errors=True)
+    output.write_text(result, folder)
+    output.try_write_pages(result, folder)
+
+
 def make_inputs(config: ExperimentConfig, folder: OutputFolder, *, keep_order: bool = False) -> Inputs:
     """Draw and write workloads and order, and create the seeded checkpoint where the model has one that is missing.
 

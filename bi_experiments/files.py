@@ -21,7 +21,7 @@ POLL_S = 0.02
 SAY_AFTER_S = 10.0
 """After how long a wait, and the process that causes it, is reported, in seconds."""
 LOCK_LIMIT_S = 600.0
-"""Longest wait for a lock, in seconds: most guard steps of seconds, and the longest a call to a tracking server."""
+"""Longest wait for a lock, in seconds: most are held for seconds, the longest during a call to a tracking server."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:

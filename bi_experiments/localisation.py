@@ -28,22 +28,29 @@ def locate_violation(result: ExperimentResult, config: ExperimentConfig, folder:
     Returns:
         The record, with the location where there is one.
     """
-    verdict = None if result.invariance is None else result.invariance.verdict(Arm.BATCH_INVARIANT)
-    if not config.verify.locate or verdict is not Invariance.VIOLATED or result.interrupted or result.location:
+    if not to_be_located(result, config):
         return result
     try:
-        return locate(folder, Arm.BATCH_INVARIANT)
+        return locate(folder, Arm.BATCH_INVARIANT, of_the_batch=True)
     except ExperimentError as error:
         warn(f"what violates invariance was not located: {error}")
         return result
 
 
-def locate(folder: OutputFolder, arm: Arm | None = None) -> ExperimentResult:
+def to_be_located(result: ExperimentResult, config: ExperimentConfig) -> bool:
+    """Whether `verify.locate` asks for something that is not in the record yet."""
+    verdict = None if result.invariance is None else result.invariance.verdict(Arm.BATCH_INVARIANT)
+    asked = config.verify.locate and verdict is Invariance.VIOLATED
+    return asked and not result.interrupted and result.location is None
+
+
+def locate(folder: OutputFolder, arm: Arm | None = None, *, of_the_batch: bool = False) -> ExperimentResult:
     """Locate a difference of a finished experiment, and write it into the experiment's record and pages.
 
     Args:
         folder: The experiment's output folder.
         arm: The arm whose differing probe is looked into; None: the one that is not the baseline.
+        of_the_batch: Look only into what differs with the batch, and not into decode against prefill.
 
     Raises:
         ConfigurationError: The experiment cannot be read, or none of its probes differs.
@@ -53,7 +60,7 @@ def locate(folder: OutputFolder, arm: Arm | None = None) -> ExperimentResult:
     result = read_result(folder.root)
     if not result.phases:
         raise ConfigurationError(f"{folder.result} has no phases: run the experiment again")
-    phase, probe = launching.differing_probe(result, arm or second_arm(result.phases))
+    phase, probe = launching.differing_probe(result, arm or second_arm(result.phases), of_the_batch)
     config = launching.recorded_config(result)
     check_machine(config)
     found, engine = launching.locate(config, folder, phase, probe, NoProgress())

@@ -21,6 +21,7 @@ from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, comp
 from bi_experiments.launch.location import recorded_config
 from bi_experiments.localisation import locate
 from bi_experiments.machine.placement import own_devices
+from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import Arm, Location
 from bi_experiments.signals import ends_in_order
@@ -43,12 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     folder = OutputFolder(options.folder)
     try:
         config = recorded_config(read_result(folder.root))
+        check_machine(config)
         with held(folder), own_devices(config, f"locating in {folder.root}", say):
             result = locate(folder, options.arm)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
     except OSError as error:
-        return complain(file_problem(error), ExitCode.CANNOT_RUN)
+        return complain(file_problem(error, None), ExitCode.CANNOT_RUN)
     found = result.location
     assert found is not None
     log_again(result, folder.root, tracking_of(result, None, result.configuration["tracking"]["enabled"]))

@@ -1151,7 +1151,9 @@ def from_json(data: bytes | str, kind: type[R], source: str | Path) -> R:
             )
         return msgspec.json.decode(data, type=kind)
     except _NOT_JSON as error:
-        raise RecordError(f"{source}: no {kind.__name__} of version 1 to {RECORD_VERSION}: {error}") from error
+        raise RecordError(
+            f"{source}: is not a record ({kind.__name__}) of version 1 to {RECORD_VERSION}: {error}"
+        ) from error
 
 
 class _Versioned(msgspec.Struct):

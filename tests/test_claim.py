@@ -20,13 +20,13 @@ def folder(tmp_path: Path) -> OutputFolder:
     return OutputFolder(tmp_path)
 
 
-def write_result(folder: OutputFolder, *without: str) -> None:
+def write_result(folder: OutputFolder, *without: str, stopped: str | None = None) -> None:
     """The record of an experiment of the default settings, as a version wrote it that did not know some of them."""
     configuration = recorded_configuration(compose([]))
     for key in without:
         group, _, name = key.partition(".")
         del configuration[group][name]
-    folder.result.write_bytes(to_json(experiment_result(configuration=configuration)))
+    folder.result.write_bytes(to_json(experiment_result(configuration=configuration, stopped=stopped)))
 
 
 def test_a_folder_is_free_again_once_its_experiment_has_ended(folder: OutputFolder) -> None:
@@ -70,17 +70,21 @@ def test_an_experiment_is_not_resumed_on_another_machine_or_with_other_versions(
     config = compose(RESUME)
     with claimed(folder, config):
         pass
-    write_result(folder)
+    write_result(folder, stopped=INTERRUPTED)
     refuse_claimed(folder, config)
     here = from_json(folder.identity.read_bytes(), Identity, folder.identity)
     elsewhere = here.parts | {"environment: vllm": "0.1.2", "seed": "7"}  # the record says what the settings were
     folder.identity.write_bytes(to_json(Identity(digest="another", parts=elsewhere)))
     vllm = here.parts["environment: vllm"]
-    with pytest.raises(ConfigurationError, match=re.escape(f"ran elsewhere (environment: vllm 0.1.2 -> {vllm})")):
+    with pytest.raises(
+        ConfigurationError, match=re.escape(f"began in another environment (environment: vllm 0.1.2 -> {vllm})")
+    ):
         refuse_claimed(folder, config)
     folder.identity.write_text("{")
     with pytest.raises(ConfigurationError, match=r"identity\.json"):
         refuse_claimed(folder, config)
+    write_result(folder)  # nothing is left to run
+    refuse_claimed(folder, config)
 
 
 def test_only_an_experiment_that_was_not_stopped_is_complete(folder: OutputFolder) -> None:

@@ -139,6 +139,14 @@ def test_fresh_prompts_are_compared_by_the_number_of_the_pair(
     assert "not all of them generated the same number of tokens" in capsys.readouterr().out
 
 
+def test_prompts_of_every_pair_and_prompts_of_all_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh, shared = folder(tmp_path / "a", with_fresh_prompts(BEFORE)), folder(tmp_path / "b", experiment(BEFORE))
+    assert compare.main([fresh, shared]) is ExitCode.CANNOT_RUN
+    assert "differ in fresh prompts (True and False)" in capsys.readouterr().err
+
+
 def test_without_a_pair_of_the_same_prompts_nothing_is_compared() -> None:
     before, after = with_fresh_prompts((7.0, 7.5, 8.0)), with_fresh_prompts((7.0, 7.5, 8.0, 8.0, 8.0))
     later = replace(after, phases=tuple(phase for phase in after.phases if phase.pair > 2))
@@ -252,7 +260,11 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "has no result.json"), (b"{}", "no ExperimentResult"), (b"\x00", "no ExperimentResult")],
+    [
+        (None, "has no result.json"),
+        (b"{}", "is not a record (ExperimentResult)"),
+        (b"\x00", "is not a record (ExperimentResult)"),
+    ],
 )
 def test_a_folder_without_a_result(
     content: bytes | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

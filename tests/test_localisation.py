@@ -43,3 +43,8 @@ def test_a_violation_is_located_when_asked_for_and_what_fails_costs_a_warning(
     assert found.location.first is not None
     assert found == read_result(folder.root)
     assert folder.reproduction.exists()
+    assert locate_violation(found, on, folder) is found
+
+    write_probes(result, folder, Arm.BATCH_INVARIANT, probe("prefill"))  # which is no violation
+    assert locate_violation(result, on, folder) is result
+    assert "none of 1 probe output of the batch invariant arm differs" in capsys.readouterr().err

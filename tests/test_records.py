@@ -9,7 +9,7 @@ DAMAGED = (b"", b"{", b"[]", b'{"version":1}', b'{"version":"\xff"}', b"[" * 500
 
 @pytest.mark.parametrize("data", DAMAGED)
 def test_what_is_no_record_is_refused_by_name(data: bytes) -> None:
-    with pytest.raises(RecordError, match=r"^result\.json: no ExperimentResult"):
+    with pytest.raises(RecordError, match=r"^result\.json: is not a record \(ExperimentResult\)"):
         from_json(data, ExperimentResult, "result.json")
     with pytest.raises(RecordError, match="not an event"):
         event_from_line(data)

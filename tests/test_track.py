@@ -77,7 +77,9 @@ def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(
     assert experiment.data.tags[PARENT] == sweep_id
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "has no result.json"), (b"{}", "no ExperimentResult")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "has no result.json"), (b"{}", "is not a record (ExperimentResult)")]
+)
 def test_a_folder_without_a_record_is_an_error_of_one_line(
     content: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,7 @@ def sentence(
                 f"{unsigned(low)}]"
             )
             pairs += (
-                "; whether the arms compute the same was not looked at"
+                "; whether both arms compute the same was not checked"
                 if alike is None
                 else ", but the arms do not compute the same"
             )

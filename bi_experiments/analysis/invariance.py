@@ -504,8 +504,8 @@ def _decode_and_prefill(report: InvarianceReport) -> str:
         return ""
     return (
         f" Decode and prefill compute other bits ({differs.differing} of {count(differs.total, 'probe output')}, "
-        f"largest |delta logprob| {differs.largest_logprob_difference:.2g}): no effect of the batch, but one on "
-        "outputs that a prefill computes again, after a preemption or as another request's prompt."
+        f"largest |delta logprob| {differs.largest_logprob_difference:.2g}): this does not depend on the "
+        "batch, but it changes outputs that a prefill recomputes: after a preemption, or as part of another prompt."
     )
 
 

@@ -34,8 +34,7 @@ def _where(location: Location) -> str:
     if not location.composed:
         return f"{place}: {location.stopped}."
     if location.first_difference is None:
-        tried = "" if location.level == "eager" else ", compiled or not"
-        return f"{place}: nothing to locate{tried}; {location.stopped}."
+        return f"{place}: nothing to locate; {location.stopped}."
     if location.stopped is None:
         return (
             f"{place}: eager, the output is the same as alone; {location.level}, {token(location)} differs. "

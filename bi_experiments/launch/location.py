@@ -20,6 +20,7 @@ from bi_experiments.launch.turns import run_alone
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.paths import OutputFolder, PhaseFolder, log_tail
 from bi_experiments.records import (
+    DECODE_AGAINST_PREFILL,
     RECORD_VERSION,
     Arm,
     EngineSpec,
@@ -33,27 +34,39 @@ from bi_experiments.records import (
     RecordError,
     from_json,
 )
+from bi_experiments.wording import LABELS, count
 
 SHRINK_TIME_S = 60.0
 """Longest search for a smaller batch, in seconds."""
-EAGER_IS_OPEN = "whether it does so eager too is open: the batch cannot be composed again there"
-WITHOUT_SHRINKING = ("prefill", "prefix_cache")
+EAGER_IS_OPEN = "whether it also differs in eager mode is unknown: the batch cannot be composed again there"
+WITHOUT_SHRINKING = (DECODE_AGAINST_PREFILL, "prefix_cache")
 """Compositions whose batch holds the probe alone; others are preferred, as they say more."""
 
 
-def differing_probe(result: ExperimentResult, arm: Arm) -> tuple[PhaseResult, ProbeResult]:
+def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = False) -> tuple[PhaseResult, ProbeResult]:
     """The differing probe that is the cheapest to look into, and its phase.
+
+    Args:
+        result: The experiment.
+        arm: Whose probes.
+        of_the_batch: Only those that differ with the batch: decode against prefill says nothing of it.
 
     Raises:
         ConfigurationError: No probe of that arm differs.
     """
-    found = [(phase, probe) for phase in result.phases if phase.arm is arm for probe in phase.probes if not probe.equal]
+    found = [
+        (phase, probe)
+        for phase in result.phases
+        if phase.arm is arm
+        for probe in phase.probes
+        if not probe.equal and not (of_the_batch and probe.composition == DECODE_AGAINST_PREFILL)
+    ]
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
-            f"none of the {probed} probe outputs of the {arm} arm differs, so that there is nothing to locate: "
-            f"pass --arm {other}, or an experiment in which one does"
+            f"none of {count(probed, 'probe output')} of the {LABELS[arm]} arm differs, so that there is nothing to "
+            f"locate: pass --arm {other}, or an experiment in which one does"
         )
 
     def cost(probe: ProbeResult) -> tuple[bool, int]:
@@ -137,8 +150,8 @@ def levels(engine: EngineSpec) -> Iterator[tuple[str, EngineSpec]]:
     yield "eager", msgspec.structs.replace(engine, enforce_eager=True)
     if engine.enforce_eager:
         return
-    own = engine.extra.get("compilation_config") or {}
-    own = {"mode": own} if isinstance(own, int) else own  # vLLM takes a number for that
+    own = engine.extra.get("compilation_config")
+    own = {} if own is None else {"mode": own} if isinstance(own, int) else own  # vLLM takes a number for the mode
     for name, graphs in (("compiled without graphs", "NONE"), ("compiled with piecewise graphs", "PIECEWISE")):
         compilation: dict[str, Any] = {**own, "cudagraph_mode": graphs}
         yield name, msgspec.structs.replace(engine, extra={**engine.extra, "compilation_config": compilation})

@@ -123,6 +123,11 @@ def placed(config: ExperimentConfig, experiment: str, waiting: Callable[[str], N
     if units is None:
         yield None
         return
+    if units.needed > len(units.candidates):
+        raise MachineError(
+            f"{units.needed} devices (tp * pp) are needed, and of those like the first this process sees "
+            f"{len(units.candidates)}: use a smaller tp or pp"
+        )
     with hold(units, lock_folder(), experiment, waiting) as place:
         if units.kind == "core":
             os.sched_setaffinity(0, place.units)

@@ -43,6 +43,6 @@ def not_in_it(design: Design, pairs: int) -> str:
     if pairs < 2 or design.launches_per_cache is not None:
         return ""
     return (
-        " The launches of an arm shared compile caches: by how much another tuning of these would change it is in no "
-        "interval (protocol.caches=fresh)."
+        " The launches of an arm shared compile caches: how much a different tuning would change the result is not in "
+        "the intervals (with protocol.caches=fresh it is)."
     )

@@ -298,7 +298,7 @@ class LiveProgress(Progress):
     def _expected(self, running: tuple[_RunningPhase, ...]) -> str:
         """The time left, by how long the phases took so far."""
         if not self._clock.phases:
-            return "time left: after phase 1"
+            return "time left: after the first phase"
         now, typical = self._clock.now(), fmean(self._clock.phases)
         ages = sum(min((now - phase.started) / typical, 0.95) for phase in running)
         equivalent = len(self._clock.phases) + ages

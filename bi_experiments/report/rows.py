@@ -35,7 +35,7 @@ class Summary:
     alone: AloneDigest | None
     """The second arm's outputs of the probes alone; None when there are none."""
     findings: tuple[str, ...]
-    """Kinds of the findings, one each."""
+    """Kind of every finding, repeated where several are of one kind."""
     started_at: float
     """Unix time in seconds."""
     device: str

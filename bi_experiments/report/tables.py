@@ -13,7 +13,7 @@ from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.analysis.invariance import place
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, not_comparable, source
-from bi_experiments.analysis.metrics import PRIMARY, UNEQUAL_TOKENS, summarise
+from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
 from bi_experiments.machine.clocks import REASONS
@@ -112,7 +112,12 @@ def metrics_note(result: ExperimentResult) -> str:
         values = "Values: means over the launches. Change: exp(difference of the mean logs) - 1."
     design = Design.recorded(result)
     pairs = result.comparison.pairs if result.comparison else 0
-    return f"{values} 95 % intervals: {interval(design, pairs)}.{not_in_it(design, pairs)} {_METRICS_NOTE}"
+    primary = "The total time is what the experiment is about"
+    if any(metric.adjusted_p_value is not None for metric in metrics_in_order(result) if metric.name in RECIPROCALS):
+        design = design._replace(first_stage=None)  # an earlier release took these for quantities of their own
+    else:
+        primary += ", and throughput and prompts a second are the same inverted where the arms generated as many tokens"
+    return f"{values} 95 % intervals: {interval(design, pairs)}.{not_in_it(design, pairs)} {primary}{_METRICS_NOTE}"
 
 
 def _is_ratio(metric: Metric) -> bool:
@@ -122,11 +127,9 @@ def _is_ratio(metric: Metric) -> bool:
 
 
 _METRICS_NOTE = (
-    "The total time is what the experiment is about, and throughput and prompts a second are the same inverted where "
-    "the arms generated as many tokens; of the others, the verdict is slower, faster, more or less only where Holm's "
-    "procedure over all of them lets it. TTFT: time to first token; TPOT: (E2E - TTFT) / (output tokens - "
-    "1); E2E: end to end, each over the requests; ITL: median step while every sequence decodes, which is what each of "
-    "them waits for its next token."
+    "; of the others, the verdict is slower, faster, more or less only where Holm's procedure over all of them lets it."
+    " TTFT: time to first token; TPOT: (E2E - TTFT) / (output tokens - 1); E2E: end to end, each over the requests; "
+    "ITL: median step while every sequence decodes, which is what each of them waits for its next token."
 )
 
 

@@ -26,7 +26,7 @@ def run_id_of(sweep: SweepFolder, tracking: TrackingConfig) -> str | None:
         with locked(sweep.run_id_lock):
             return _made_once(sweep, tracking)
     except TimeoutError as error:  # a server that is slow to answer another experiment costs this one its place
-        warn(f"the run of this experiment is not under that of its sweep: {error}")
+        warn(f"this experiment's MLflow run is not nested under its sweep's: {error}")
         return None
 
 

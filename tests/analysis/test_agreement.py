@@ -131,7 +131,7 @@ def test_arms_that_do_not_compute_the_same_save_nothing(apart: float, saves: boo
 def test_arms_that_nobody_compared_are_not_said_to_save() -> None:
     comparison = compare_experiment(factories.phases([-44.0, -45.0, -44.5]), factories.protocol(), 3, 2)
     assert comparison is not None
-    assert comparison.sentence.endswith("; whether the arms compute the same was not looked at.")
+    assert comparison.sentence.endswith("; whether both arms compute the same was not checked.")
 
 
 # --- Between experiments --------------------------------------------------------------------------------------------

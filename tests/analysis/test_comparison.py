@@ -77,7 +77,7 @@ def test_sentence(metric: Metric, expected: str) -> None:
 @pytest.mark.parametrize(
     ("alike", "end"),
     [
-        (None, "; whether the arms compute the same was not looked at."),
+        (None, "; whether both arms compute the same was not checked."),
         (False, ", but the arms do not compute the same."),
     ],
 )

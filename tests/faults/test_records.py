@@ -248,13 +248,17 @@ def test_an_experiment_is_not_written_over(program: Program, settings: tuple[str
 def test_a_complete_experiment_is_reported_again_and_runs_nothing(program: Program) -> None:
     short = (*program.fake, "hydra.run.dir=out", "protocol.pairs=1", "protocol.caches=private")
     assert program(*short).returncode == 0
-    kept = {path: data for path, data in contents(program.folder / "out").items() if "phases" in path.parts}
-    record = (program.folder / "out" / "result.json").read_bytes()
+    out = OutputFolder(program.folder / "out")
+    kept = {path: data for path, data in contents(out.root).items() if "phases" in path.parts}
+    record, report = out.result.read_bytes(), out.report_text.read_bytes()
+    out.report_text.unlink()  # as a program leaves it that is killed once the record is whole
+    out.caches.mkdir()
     done = program(*short, "sweep.resume=true")
     assert done.returncode == 0, done.stderr
     assert "Results:" in done.stdout
-    assert (program.folder / "out" / "result.json").read_bytes() == record
-    assert {path: data for path, data in contents(program.folder / "out").items() if path in kept} == kept
+    assert (out.result.read_bytes(), out.report_text.read_bytes()) == (record, report)
+    assert not out.caches.exists()
+    assert {path: data for path, data in contents(out.root).items() if path in kept} == kept
 
 
 def test_a_record_that_lacks_a_setting_of_today_is_resumed(program: Program) -> None:

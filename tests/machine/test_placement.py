@@ -142,6 +142,18 @@ def test_two_commands_on_one_device_wait_for_each_other_and_say_for_whom(
         assert place is None
 
 
+def test_more_devices_than_there_are_is_refused_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nvml: Callable[..., FakeNvml]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nvml(FakeDevice(), FakeDevice(name="NVIDIA L4"))
+    with (
+        pytest.raises(MachineError, match=r"2 devices .* are needed, .* sees 1: use"),
+        placed(compose(["tp=2"]), "first", ignore),
+    ):
+        pass
+
+
 def test_the_experiments_of_a_sweep_run_on_equal_devices(nvml: Callable[..., FakeNvml]) -> None:
     nvml(FakeDevice(), FakeDevice(name="NVIDIA L4"), FakeDevice())
     assert needed_units(compose([]), read_nvidia(), [0]) == Units("device", (0, 2), 1, ("GPU-0", "GPU-2"))

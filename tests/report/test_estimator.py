@@ -47,7 +47,19 @@ def test_an_interval_over_launches_that_shared_caches_says_what_is_not_in_it(
     settings: list[str], costs_pct: list[float], said: bool
 ) -> None:
     note = metrics_note(factories.whole_result(factories.phases(costs_pct), *settings))
-    assert ("another tuning of these would change it is in no interval (protocol.caches=fresh)" in note) is said
+    assert ("how much a different tuning would change the result is not in the intervals" in note) is said
+
+
+def test_the_note_of_an_older_record_does_not_speak_of_what_was_computed_otherwise() -> None:
+    result = factories.whole_result(factories.phases([5.0, 8.0, 7.0, 9.5]), *STEIN)
+    assert "prompts a second are the same inverted" in metrics_note(result)
+    assert result.comparison is not None
+    older = [
+        replace(metric, adjusted_p_value=0.07) if metric.name == "throughput" else metric
+        for metric in result.comparison.metrics
+    ]
+    note = metrics_note(replace(result, comparison=replace(result.comparison, metrics=tuple(older))))
+    assert [words for words in ("the same inverted", "Stein") if words in note] == []
 
 
 @pytest.mark.parametrize("settings", [[], STEIN])

@@ -218,7 +218,7 @@ def test_the_launch_that_does_not_count_and_phases_of_an_earlier_start_are_told_
         assert "before the first pair  baseline  starting" in shown()
         seconds[0] = 100.0
         progress.phase_ended(uncounted, factories.phase())
-        assert "time left: after phase 1" in shown()
+        assert "time left: after the first phase" in shown()
         progress.phase_started(third)
         assert "phase 3 of 4" in shown()
         seconds[0] = 130.0
@@ -263,7 +263,7 @@ def test_the_display_says_where_it_is_and_how_long_it_takes() -> None:
         seconds[0] = 40.0
         assert "demo CPU_ATTN" in shown()
         assert "phase 1 of 4  baseline  trial 2 of 4" in shown()
-        assert "elapsed 0:40  time left: after phase 1" in shown()
+        assert "elapsed 0:40  time left: after the first phase" in shown()
 
         seconds[0] = 60.0
         progress.phase_ended(spec_of(first), first)

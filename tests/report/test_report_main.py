@@ -83,7 +83,7 @@ def test_no_folder_with_a_record_is_an_error_of_one_line(tmp_path: Path, capsys:
     assert captured == f"error: {tmp_path} has no result.json: pass the output folder of an experiment\n"
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"{}", "no ExperimentResult"), (b"\xff", "result.json")])
+@pytest.mark.parametrize(("content", "said"), [(b"{}", "is not a record (ExperimentResult)"), (b"\xff", "result.json")])
 def test_a_damaged_record_is_an_error_of_one_line_and_nothing_is_written(
     content: bytes, said: str, folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,4 +17,4 @@ def test_a_sweep_whose_run_another_experiment_is_making_for_too_long_costs_no_ex
     sweep = SweepFolder(tmp_path)
     with locked(sweep.run_id_lock):
         assert run_id_of(sweep, TrackingConfig(enabled=True)) is None
-    assert "the run of this experiment is not under that of its sweep" in capsys.readouterr().err
+    assert "this experiment's MLflow run is not nested" in capsys.readouterr().err
