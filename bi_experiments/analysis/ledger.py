@@ -139,7 +139,7 @@ def not_comparable(row: LedgerRow) -> bool:
 
 
 def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> str:
-    """How much of the workload some classes are: `75 % of this workload's output tokens`, `100 % of its prompts`."""
+    """How much of the workload some classes are: `75 % of this workload's output tokens and 100 % of its prompts`."""
 
     def tokens(of: Sequence[LedgerRow], prefill: bool) -> int:
         return sum(row.workload_tokens for row in of if not prefill or row.kind is StepKind.PREFILL)
@@ -149,7 +149,8 @@ def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> st
     if outputs := tokens(rows, prefill=False) - prompts:
         said.append(f"{100 * outputs / tokens(ledger, prefill=False):.0f} % of this workload's output tokens")
     if prompts:
-        said.append(f"{100 * prompts / tokens(ledger, prefill=True):.0f} % of its prompts")
+        whose = "its" if said else "this workload's"
+        said.append(f"{100 * prompts / tokens(ledger, prefill=True):.0f} % of {whose} prompts")
     return " and ".join(said)
 
 

@@ -259,7 +259,10 @@ def test_several_classes_of_prefill_without_a_control_are_not_said_to_be_one() -
     probed = [counted("batch_8", 0, one.context, sequences=0, kind=StepKind.PREFILL) for one in (prefill, longer)]
     judged = report(both(CHANGED, UNCHANGED, steps=(step(None, 900), prefill, longer, counted("batch_8", 3), *probed)))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    assert "prefill of 100 % of its prompts (most in: prefill of 2049 to 4096 tokens): nothing" in judged.sentence
+    assert (
+        "prefill of 100 % of this workload's prompts (most in: prefill of 2049 to 4096 tokens): nothing"
+        in judged.sentence
+    )
 
 
 def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_tokens() -> None:
@@ -269,11 +272,11 @@ def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_to
     probed = (counted("batch_8", 3), counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL))
     judged = report(both(CHANGED, UNCHANGED, steps=(*workload, *probed)))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    said = "No control for the prefill of 100 % of its prompts (prefill of 1025 to 2048 tokens): nothing changed there"
-    assert said in judged.sentence
+    share = "100 % of this workload's prompts (prefill of 1025 to 2048 tokens)"
+    assert f"No control for the prefill of {share}: nothing changed there" in judged.sentence
     unprobed = report(both(CHANGED, UNCHANGED, steps=(*workload, probed[0])))
     assert unprobed.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
-    assert "in 1 class of steps with 100 % of its prompts (most in: prefill of 1025" in unprobed.sentence
+    assert "in 1 class of steps with 100 % of this workload's prompts (most in: prefill of 1025" in unprobed.sentence
 
 
 def test_prompts_that_take_several_steps_are_not_proved_by_whole_ones() -> None:
@@ -283,7 +286,9 @@ def test_prompts_that_take_several_steps_are_not_proved_by_whole_ones() -> None:
     judged = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed)))
     assert [row.verdict for row in judged.ledger] == [Invariance.HOLDS, Invariance.NOT_PROBED]
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
-    assert "10 % of its prompts (most in: prefill of 1025 to 2048 tokens, in several steps)" in judged.sentence
+    assert (
+        "10 % of this workload's prompts (most in: prefill of 1025 to 2048 tokens, in several steps)" in judged.sentence
+    )
     covered = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed, replace(probed, split=True))))
     assert covered.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
 
