@@ -23,7 +23,8 @@ def claimed(folder: OutputFolder, config: ExperimentConfig) -> Iterator[None]:
     """
     with held(folder, _WAIT_OR_ELSEWHERE):
         _refuse_other(folder, config)
-        write_atomically(folder.identity, to_json(identity_of(config)))
+        if complete(folder) is None:  # else it says what the experiment ran in
+            write_atomically(folder.identity, to_json(identity_of(config)))
         yield
 
 

@@ -9,7 +9,6 @@ from bi_experiments.files import write_atomically
 from bi_experiments.launch import location as launching
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.launch.variables import set_variables
-from bi_experiments.machine.preflight import check_machine
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import Arm, ExperimentResult, Invariance, Location, to_json
 from bi_experiments.report import output, reproduction
@@ -47,6 +46,8 @@ def to_be_located(result: ExperimentResult, config: ExperimentConfig) -> bool:
 def locate(folder: OutputFolder, arm: Arm | None = None, *, of_the_batch: bool = False) -> ExperimentResult:
     """Locate a difference of a finished experiment, and write it into the experiment's record and pages.
 
+    The caller holds the folder and the devices, of a machine that can run it.
+
     Args:
         folder: The experiment's output folder.
         arm: The arm whose differing probe is looked into; None: the one that is not the baseline.
@@ -54,7 +55,6 @@ def locate(folder: OutputFolder, arm: Arm | None = None, *, of_the_batch: bool =
 
     Raises:
         ConfigurationError: The experiment cannot be read, or none of its probes differs.
-        MachineError: The machine cannot run it.
         PhaseError: The phase failed.
     """
     result = read_result(folder.root)
@@ -62,7 +62,6 @@ def locate(folder: OutputFolder, arm: Arm | None = None, *, of_the_batch: bool =
         raise ConfigurationError(f"{folder.result} has no phases: run the experiment again")
     phase, probe = launching.differing_probe(result, arm or second_arm(result.phases), of_the_batch)
     config = launching.recorded_config(result)
-    check_machine(config)
     found, engine = launching.locate(config, folder, phase, probe, NoProgress())
     variables = set_variables(config, phase.arm)
     script = reproduction.render(found, engine, variables, f"vLLM {phase.versions.get('vllm', 'of unknown version')}")

@@ -84,7 +84,10 @@ def test_an_experiment_is_not_resumed_on_another_machine_or_with_other_versions(
     with pytest.raises(ConfigurationError, match=r"identity\.json"):
         refuse_claimed(folder, config)
     write_result(folder)  # nothing is left to run
-    refuse_claimed(folder, config)
+    before = folder.identity.read_bytes()
+    with claimed(folder, config):
+        pass
+    assert folder.identity.read_bytes() == before
 
 
 def test_only_an_experiment_that_was_not_stopped_is_complete(folder: OutputFolder) -> None:

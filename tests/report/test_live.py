@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,13 @@ def events_of(phase: PhaseResult) -> Iterator[Event]:
         yield TrialDone(trial=trial)
     if phase.status is PhaseStatus.OK:
         yield Done(peak_memory_bytes=1, probe_time_s=0.0)
+
+
+def display(progress: LiveProgress, console: Console) -> str:
+    """What stands below the lines."""
+    with console.capture() as capture:
+        console.print(progress.render())
+    return capture.get()
 
 
 def one_after_the_other(progress: Progress, result: ExperimentResult) -> None:
@@ -185,11 +193,7 @@ def test_the_last_line_of_the_log_is_shown_while_an_engine_loads(tmp_path: Path)
     log.write_text("starting\nLoading safetensors: 3 of 8\r\n\n")
     console = Console(file=io.StringIO(), width=100)
     progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), folder=folder)
-
-    def shown() -> str:
-        with console.capture() as capture:
-            console.print(progress.render())
-        return capture.get()
+    shown = partial(display, progress, console)
 
     with progress:
         progress.experiment_started("demo", 2, 4)
@@ -204,11 +208,7 @@ def test_the_launch_that_does_not_count_and_phases_of_an_earlier_start_are_told_
     seconds = [0.0]
     console = Console(file=io.StringIO(), width=100)
     progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), now=lambda: seconds[0])
-
-    def shown() -> str:
-        with console.capture() as capture:
-            console.print(progress.render())
-        return capture.get()
+    shown = partial(display, progress, console)
 
     uncounted = replace(spec_of(factories.phase()), index=-1, pair=-1, launch=-1)
     third, fourth = (replace(spec_of(phase), index=2 + phase.index) for phase in factories.phases([7.0]))
@@ -248,11 +248,7 @@ def test_the_display_says_where_it_is_and_how_long_it_takes() -> None:
     seconds = [0.0]
     console = Console(file=io.StringIO(), width=100)
     progress = LiveProgress(console, PlainProgress(console, CONFIGURATION), now=lambda: seconds[0])
-
-    def shown() -> str:
-        with console.capture() as capture:
-            console.print(progress.render())
-        return capture.get()
+    shown = partial(display, progress, console)
 
     first, second = factories.phases([7.0])
     with progress:
