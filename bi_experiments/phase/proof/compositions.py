@@ -31,6 +31,9 @@ NEEDED_SHARE = 0.01
 """A class of steps with this share of the workload's output tokens or more needs a probe (prefill: of its prompts)."""
 LAST_CHUNK = 9
 """Most tokens of a prompt that `last_chunk` leaves to a step of their own: too few for the kernels of many rows."""
+LONG_SPLIT = 2048
+"""Most prompt tokens of the long probe of `chunked_prefill`: both pieces have more than the 512 tokens up to which
+FLASH_ATTN_MLA computes a piece as it decodes (vLLM's v1/attention/backends/mla/flashattn_mla.py)."""
 NOT_SPLIT = "chunked prefill is off: no prompt is split"
 """Why no prompt is computed in several steps."""
 
@@ -287,18 +290,24 @@ def prompt_tokens(requests: Iterable[Request]) -> int:
 
 
 def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
-    """The longest probe behind neighbours that leave room for half of its prompt in the first step."""
+    """The longest probe, and a longer one, behind neighbours that leave room for half the prompt in the first step."""
     if not material.limits.chunked_prefill:
         material.lacks(NOT_SPLIT)
         return
-    request = Request(material.prompts[-1], material.short)
     step = material.limits.max_num_batched_tokens
-    room = min(len(request.prompt) // 2, material.limits.longest_piece - 1)
-    batch = [*material.neighbours_of(step - room), request]
-    if room and len(batch) <= material.limits.max_num_seqs:
-        yield numbered(batch, {request: len(material.prompts) - 1})
-    else:
-        material.lacks(f"{material.seats}, too few for {step - room} tokens in a step")
+    long = material.tokens(min(LONG_SPLIT, material.longest_prompt))
+    last = len(material.prompts) - 1
+    for probe, prompt in enumerate((material.prompts[last], long), start=last):
+        if probe > last and len(prompt) <= len(material.prompts[last]):
+            return
+        request = Request(prompt, material.short)
+        room = min(len(prompt) // 2, material.limits.longest_piece - 1)
+        batch = [*material.neighbours_of(step - room), request]
+        if room and len(batch) <= material.limits.max_num_seqs:
+            yield numbered(batch, {request: probe})
+        else:
+            what = None if probe == last else named("probe", [len(prompt)])
+            material.lacks(f"{material.seats}, too few for {step - room} tokens in a step", what)
 
 
 def last_chunk(material: Material, _: int) -> Iterator[Batch]:

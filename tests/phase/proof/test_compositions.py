@@ -61,7 +61,7 @@ def test_batches_have_their_size_and_probes_first_in_the_middle_and_last(size: i
 
 def test_every_probe_is_at_its_stated_position_and_compared_with_itself_alone() -> None:
     prompts = material().prompts
-    for name in ("batch_8", "shuffled", "ragged", "step_256", "chunked_prefill", "seeded", "samples_2"):
+    for name in ("batch_8", "shuffled", "ragged", "step_256", "seeded", "samples_2"):
         for batch in batches(name):
             for probed in batch.probed:
                 assert batch.requests[probed.position].prompt == prompts[probed.probe]
@@ -107,10 +107,19 @@ def test_chunked_prefill_splits_the_probes_prompt() -> None:
     assert made
     for batch in made:
         (probed,) = batch.probed
+        assert probed.reference == batch.requests[probed.position]
         scheduled = first_step(batch)
         assert sum(scheduled) == LIMITS.max_num_batched_tokens
         assert len(scheduled) == probed.position + 1
         assert 0 < scheduled[probed.position] < len(batch.requests[probed.position].prompt)
+
+
+def test_chunked_prefill_splits_a_prompt_into_pieces_longer_than_those_that_are_computed_as_if_decoding() -> None:
+    roomy = replace(LIMITS, max_num_batched_tokens=4096, max_model_len=4096)
+    short, long = batches("chunked_prefill", roomy)
+    assert [len(each.requests[each.probed[0].position].prompt) for each in (short, long)] == [300, 2048]
+    piece = first_step(long, roomy)[long.probed[0].position]
+    assert min(piece, 2048 - piece) > 512
 
 
 def test_a_prompt_of_each_class_of_prefill_ends_in_a_step_of_its_own() -> None:
