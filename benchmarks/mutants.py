@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", default=[], help="of the experiment, as for python -m bi_experiments")
     parser.add_argument("--mutants", default=",".join(MUTANTS), help="names, with commas between them")
     parser.add_argument("--devices", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # options may stand between the settings
     folder = arguments.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(write_plugin(folder)), os.environ.get("PYTHONPATH")]))
