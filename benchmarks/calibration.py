@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=6, help="for each slow-down (6); 0: none")
     parser.add_argument("--inject", type=float, nargs="+", default=[0.0, 1.0, 2.0, 5.0, 20.0], help="per cent")
     parser.add_argument("--record", type=Path, help="file that the experiments are added to")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     settings = tuple(options.settings or QUICK)
     found: list[Found] = []
     if options.record and options.record.exists():
