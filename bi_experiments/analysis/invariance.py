@@ -46,6 +46,8 @@ from bi_experiments.records import (
     PhaseResult,
     ProbeResult,
     Reproducibility,
+    StepCount,
+    StepKind,
 )
 from bi_experiments.wording import count
 
@@ -81,6 +83,8 @@ class _Evidence:
     """Probe results of every launch that has some."""
     needle_differing: int
     needle_total: int
+    first_tokens: tuple[StepCount, ...] = ()
+    """Of the probes: steps that end a prompt, from which first output tokens come."""
 
     @cached_property
     def outputs(self) -> dict[str, list[_Output]]:
@@ -115,6 +119,19 @@ class _Evidence:
         """Outputs alone that differ from themselves, of how many."""
         outputs = self.outputs.get(NEGATIVE_CONTROL, [])
         return sum(output.differs for output in outputs), len(outputs)
+
+    @property
+    def begins_in_split_prompts(self) -> bool:
+        """Whether every change begins at the first output token of a prompt that was computed in several steps."""
+        changed = [one for output in self.differing for one in output.results if not one.equal]
+        whole = [step for step in self.first_tokens if not step.split]
+        split = [step for step in self.first_tokens if step.split]
+        return (
+            not self.needle_differing
+            and all(one.first_difference == one.prompt_positions for one in changed)
+            and all(step.changed == 0 for step in whole)
+            and any(step.changed for step in split)
+        )
 
     def unrepeatable(self, composition: str) -> bool:
         """Whether the same batch of it gave other bits when it ran again."""
@@ -165,7 +182,7 @@ def judge(
     counts = tuple(entry for one in evidence.values() for entry in _counts(one, evidence.get(Arm.BASELINE)))
     ran = {entry.composition for entry in counts}
     # A needle licenses nothing but the needle, also where the workload has steps like its own.
-    licenses = {one.composition: one.verdict for one in counts if one.verdict and one.composition != "needle"}
+    licenses = {one.composition: one for one in counts if one.verdict and one.composition != "needle"}
     ledger = make_ledger(ordered, licenses)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     sampled, sampled_differing = _sampled(evidence.get(Arm.BATCH_INVARIANT))
@@ -232,6 +249,9 @@ def _gather(phases: Sequence[PhaseResult], arm: Arm) -> _Evidence:
         launches=tuple(phase.probes for phase in own if phase.probes),
         needle_differing=sum(not needle.equal for needle in needles),
         needle_total=len(needles),
+        first_tokens=tuple(
+            step for phase in own for step in phase.steps if step.kind is StepKind.PREFILL and step.composition
+        ),
     )
 
 
@@ -434,7 +454,10 @@ def _violated(evidence: _Evidence, report: InvarianceReport) -> str:
         )
     if evidence.needle_differing:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
-    return f"VIOLATED: {'; '.join(clauses)}."
+    where = ""
+    if evidence.begins_in_split_prompts:
+        where = " Every change begins at the first output token of a prompt that was computed in several steps."
+    return f"VIOLATED: {'; '.join(clauses)}.{where}"
 
 
 def place(result: ProbeResult | Location) -> str:

@@ -4,6 +4,9 @@ A class has a control of its own where the baseline's bits changed with the batc
 composition that the batch-invariant arm ran there too. Where the change began does not matter: it may have come with
 the KV cache from an earlier step. It shows that bits of this class are seen to change, which is what a control is for.
 Tokens behind the first other token id of their output have another context: they are no control, and were not compared.
+
+A violated composition violates the classes in which the batch-invariant arm's own bits changed, or had all changed to
+other tokens before, and no others: what it compared elsewhere without a change is evidence like any other.
 """
 
 from collections import defaultdict
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 from bi_experiments.phase.proof.compositions import NEEDED_SHARE
 from bi_experiments.phase.proof.steps import CONTEXTS, SEQUENCES, upper_end
-from bi_experiments.records import Arm, Invariance, LedgerRow, PhaseResult, StepCount, StepKind
+from bi_experiments.records import Arm, CompositionCount, Invariance, LedgerRow, PhaseResult, StepCount, StepKind
 from bi_experiments.wording import count
 
 NEEDED_PCT = 100 * NEEDED_SHARE
@@ -29,14 +32,20 @@ class _Class(NamedTuple):
     split: bool
 
 
-def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance]) -> tuple[LedgerRow, ...]:
+def make_ledger(phases: Sequence[PhaseResult], counts: Mapping[str, CompositionCount]) -> tuple[LedgerRow, ...]:
     """Every class that the workload has, the largest first; none where no phase says which steps there are.
 
     Args:
         phases: In launch order.
-        verdicts: Of the batch-invariant arm, by composition; those without one probe nothing.
+        counts: Of the batch-invariant arm, by composition, with their verdicts; others probe nothing.
     """
     own, baseline = _steps(phases, Arm.BATCH_INVARIANT), _steps(phases, Arm.BASELINE)
+    changed_own = {
+        (step.composition, _class(step), step.padded)
+        for phase in phases
+        for step in (phase.steps if phase.arm is Arm.BATCH_INVARIANT else ())
+        if step.changed != 0 or not _comparable(step)
+    }
     # The arms may pad other steps: the ledger has those of the arm that the verdict is about.
     workload = own.get(None) or baseline.get(None) or []
     total = sum(one.tokens for one in workload)
@@ -48,7 +57,7 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
             name: step
             for name, steps in own.items()
             for step in steps
-            if name in verdicts and _class(step) == _class(one) and step.padded == one.padded
+            if name in counts and _class(step) == _class(one) and step.padded == one.padded
         }
         controls = {
             name: [
@@ -75,7 +84,13 @@ def make_ledger(phases: Sequence[PhaseResult], verdicts: Mapping[str, Invariance
                 control_tokens=sum(changed) if len(changed) == len(compared) else None,
                 control_of=sum(map(_comparable, compared)),
                 control_behind=sum(step.tokens - _comparable(step) for step in compared),
-                verdict=_best({_in_class(verdicts[name], controls[name]) for name in probes if name is not None}),
+                verdict=_best(
+                    {
+                        _in_class(counts[name], (name, _class(one), one.padded) in changed_own, controls[name])
+                        for name in probes
+                        if name is not None
+                    }
+                ),
             )
         )
     return tuple(rows)
@@ -107,10 +122,13 @@ def _comparable(step: StepCount) -> int:
     return step.tokens if step.comparable is None else step.comparable
 
 
-def _in_class(verdict: Invariance, controls: Sequence[StepCount]) -> Invariance:
-    """A composition's verdict on one class, by what the baseline has of it there."""
+def _in_class(composition: CompositionCount, changed: bool, controls: Sequence[StepCount]) -> Invariance | None:
+    """A composition's verdict on one class, by what of it changed there in the two arms."""
+    elsewhere = composition.verdict is Invariance.VIOLATED and composition.fault is None and not changed
+    if composition.verdict is not Invariance.HOLDS and not elsewhere:
+        return composition.verdict
     seen = any(step.changed is None or step.changed > 0 for step in controls)
-    return Invariance.NO_CONTROL if verdict is Invariance.HOLDS and not seen else verdict
+    return Invariance.HOLDS if seen else Invariance.NO_CONTROL
 
 
 def needed(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
@@ -181,7 +199,7 @@ def _class(one: StepCount) -> _Class:
     return _Class(one.kind, one.context, one.sequences, one.split)
 
 
-def _best(verdicts: set[Invariance]) -> Invariance:
+def _best(verdicts: set[Invariance | None]) -> Invariance:
     order = (Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC, Invariance.HOLDS, Invariance.NO_CONTROL)
     return next((verdict for verdict in order if verdict in verdicts), Invariance.NOT_PROBED)
 

@@ -253,6 +253,53 @@ def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable
     ]
 
 
+@pytest.mark.parametrize(
+    ("changed", "fault", "verdict"),
+    [
+        (0, None, Invariance.HOLDS),
+        (1, None, Invariance.VIOLATED),
+        (None, None, Invariance.VIOLATED),
+        (0, Fault.NAN, Invariance.VIOLATED),
+    ],
+)
+def test_a_violation_is_one_of_the_classes_in_which_bits_changed(
+    changed: int | None, fault: Fault | None, verdict: Invariance
+) -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 3), counted("batch_8", changed, 129))
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 3, 129))
+    violated = [tuple(replace(one, fault=fault) for one in found) for found in CHANGED]
+    judged = report(
+        [*launches(Arm.BASELINE, *CHANGED, steps=baseline), *launches(Arm.BATCH_INVARIANT, *violated, steps=mode)]
+    )
+    assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.VIOLATED, 129: verdict}
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+
+
+def prefill_of(split: bool, changed: int | None) -> StepCount:
+    return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
+
+
+@pytest.mark.parametrize(
+    ("differs_at", "steps", "said"),
+    [
+        (0, (prefill_of(False, 0), prefill_of(True, 2)), True),
+        (1, (prefill_of(False, 0), prefill_of(True, 0)), False),
+        (0, (prefill_of(False, 2), prefill_of(True, 0)), False),
+        (0, (prefill_of(False, 1), prefill_of(True, 1)), False),
+        (0, (prefill_of(False, None), prefill_of(True, None)), False),
+        (0, (), False),
+    ],
+)
+def test_that_every_change_begins_in_prompts_of_several_steps_is_said_where_it_is_so(
+    differs_at: int, steps: tuple[StepCount, ...], said: bool
+) -> None:
+    changed = probes(None, differs_at)
+    judged = report(launches(Arm.BATCH_INVARIANT, changed, steps=(step(None), *steps)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+    assert ("of a prompt that was computed in several steps" in judged.sentence) is said
+
+
 def test_several_classes_of_prefill_without_a_control_are_not_said_to_be_one() -> None:
     prefill = step(None, 30, context=1025, sequences=0, kind=StepKind.PREFILL)
     longer = replace(prefill, context=2049, tokens=70)
