@@ -12,7 +12,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
 from bi_experiments.analysis.invariance import place
-from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, not_comparable, source
+from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_comparable, source
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.config.plain import as_text
@@ -23,6 +23,7 @@ from bi_experiments.records import (
     ArmAgreement,
     CompositionCount,
     ExperimentResult,
+    Invariance,
     InvarianceReport,
     LedgerRow,
     Location,
@@ -254,14 +255,20 @@ def _composition_word(count: CompositionCount | None) -> str:
 
 
 LEDGER_ROWS = 12
-"""Most classes of steps that are shown one by one."""
+"""Classes of steps that are shown one by one, the largest; others only where they count for the verdict or violate."""
 
 
 def ledger(report: InvarianceReport) -> Table | None:
     """The workload's steps by class, and what was probed in each; None in a record that does not hold them."""
     if not report.ledger:
         return None
-    shown, rest = report.ledger[:LEDGER_ROWS], report.ledger[LEDGER_ROWS:]
+    counting = needed(report.ledger)
+    shown = [
+        row
+        for place, row in enumerate(report.ledger)
+        if place < LEDGER_ROWS or row in counting or row.verdict is Invariance.VIOLATED
+    ]
+    rest = [row for row in report.ledger if row not in shown]
     rows = [
         (
             in_words(row),
@@ -276,7 +283,7 @@ def ledger(report: InvarianceReport) -> Table | None:
         share, probed = sum(row.workload_pct for row in rest), sum(row.probe_tokens for row in rest)
         verdicts = Counter(row.verdict.replace("_", " ") for row in rest)
         said = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
-        rows.append((f"{len(rest)} smaller classes", f"{share:.1f}", f"{probed:,}", "", said))
+        rows.append((count_of(len(rest), "smaller class"), f"{share:.1f}", f"{probed:,}", "", said))
     header = ("Steps that output tokens come from", "workload %", "probe tokens", "baseline changed", "verdict")
     return Table(header, tuple(rows), left=frozenset({0, 4}))
 

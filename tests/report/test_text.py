@@ -10,7 +10,17 @@ from msgspec.structs import replace
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.metrics import compare_phases
 from bi_experiments.config.compose import compose
-from bi_experiments.records import Arm, Device, ExperimentResult, Finding, NeedleCheck, PhaseResult, PhaseStatus
+from bi_experiments.records import (
+    Arm,
+    Device,
+    ExperimentResult,
+    Finding,
+    Invariance,
+    NeedleCheck,
+    PhaseResult,
+    PhaseStatus,
+    StepKind,
+)
 from bi_experiments.report.text import render, render_end
 from tests import factories
 
@@ -330,6 +340,26 @@ def test_the_ledger_says_where_nothing_of_the_baseline_is_comparable() -> None:
     ).splitlines()
     row = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
     assert row.split()[-4:] == ["1,234", "none", "comparable", "holds"]
+
+
+def test_small_classes_are_shown_one_by_one_where_they_violate_or_count_for_the_verdict() -> None:
+    report = factories.proof_report()
+    large = replace(report.ledger[0], verdict=Invariance.HOLDS, workload_tokens=1000)
+    small = replace(large, workload_tokens=1)
+    rows = (
+        *(replace(large, sequences=2 + number) for number in range(12)),
+        replace(small, context=4097, context_below=8193),
+        replace(small, context=8193, context_below=16385, verdict=Invariance.VIOLATED),
+        replace(
+            small, context=129, context_below=513, sequences=0, kind=StepKind.PREFILL, workload_tokens=9, split=True
+        ),
+    )
+    judged = replace(report, ledger=rows)
+    text = render_end(replace(result_of(factories.phases([7.0])), invariance=judged))
+    assert "8193 to 16384 tokens of context" in text
+    assert "prefill of 129 to 512 tokens, in several steps" in text
+    assert "4097 to 8192 tokens of context" not in text
+    assert "1 smaller class " in text
 
 
 def test_needles_alone_make_a_table_too() -> None:
