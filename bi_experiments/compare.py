@@ -34,16 +34,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import outputs_agree
-from bi_experiments.analysis.design import Design, prompts_differ
-from bi_experiments.analysis.estimates import Estimate, contrast_estimate, paired_estimate, per_cent
+from bi_experiments.analysis.changes import Changes, changes_between, equal_work, have_fresh_prompts, overhead_pct
+from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, second_arm, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, second_arm, total_time_logs
 from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
@@ -164,7 +161,7 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
         ) from error
 
 
-# --- Comparing ------------------------------------------------------------------------------------------------------
+# --- Deciding -------------------------------------------------------------------------------------------------------
 
 
 def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
@@ -178,7 +175,7 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
         for name, one, other in (
             ("record version", first.version, second.version),
             ("workload", first.workload_digest[:12], second.workload_digest[:12]),
-            ("fresh prompts", _fresh_prompts([first]), _fresh_prompts([second])),
+            ("fresh prompts", have_fresh_prompts([first]), have_fresh_prompts([second])),
             ("model", setting(first.configuration, "model.name"), setting(second.configuration, "model.name")),
             ("dtype", setting(first.configuration, "model.dtype"), setting(second.configuration, "model.dtype")),
             ("tp", setting(first.configuration, "tp"), setting(second.configuration, "tp")),
@@ -194,126 +191,6 @@ def require_alike(first: ExperimentResult, second: ExperimentResult) -> None:
         )
 
 
-class Changes(NamedTuple):
-    """From A to B, in per cent, with 95 % intervals."""
-
-    baseline: Estimate
-    """Of the baseline's total time."""
-    mode: Estimate
-    """Of the second arm's total time."""
-    ratio: Estimate
-    """(1 + overhead B) / (1 + overhead A) - 1."""
-
-
-def changes_between(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> Changes:
-    """The three changes from the experiments of side A to those of side B.
-
-    Raises:
-        ConfigurationError: One of them has no complete pair, or none with the prompts of all others'.
-    """
-    for name, side in (("A", first), ("B", second)):
-        for result in side:
-            if not complete_pairs(result.phases):
-                raise ConfigurationError(f"{name} ({result.name}) has no complete pair: run it again")
-    fresh_prompts = _fresh_prompts([*first, *second])
-    if fresh_prompts:
-        first, second = _shared_pairs(first, second)
-    by_experiment = min(len(first), len(second)) > 1
-    if fresh_prompts and not by_experiment and (changes := _changes_by_number(first, second)) is not None:
-        return changes
-    one, other = _logs(first, by_experiment), _logs(second, by_experiment)
-    if by_experiment or all(Design.recorded(result).paired for result in (*first, *second)):
-        ratio = contrast_estimate([other.differences], [one.differences])
-    else:
-        ratio = contrast_estimate([other.second, one.baseline], [other.baseline, one.second])
-    return Changes(
-        baseline=contrast_estimate([other.baseline], [one.baseline]),
-        mode=contrast_estimate([other.second], [one.second]),
-        ratio=ratio,
-    )
-
-
-def _fresh_prompts(results: Sequence[ExperimentResult]) -> bool:
-    return all(prompts_differ(complete_pairs(result.phases)) for result in results)
-
-
-def _shared_pairs(
-    first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]
-) -> tuple[list[ExperimentResult], list[ExperimentResult]]:
-    """The experiments with the pairs alone whose numbers, and with them whose prompts, all of them have."""
-    numbers = [{pair.baseline.pair for pair in complete_pairs(result.phases)} for result in (*first, *second)]
-    if not (shared := set.intersection(*numbers)):
-        raise ConfigurationError("A and B have no complete pair with the same prompts: run them again")
-    one, other = (
-        [replace(each, phases=tuple(phase for phase in each.phases if phase.pair in shared)) for each in side]
-        for side in (first, second)
-    )
-    return one, other
-
-
-def _changes_by_number(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> Changes | None:
-    """The changes from pair to pair with the same prompts; None where launches share caches by other rules in A and B.
-
-    Args:
-        first: The experiments of A, all with the same pairs.
-        second: Those of B, with the same ones too.
-    """
-    sides = [[_units(result) for result in side] for side in (first, second)]
-    if len({len(baseline) for side in sides for baseline, _ in side}) > 1:
-        return None
-    one, other = (
-        _Logs(*([fmean(values) for values in zip(*(units[arm] for units in side), strict=True)] for arm in (0, 1)))
-        for side in sides
-    )
-    return Changes(
-        baseline=paired_estimate(_minus(other.baseline, one.baseline)),
-        mode=paired_estimate(_minus(other.second, one.second)),
-        ratio=paired_estimate(_minus(other.differences, one.differences)),
-    )
-
-
-def _minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    return [one - other for one, other in zip(left, right, strict=True)]
-
-
-class _Logs(NamedTuple):
-    """Log total times of one side, one value a launch, or one an experiment."""
-
-    baseline: Sequence[float]
-    second: Sequence[float]
-
-    @property
-    def differences(self) -> list[float]:
-        return _minus(self.second, self.baseline)
-
-
-def _logs(side: Sequence[ExperimentResult], by_experiment: bool) -> _Logs:
-    each = [_units(result) for result in side]
-    if by_experiment:
-        return _Logs([fmean(logs[0]) for logs in each], [fmean(logs[1]) for logs in each])
-    return _Logs(*([value for logs in each for value in logs[arm]] for arm in (0, 1)))
-
-
-def _units(result: ExperimentResult) -> tuple[list[float], list[float]]:
-    design, pairs = Design.recorded(result), complete_pairs(result.phases)
-    baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
-    return baseline, second
-
-
-def equal_work(results: Sequence[ExperimentResult]) -> bool:
-    """Whether both arms of every experiment generated as many tokens, as much in each experiment.
-
-    With prompts of its own in every pair, as much in the pairs of the same number.
-    """
-    pairs = [complete_pairs(result.phases) for result in results]
-    fresh_prompts = _fresh_prompts(results)
-    totals: dict[int, set[int]] = {}
-    for pair in (pair for each in pairs for pair in each):
-        number = pair.baseline.pair if fresh_prompts else 0
-        totals.setdefault(number, set()).add(sum(output_tokens(pair.baseline)))
-    return all(map(equal_tokens, pairs)) and all(len(found) == 1 for found in totals.values())
-
-
 def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> ExitCode:
     """The exit code, by the rule at the top of this module."""
     if change.low_pct is None or change.high_pct is None:
@@ -323,10 +200,19 @@ def decide(change: Estimate, max_change_pct: float, equivalence_pct: float) -> E
     return ExitCode.OVER_GATE if change.low_pct > max_change_pct else ExitCode.GATE_UNDECIDED
 
 
+def _equivalence_pct(*results: ExperimentResult) -> float:
+    """The stricter of the two, where they were measured by different rules."""
+    values = [setting(result.configuration, "protocol.equivalence_pct") for result in results]
+    return min((value for value in values if isinstance(value, int | float)), default=0.0)
+
+
+# --- Showing --------------------------------------------------------------------------------------------------------
+
+
 def describe_overheads(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
     """What the mode costs on each side, in one sentence: the two that the ratio compares."""
-    costs = (per_cent(fmean(_logs(side, by_experiment=len(side) > 1).differences)) for side in (first, second))
-    return "The second arm's overhead is {} in A and {} in B.".format(*map(signed, costs))
+    in_a, in_b = signed(overhead_pct(first)), signed(overhead_pct(second))
+    return f"The second arm's overhead is {in_a} in A and {in_b} in B."
 
 
 def describe(changes: Changes) -> str:
@@ -372,19 +258,10 @@ def _how_far(change: Estimate) -> str:
     return f"{unsigned(change.change_pct)} {'higher' if change.change_pct > 0 else 'lower'} {_interval(change)}"
 
 
-def _equivalence_pct(*results: ExperimentResult) -> float:
-    """The stricter of the two, where they were measured by different rules."""
-    values = [setting(result.configuration, "protocol.equivalence_pct") for result in results]
-    return min((value for value in values if isinstance(value, int | float)), default=0.0)
-
-
 def _machine(result: ExperimentResult) -> str:
     environment = result.environment
     devices = [device(environment)] if environment.devices else []
     return ", ".join([*devices, f"{environment.cpu_count} x {environment.cpu}"])
-
-
-# --- Showing --------------------------------------------------------------------------------------------------------
 
 
 def _table(results: Sequence[ExperimentResult], of_a: int) -> str:

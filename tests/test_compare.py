@@ -1,25 +1,22 @@
 """Two experiments are compared by the change of their overhead, and only if they asked the same of the same machine."""
 
-import math
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from bi_experiments import compare
-from bi_experiments.analysis.estimates import Estimate, welch_estimate
+from bi_experiments.analysis.changes import changes_between
+from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import Arm, ExperimentResult, to_json
 from tests import factories
-
-BEFORE = (7.0, 7.5, 8.0)
-SLOWER = (12.0, 12.5, 13.0)
+from tests.analysis.test_changes import BEFORE, SLOWER, experiment, with_fresh_prompts
 
 
 def folder(path: Path, result: ExperimentResult) -> str:
@@ -27,20 +24,7 @@ def folder(path: Path, result: ExperimentResult) -> str:
     return str(path)
 
 
-def experiment(costs_pct: Sequence[float], **changes: object) -> ExperimentResult:
-    return factories.experiment_result(factories.phases(costs_pct), **changes)
-
-
 # --- The rule -------------------------------------------------------------------------------------------------------
-
-
-def test_the_three_changes_and_their_intervals() -> None:
-    changes = compare.changes_between([experiment(BEFORE)], [experiment(SLOWER)])
-    logs = [[math.log1p(cost / 100) for cost in costs] for costs in (BEFORE, SLOWER)]
-    assert changes.ratio == pytest.approx(tuple(welch_estimate(*logs)))
-    assert changes.ratio.change_pct == pytest.approx(100 * (1.125 / 1.075 - 1), abs=0.01)
-    assert changes.mode == pytest.approx(tuple(changes.ratio))
-    assert changes.baseline.change_pct == 0.0
 
 
 def scaled(result: ExperimentResult, arm: Arm, factor: float) -> ExperimentResult:
@@ -69,14 +53,9 @@ def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.
     assert compare.main([*sides, "--gate", "ratio"]) is ExitCode.OVER_GATE
 
 
-def test_with_several_experiments_a_side_the_experiment_is_the_unit(tmp_path: Path) -> None:
+def test_several_experiments_a_side_are_given_with_commas(tmp_path: Path) -> None:
     before = [folder(tmp_path / f"a{n}", experiment([7.0 + n, 7.5 + n, 8.0 + n])) for n in range(3)]
     after = [folder(tmp_path / f"b{n}", experiment([8.0 + n, 8.5 + n, 9.0 + n])) for n in range(3)]
-    changes = compare.changes_between(*([compare.load(name, "") for name in side] for side in (before, after)))
-    single = compare.changes_between([experiment(BEFORE)], [experiment([8.0, 8.5, 9.0])])
-    assert changes.ratio.half_width_pct is not None
-    assert single.ratio.half_width_pct is not None
-    assert changes.ratio.half_width_pct > single.ratio.half_width_pct  # experiments differ more than their launches
     assert compare.main([",".join(before), ",".join(after)]) is ExitCode.GATE_UNDECIDED
 
 
@@ -104,26 +83,6 @@ def test_different_numbers_of_tokens_decide_nothing(tmp_path: Path, capsys: pyte
     assert "not all of them generated the same number of tokens" in capsys.readouterr().out
 
 
-def with_fresh_prompts(costs_pct: Sequence[float], factor: float = 1.0, tokens: int = 100) -> ExperimentResult:
-    """An experiment whose pairs have prompts of their own: pair n is n + 1 times the work of the first."""
-    phases = tuple(
-        replace(
-            one,
-            trials=tuple(
-                replace(
-                    trial,
-                    batch_size=8 * (one.pair + 1),
-                    output_tokens=tokens * (one.pair + 1),
-                    time_s=factor * trial.time_s * (one.pair + 1),
-                )
-                for trial in one.trials
-            ),
-        )
-        for one in factories.phases(costs_pct)
-    )
-    return factories.experiment_result(phases)
-
-
 def test_fresh_prompts_are_compared_by_the_number_of_the_pair(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,13 +104,6 @@ def test_prompts_of_every_pair_and_prompts_of_all_are_not_compared(
     fresh, shared = folder(tmp_path / "a", with_fresh_prompts(BEFORE)), folder(tmp_path / "b", experiment(BEFORE))
     assert compare.main([fresh, shared]) is ExitCode.CANNOT_RUN
     assert "differ in fresh prompts (True and False)" in capsys.readouterr().err
-
-
-def test_without_a_pair_of_the_same_prompts_nothing_is_compared() -> None:
-    before, after = with_fresh_prompts((7.0, 7.5, 8.0)), with_fresh_prompts((7.0, 7.5, 8.0, 8.0, 8.0))
-    later = replace(after, phases=tuple(phase for phase in after.phases if phase.pair > 2))
-    with pytest.raises(ConfigurationError, match="no complete pair with the same prompts"):
-        compare.changes_between([before], [later])
 
 
 def test_settings_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +136,7 @@ def test_exit_code(low: float | None, high: float | None, max_change_pct: float,
 
 
 def test_one_launch_an_arm_decides_nothing() -> None:
-    changes = compare.changes_between([experiment(BEFORE[:1])], [experiment(SLOWER)])
+    changes = changes_between([experiment(BEFORE[:1])], [experiment(SLOWER)])
     assert "undecided" in compare.describe(changes)
     assert compare.decide(changes.mode, 0.0, 1.0) is ExitCode.GATE_UNDECIDED
 
@@ -206,7 +158,7 @@ def test_without_an_interval_the_gate_asks_for_pairs_and_nested_settings_are_tol
 
 
 def test_what_did_not_move_is_a_list() -> None:
-    changes = compare.changes_between([experiment(BEFORE)], [experiment(BEFORE)])
+    changes = changes_between([experiment(BEFORE)], [experiment(BEFORE)])
     assert compare.describe(changes) == "From A to B no change is shown of the baseline, the mode and the ratio."
 
 
