@@ -20,7 +20,7 @@ _MEANINGS = {
     "borders": "first steps around every size of the engine's graphs",
     "arrivals": "long contexts that decode while another prompt is processed",
     "preempted": "a KV cache that is too small for the batch",
-    "chunked_prefill": "neighbours leave room for half of the probe's prompt in the first step",
+    "chunked_prefill": "neighbours leave room for half of a probe's prompt in the first step",
     "last_chunk": "prompts of the workload, their last tokens in a step of their own",
     "long_prompt": "a prompt that is longer than one step",
     "seeded": "seeded sampling",
