@@ -1,6 +1,6 @@
 """A located difference in sentences."""
 
-from bi_experiments.analysis.invariance import place as token
+from bi_experiments.analysis.verdict_sentences import place as token
 from bi_experiments.records import Location, ModuleDifference, SmallestBatch
 from bi_experiments.wording import LABELS, count, four_digits
 

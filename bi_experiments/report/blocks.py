@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from bi_experiments.analysis.evidence import ALONE
 from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
-from bi_experiments.analysis.invariance import ALONE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import NEGATIVE_CONTROL, Arm, PhaseResult, PhaseStatus, ProbeResult, Trial, TwoStages

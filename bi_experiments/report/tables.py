@@ -11,10 +11,10 @@ from msgspec import structs
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.findings.clocks import held_back_share
-from bi_experiments.analysis.invariance import place
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_comparable, source
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
+from bi_experiments.analysis.verdict_sentences import place
 from bi_experiments.config.plain import as_text
 from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import (

@@ -1,4 +1,4 @@
-"""Verdicts: what is held to be proved, refuted or left open, and in which words."""
+"""Verdicts: what is held to be proved, refuted or left open."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,77 +15,17 @@ from bi_experiments.records import (
     Invariance,
     InvarianceReport,
     NeedleCheck,
-    PhaseResult,
     PhaseStatus,
     ProbeResult,
     Reproducibility,
-    StepCount,
     StepKind,
     from_json,
 )
 from tests import factories
+from tests.analysis.probed_phases import CHANGED, STEPS, UNCHANGED, both, counted, launches, probe, probes, report, step
 
 DIFFERENT = NeedleCheck(equal=False, first_difference=2)
 VERSION_1 = Path(__file__).parent / "version_1_result.json"
-
-
-def probe(number: int, composition: str = "batch_8", differs_at: int | None = None, **changes: object) -> ProbeResult:
-    equal = differs_at is None
-    record = ProbeResult(
-        probe=number,
-        composition=composition,
-        batch=0,
-        position=number,
-        equal=equal,
-        first_difference=differs_at,
-        tokens_equal=True,
-        largest_logprob_difference=0.0 if equal else 0.016,
-        digest=f"{composition} {number} {differs_at}",
-    )
-    return replace(record, **changes)
-
-
-def probes(*differs_at: int | None, composition: str = "batch_8", **changes: object) -> tuple[ProbeResult, ...]:
-    return tuple(probe(number, composition, token, **changes) for number, token in enumerate(differs_at))
-
-
-def step(composition: str | None, tokens: int = 100, context: int = 1, **changes: object) -> StepCount:
-    record = StepCount(composition=composition, kind=StepKind.DECODE, context=context, sequences=9, tokens=tokens)
-    return replace(record, **changes)
-
-
-STEPS = (step(None), *(step(name, 10) for name in ("batch_8", "ragged", "trial")))
-"""A workload with one class of steps, which three compositions probe."""
-
-
-def launches(arm: Arm, *results: Sequence[ProbeResult], steps: Sequence[StepCount] = STEPS) -> list[PhaseResult]:
-    return [
-        factories.phase(arm, pair, probes=tuple(found), steps=tuple(steps) if found else ())
-        for pair, found in enumerate(results)
-    ]
-
-
-CHANGED = (probes(None, 0, None, 3), probes(None, 0, None, 3))
-UNCHANGED = (probes(None, None, None, None), probes(None, None, None, None))
-
-
-def report(
-    phases: Sequence[PhaseResult], level: str = "standard", compositions: Sequence[str] = ()
-) -> InvarianceReport:
-    judged = judge(phases, level, compositions)
-    assert judged is not None
-    return judged
-
-
-def both(
-    baseline: Sequence[Sequence[ProbeResult]],
-    other: Sequence[Sequence[ProbeResult]],
-    steps: Sequence[StepCount] = STEPS,
-) -> list[PhaseResult]:
-    return [
-        *launches(Arm.BASELINE, *baseline, steps=steps),
-        *launches(Arm.BATCH_INVARIANT, *other, steps=steps),
-    ]
 
 
 def verdicts(judged: InvarianceReport) -> dict[str, Invariance | None]:
@@ -103,11 +43,6 @@ def test_holds_when_nothing_differs_where_the_baseline_does_and_the_workload_is_
         "Batch invariance holds: none of 4 probe outputs (4 prompts) changed with the batch, while 2 of 4 probe "
         "outputs did without the mode. Reproducible: 4 probe outputs (batch_8) the same in 2 launches."
     )
-
-
-def test_outputs_are_counted_once_and_launches_apart() -> None:
-    verdict = report(both(CHANGED, UNCHANGED)).arms[1]
-    assert (verdict.total, verdict.launches_compared) == (4, 2)
 
 
 def test_one_differing_probe_of_one_launch_violates_and_is_named() -> None:
@@ -128,10 +63,6 @@ def test_no_control_when_the_baseline_does_not_differ_either() -> None:
     assert judged.verdict(Arm.BASELINE) is Invariance.NO_CONTROL
     assert judged.sentence.startswith("No control: ")
     assert "use a wider model or verify=full." in judged.sentence
-
-
-def test_full_does_not_advise_full() -> None:
-    assert "verify=full" not in report(both(UNCHANGED, UNCHANGED), level="full").sentence
 
 
 def test_no_control_without_a_baseline() -> None:
@@ -171,10 +102,6 @@ def test_the_needed_class_without_a_control_is_the_headline_whatever_holds_elsew
     assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "trial": Invariance.NO_CONTROL}
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
     assert "100 % of this workload's output tokens" in judged.sentence
-
-
-def counted(composition: str | None, changed: int | None, context: int = 1, **more: object) -> StepCount:
-    return step(composition, 10, context, changed=changed, **more)
 
 
 @pytest.mark.parametrize(
@@ -229,20 +156,6 @@ def test_tokens_behind_other_tokens_are_no_control_and_not_said_to_be_unchanged(
     assert ("verify.trial_prompts" in judged.sentence) is (of == 0 and level == "standard")
 
 
-def test_both_reasons_for_no_control_are_said() -> None:
-    workload = (step(None), step(None, context=129), step(None, 50, context=513))
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129), counted("batch_8", 0, 513))
-    far = counted("batch_8", 0, 513, comparable=0)
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129), far)
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
-    ]
-    sentence = report(phases).sentence
-    assert "none did either where 40 % of this workload's output tokens are (129" in sentence
-    assert "use a wider model or verify=full; and where 20 % of this workload's output tokens are (513" in sentence
-
-
 def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable() -> None:
     workload = (step(None), step(None, context=129))
     mode = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=0))
@@ -274,42 +187,6 @@ def test_a_violation_is_one_of_the_classes_in_which_bits_changed(
     )
     assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.VIOLATED, 129: verdict}
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
-
-
-def prefill_of(split: bool, changed: int | None) -> StepCount:
-    return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
-
-
-@pytest.mark.parametrize(
-    ("differs_at", "steps", "said"),
-    [
-        (0, (prefill_of(False, 0), prefill_of(True, 2)), True),
-        (1, (prefill_of(False, 0), prefill_of(True, 0)), False),
-        (0, (prefill_of(False, 2), prefill_of(True, 0)), False),
-        (0, (prefill_of(False, 1), prefill_of(True, 1)), False),
-        (0, (prefill_of(False, None), prefill_of(True, None)), False),
-        (0, (), False),
-    ],
-)
-def test_that_every_change_begins_in_prompts_of_several_steps_is_said_where_it_is_so(
-    differs_at: int, steps: tuple[StepCount, ...], said: bool
-) -> None:
-    changed = probes(None, differs_at)
-    judged = report(launches(Arm.BATCH_INVARIANT, changed, steps=(step(None), *steps)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
-    assert ("of a prompt that was computed in several steps" in judged.sentence) is said
-
-
-def test_several_classes_of_prefill_without_a_control_are_not_said_to_be_one() -> None:
-    prefill = step(None, 30, context=1025, sequences=0, kind=StepKind.PREFILL)
-    longer = replace(prefill, context=2049, tokens=70)
-    probed = [counted("batch_8", 0, one.context, sequences=0, kind=StepKind.PREFILL) for one in (prefill, longer)]
-    judged = report(both(CHANGED, UNCHANGED, steps=(step(None, 900), prefill, longer, counted("batch_8", 3), *probed)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    assert (
-        "prefill of 100 % of this workload's prompts (most in: prefill of 2049 to 4096 tokens): nothing"
-        in judged.sentence
-    )
 
 
 def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_tokens() -> None:
@@ -594,14 +471,6 @@ def test_without_a_sample_there_is_no_bound() -> None:
     assert report(both(CHANGED, UNCHANGED)).bound_pct is None
 
 
-def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
-    sampled = probes(*[None] * 20, composition="trial", sampled=True)
-    phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
-    judged = report([replace(phase, left_out=12) for phase in phases])
-    assert judged.left_out == 12
-    assert "(20 sampled of 32 for lack of time, 95 %)." in judged.sentence
-
-
 def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None:
     sampled = probes(*[None] * 20, composition="trial", sampled=True)
     added = probes(None, composition="trial", position=50)
@@ -643,11 +512,6 @@ def test_later_launches_may_run_fewer_compositions() -> None:
     assert judged.sentence.endswith("Reproducible: 4 probe outputs (batch_8) the same in 2 launches.")
 
 
-def test_outputs_of_other_places_are_not_compared_between_launches() -> None:
-    here, there = replace(probe(0), position=1, digest="a"), replace(probe(0), position=2, digest="b")
-    assert report(both(CHANGED, ((here,), (there,)))).arms[1].launches_differing == 0
-
-
 # --- Needles, controls, what is missing -----------------------------------------------------------------------------
 
 
@@ -668,11 +532,6 @@ def test_a_control_is_another_baseline(second: Sequence[Sequence[ProbeResult]], 
     assert judged.verdict(Arm.BATCH_INVARIANT) is None
     assert judged.sentence.startswith("Without the mode 2 of 4 probe outputs and ")
     assert "as expected" in judged.sentence
-
-
-def test_a_control_that_never_differs_shows_nothing() -> None:
-    judged = report([*launches(Arm.BASELINE, *UNCHANGED), *launches(Arm.CONTROL, *UNCHANGED)])
-    assert judged.sentence.startswith("No control: without the mode no probe output changed")
 
 
 def test_failed_phases_are_judged_by_what_they_have() -> None:

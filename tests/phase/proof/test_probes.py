@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bi_experiments.analysis.invariance import place
+from bi_experiments.analysis.verdict_sentences import place
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.probes import (
     RAW_LOGPROBS,

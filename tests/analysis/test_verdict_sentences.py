@@ -1,0 +1,74 @@
+"""What is said of a verdict: its reasons where they are so, and the remedy that there is."""
+
+import pytest
+from msgspec.structs import replace
+
+from bi_experiments.records import Arm, Invariance, StepCount, StepKind
+from tests.analysis.probed_phases import CHANGED, UNCHANGED, both, counted, launches, probes, report, step
+
+
+def test_full_does_not_advise_full() -> None:
+    assert "verify=full" not in report(both(UNCHANGED, UNCHANGED), level="full").sentence
+
+
+def test_both_reasons_for_no_control_are_said() -> None:
+    workload = (step(None), step(None, context=129), step(None, 50, context=513))
+    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129), counted("batch_8", 0, 513))
+    far = counted("batch_8", 0, 513, comparable=0)
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129), far)
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    sentence = report(phases).sentence
+    assert "none did either where 40 % of this workload's output tokens are (129" in sentence
+    assert "use a wider model or verify=full; and where 20 % of this workload's output tokens are (513" in sentence
+
+
+def prefill_of(split: bool, changed: int | None) -> StepCount:
+    return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
+
+
+@pytest.mark.parametrize(
+    ("differs_at", "steps", "said"),
+    [
+        (0, (prefill_of(False, 0), prefill_of(True, 2)), True),
+        (1, (prefill_of(False, 0), prefill_of(True, 0)), False),
+        (0, (prefill_of(False, 2), prefill_of(True, 0)), False),
+        (0, (prefill_of(False, 1), prefill_of(True, 1)), False),
+        (0, (prefill_of(False, None), prefill_of(True, None)), False),
+        (0, (), False),
+    ],
+)
+def test_that_every_change_begins_in_prompts_of_several_steps_is_said_where_it_is_so(
+    differs_at: int, steps: tuple[StepCount, ...], said: bool
+) -> None:
+    changed = probes(None, differs_at)
+    judged = report(launches(Arm.BATCH_INVARIANT, changed, steps=(step(None), *steps)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+    assert ("of a prompt that was computed in several steps" in judged.sentence) is said
+
+
+def test_several_classes_of_prefill_without_a_control_are_not_said_to_be_one() -> None:
+    prefill = step(None, 30, context=1025, sequences=0, kind=StepKind.PREFILL)
+    longer = replace(prefill, context=2049, tokens=70)
+    probed = [counted("batch_8", 0, one.context, sequences=0, kind=StepKind.PREFILL) for one in (prefill, longer)]
+    judged = report(both(CHANGED, UNCHANGED, steps=(step(None, 900), prefill, longer, counted("batch_8", 3), *probed)))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    assert (
+        "prefill of 100 % of this workload's prompts (most in: prefill of 2049 to 4096 tokens): nothing"
+        in judged.sentence
+    )
+
+
+def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
+    sampled = probes(*[None] * 20, composition="trial", sampled=True)
+    phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
+    judged = report([replace(phase, left_out=12) for phase in phases])
+    assert judged.left_out == 12
+    assert "(20 sampled of 32 for lack of time, 95 %)." in judged.sentence
+
+
+def test_a_control_that_never_differs_shows_nothing() -> None:
+    judged = report([*launches(Arm.BASELINE, *UNCHANGED), *launches(Arm.CONTROL, *UNCHANGED)])
+    assert judged.sentence.startswith("No control: without the mode no probe output changed")
