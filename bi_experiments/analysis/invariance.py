@@ -185,7 +185,7 @@ _WORST_FIRST = (
 )
 
 
-def worst(verdicts: Iterable[Invariance]) -> Invariance:
+def _worst(verdicts: Iterable[Invariance]) -> Invariance:
     """The most severe of some verdicts; `not_probed` of none."""
     return min(verdicts, key=_WORST_FIRST.index, default=Invariance.NOT_PROBED)
 
@@ -214,8 +214,8 @@ def _headline(evidence: Evidence, counts: Sequence[CompositionCount], ledger: Se
     if evidence.needle_differing:
         found.add(Invariance.NOT_DETERMINISTIC if evidence.noise[0] else Invariance.VIOLATED)
     if found:
-        return worst(found)
+        return _worst(found)
     if ledger:
         rows, beside = needed(ledger), uncontrolled_prefill(ledger)
-        return worst(row.verdict for row in [row for row in rows if row not in beside] or rows)
-    return worst(verdict for name, verdict in by_composition.items() if name in BATCHES_OF_THE_WORKLOAD)
+        return _worst(row.verdict for row in [row for row in rows if row not in beside] or rows)
+    return _worst(verdict for name, verdict in by_composition.items() if name in BATCHES_OF_THE_WORKLOAD)

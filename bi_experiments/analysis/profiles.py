@@ -14,6 +14,8 @@ KNOWN_PCT = 90.0
 """Share of a profiled trial that must be in classes with a name, in per cent; less is a finding."""
 NAMED = 4
 """Classes that the sentence names, those that differ most."""
+TOLERATED = 0.02
+"""Share of the baseline's timed trial by which the observed runs may be off without a word. A convention."""
 LISTED = 15
 """Operations of either arm that are shown side by side."""
 
@@ -179,9 +181,18 @@ def _against_timed(comparison: ProfileComparison) -> str:
     if baseline_s is None or second_s is None:
         return ""
     timed_s = second_s - baseline_s
-    if abs(timed_s - comparison.difference_s) <= max(0.5 * abs(timed_s), 0.02 * baseline_s):
-        return ""
-    return f" The same trial when it was timed: {seconds(timed_s)} s, which this run does not explain."
+    said = ""
+    if abs(timed_s - comparison.difference_s) > max(0.5 * abs(timed_s), TOLERATED * baseline_s):
+        said = f" The same trial when it was timed: {seconds(timed_s)} s, which this run does not explain."
+    if faster := [arm for arm in (comparison.baseline, comparison.second) if _faster_when_observed(arm)]:
+        arms = " and ".join(LABELS[arm.arm] for arm in faster)
+        said += f" Read nothing from host and idle: the trial took less time when it was observed ({arms})."
+    return said
+
+
+def _faster_when_observed(arm: ProfiledArm) -> bool:
+    """Whether the profiled trial was so much shorter than the timed one that idle time cannot be the profiler's."""
+    return arm.profile.on_device and arm.timed_s is not None and arm.profile.time_s < (1 - TOLERATED) * arm.timed_s
 
 
 def seconds(time_s: float) -> str:

@@ -292,6 +292,8 @@ def _control(row: LedgerRow) -> str:
     """How many of the baseline's output tokens changed in a class, of those compared."""
     if not_comparable(row):
         return "none comparable"
+    if row.control_tokens is None:
+        return "not counted"
     return " of ".join(f"{tokens:,}" for tokens in (row.control_tokens, row.control_of) if tokens is not None)
 
 

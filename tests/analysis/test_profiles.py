@@ -65,7 +65,17 @@ def test_a_run_that_does_not_explain_the_timed_difference_says_so() -> None:
     assert found is not None
     assert "does not explain" not in describe(found)
     slow = found._replace(baseline=found.baseline._replace(timed_s=4.4))
-    assert describe(slow).endswith("The same trial when it was timed: -1.90 s, which this run does not explain.")
+    assert "The same trial when it was timed: -1.90 s, which this run does not explain." in describe(slow)
+
+
+@pytest.mark.parametrize(("timed_s", "said"), [(4.4, True), (2.005, False), (1.9, False)])
+def test_idle_time_says_nothing_where_the_observed_trial_was_the_shorter_one(timed_s: float, said: bool) -> None:
+    found = profiled(result())
+    assert found is not None
+    arm = found.baseline._replace(timed_s=timed_s)
+    sentence = describe(found._replace(baseline=arm._replace(profile=replace(arm.profile, time_s=2.0))))
+    assert ("Read nothing from host and idle" in sentence) is said
+    assert ("when it was observed (baseline)" in sentence) is said
 
 
 def test_one_name_in_both_arms_stands_in_one_row() -> None:

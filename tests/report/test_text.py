@@ -342,6 +342,16 @@ def test_the_ledger_says_where_nothing_of_the_baseline_is_comparable() -> None:
     assert row.split()[-4:] == ["1,234", "none", "comparable", "holds"]
 
 
+def test_the_ledger_of_a_record_that_does_not_count_the_baselines_changes_says_so() -> None:
+    report = factories.proof_report()
+    first = replace(report.ledger[0], control_tokens=None)
+    lines = render_end(
+        replace(result_of(factories.phases([7.0])), invariance=replace(report, ledger=(first, *report.ledger[1:])))
+    ).splitlines()
+    row = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
+    assert row.split()[-4:] == ["1,234", "not", "counted", "holds"]
+
+
 def test_small_classes_are_shown_one_by_one_where_they_violate_or_count_for_the_verdict() -> None:
     report = factories.proof_report()
     large = replace(report.ledger[0], verdict=Invariance.HOLDS, workload_tokens=1000)

@@ -9,8 +9,9 @@ from bi_experiments.records import Finding
 
 _COMPILE_ALIKE = (
     "Run with +backend.environment.VLLM_USE_BREAKABLE_CUDAGRAPH=0, which keeps compilation on in the mode where vLLM "
-    "supports that: the kernels' cost is left, with CUDA graphs. Or run experiment=like_with_like, which measures both "
-    "arms without compilation and without CUDA graphs too: the time to launch every kernel is left as well."
+    "supports that, with CUDA graphs; its tiles of matrix multiplication are then fixed when it compiles, where the "
+    "mode picks them by the size of the step. Or run experiment=like_with_like, which measures both arms without "
+    "compilation and without CUDA graphs: the kernels are the mode's own, and the time to launch each is left as well."
 )
 
 REMEDIES: Mapping[str, str] = MappingProxyType(
