@@ -131,7 +131,7 @@ class OutputFolder:
         return PhaseFolder(self.root / "location" / f"{level}")
 
     def phase(self, index: int, arm: Arm) -> PhaseFolder:
-        """The folder of the phase at that position of the schedule; below 0: of the launch that does not count."""
+        """The folder of the phase at that position of the schedule; below 0: of the uncounted launch."""
         return PhaseFolder(self.root / "phases" / (f"{index:02d}-{arm}" if index >= 0 else f"uncounted-{arm}"))
 
     def pair_workload(self, pair: int) -> Path:

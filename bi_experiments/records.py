@@ -1083,7 +1083,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
     tokens: dict[Arm, TokenCounts]
     phases: tuple[PhaseResult, ...]
     discarded: PhaseResult | None = None
-    """The launch before all others, which counts nowhere (`protocol.discard_first`)."""
+    """The uncounted launch, before all others (`protocol.discard_first`)."""
     order_seed: int | None = None
     """Seed of the order of launches, turns and trials; `protocol.seed` set to it repeats the order. None in records of
     version 1, whose configuration has it."""
@@ -1104,7 +1104,7 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
 
     @property
     def launches(self) -> tuple[PhaseResult, ...]:
-        """The phases, the one before the first pair included."""
+        """The phases, that of the uncounted launch included."""
         return (*([self.discarded] if self.discarded else []), *self.phases)
 
     @property

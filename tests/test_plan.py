@@ -70,6 +70,7 @@ def test_own_targets_are_planned_for_where_the_cost_is_decided_too() -> None:
         ["protocol=rigorous", "protocol.target_half_width_pct=null", "protocol.pairs=4"],
         ["protocol.target_half_width_pct=2", "protocol.max_pairs=6"],
         ["protocol.caches=fresh", "protocol.launches_per_cache=2"],
+        ["protocol.time_budget_min=7.8", "protocol.pairs=3"],
     ],
     ids=" ".join,
 )
@@ -83,6 +84,7 @@ def test_every_planned_command_runs_as_many_pairs_as_planned(settings: list[str]
     planned = max(int(found) for found in re.findall(r": (\d+) pairs", first))
     assert config.protocol.pairs == planned > len(UNDECIDED_PCT)
     assert config.protocol.target_half_width_pct is None
+    assert config.protocol.time_budget_min is None
 
 
 def test_more_pairs_than_an_experiment_may_have_are_not_planned() -> None:

@@ -185,7 +185,7 @@ class ProtocolConfig:
     seed: int | None = MISSING
     """Seed of the order of launches, turns and trials; null: the experiment's own, which its record has."""
     discard_first: bool = MISSING
-    """Run one launch of the baseline first that does not count: it fills the page cache, and warms the machine."""
+    """Run one uncounted launch of the baseline first: it fills the page cache, and warms the machine."""
     inject_pct: float = MISSING
     """Make the second arm wait so many per cent of every trial on purpose, to check that they are found; 0: do not."""
     warmup: int = MISSING
@@ -290,7 +290,7 @@ class SweepConfig:
     fail_fast: bool = MISSING
     """Run no further experiment after the first that fails."""
     confirm: bool = MISSING
-    """Measure the cheapest experiment again at the end, in fresh pairs: the lowest of several is low by luck too."""
+    """Measure the cheapest experiment again at the end, in fresh pairs: the lowest of several is partly low by luck."""
     skip_impossible: bool = MISSING
     """Let the exit code pass over experiments that cannot run here."""
     cores: int | None = MISSING

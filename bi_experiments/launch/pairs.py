@@ -140,7 +140,7 @@ class Launches:
 
     @property
     def discarded(self) -> PhaseResult | None:
-        """The launch that does not count; None where there was none."""
+        """The uncounted launch; None where there was none."""
         return self._uncounted.result if self._uncounted is not None and self._uncounted.started else None
 
     def run_uncounted(self) -> None:
@@ -301,13 +301,13 @@ def run_pairs(
 
 
 def _why_uncounted_failed(config: ExperimentConfig, launches: Launches) -> str | None:
-    """Run the launch that does not count, if there is to be one; returns why nothing can follow it, or None."""
+    """Run the uncounted launch, if there is to be one; returns why nothing can follow it, or None."""
     if config.protocol.discard_first:
         launches.run_uncounted()
     discarded = launches.discarded
     if discarded is None or discarded.status is PhaseStatus.OK:
         return None
-    return f"the launch before the first pair failed: {discarded.error}"
+    return f"the uncounted launch failed: {discarded.error}"
 
 
 def _run_counted(

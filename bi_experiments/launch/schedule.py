@@ -54,7 +54,7 @@ def plan(pairs: int, order: Order, seed: int, control: bool) -> tuple[tuple[Slot
 
 
 UNCOUNTED = Slot(index=-1, pair=-1, arm=Arm.BASELINE, launch=-1)
-"""The launch before all others that is in no pair (`protocol.discard_first`)."""
+"""The uncounted launch, before all others, in no pair (`protocol.discard_first`)."""
 
 
 def own_seed(configuration: bytes, path: Path, *, keep: bool) -> int:

@@ -137,7 +137,7 @@ def problems(result: ExperimentResult) -> list[str]:
 
 def _not_finished(phase: PhaseResult, result: ExperimentResult) -> str:
     """How a phase ended, how far it got, why, and where to look."""
-    name = "The launch that does not count" if phase.index < 0 else f"Phase {phase.index + 1}"
+    name = "The uncounted launch" if phase.index < 0 else f"Phase {phase.index + 1}"
     status = "was interrupted" if phase.status is PhaseStatus.INTERRUPTED else phase.status.replace("_", " ")
     trials = setting(result.configuration, "workload.num_trials")
     got = f"{len(phase.trials)}{f' of {trials}' if trials else ''} trials"

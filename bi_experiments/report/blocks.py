@@ -64,7 +64,7 @@ def phase_heading(index: int, arm: Arm, launch: int, launches: int) -> list[str]
     """The title of a phase's block.
 
     Args:
-        index: Position in the schedule, from 0; below 0: the launch that does not count.
+        index: Position in the schedule, from 0; below 0: the uncounted launch.
         arm: The phase's arm.
         launch: Which launch of this arm it is, from 0.
         launches: Launches of each arm that the protocol asked for; more may have been added.

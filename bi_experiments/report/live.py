@@ -276,7 +276,7 @@ class LiveProgress(Progress):
         grid = Table.grid(padding=(0, 2))
         for phase in running:
             number = phase.spec.index + 1
-            which = f"phase {number} of {self._planned}" if number else "before the first pair"
+            which = f"phase {number} of {self._planned}" if number else "uncounted launch"
             grid.add_row(Text(which, "bold"), LABELS[phase.spec.arm], phase.doing)
         logs = [Text(line, "dim", no_wrap=True, overflow="ellipsis") for one in running if (line := self._log(one))]
         counted = tuple(phase for phase in running if phase.spec.index >= 0)

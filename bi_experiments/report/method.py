@@ -72,7 +72,7 @@ def _rules(protocol: Mapping[str, Any], step_sizes: int) -> Entries:
         steps = f", and of {count(step_sizes, 'step')} of the sizes that kernels change at" if step_sizes else ""
         entries.append(("warm-up", f"uncounted: the needle alone, then {rounds} of one batch of every shape{steps}"))
     if protocol.get("discard_first"):
-        entries.append(("first launch", "one launch of the baseline ran before all others, and does not count"))
+        entries.append(("uncounted launch", "one of the baseline, before all others"))
     if "equivalence_pct" in protocol:
         entries.append(("no change", f"intervals within ±{protocol['equivalence_pct']:g} % (protocol.equivalence_pct)"))
     return entries

@@ -53,7 +53,12 @@ def planning(
     ]
     largest = max(plan.pairs or 0 for _, plan in plans)
     if largest > found.pairs:
-        said.append(f"Run: {_command(result.command, largest, in_two_stages=design.first_stage is not None)}")
+        ended_by = {
+            "protocol.target_half_width_pct": design.first_stage,
+            "protocol.time_budget_min": setting(result.configuration, "protocol.time_budget_min"),
+        }
+        limits = [key for key, value in ended_by.items() if value is not None]
+        said.append(f"Run: {_command(result.command, largest, limits)}")
     return (*said, _basis(found, design), *_by_level(result))
 
 
@@ -147,8 +152,8 @@ def _basis(found: Spread, design: Design) -> str:
     )
 
 
-def _command(command: str, pairs: int, *, in_two_stages: bool) -> str:
-    """The experiment's command with another number of pairs, all of which are run."""
-    without = re.sub(r"\s+protocol\.(pairs|target_half_width_pct|max_pairs)=(?!null)\S+", "", command)
-    one_stage = " protocol.target_half_width_pct=null" if in_two_stages else ""
-    return f"{without} protocol.pairs={pairs}{one_stage}"
+def _command(command: str, pairs: int, limits: Sequence[str]) -> str:
+    """The experiment's command with another number of pairs, all of which are run, without what ended it before."""
+    settings = "pairs|target_half_width_pct|max_pairs|time_budget_min"
+    without = re.sub(rf"\s+protocol\.({settings})=(?!null)\S+", "", command)
+    return " ".join([without, f"protocol.pairs={pairs}", *(f"{key}=null" for key in limits)])

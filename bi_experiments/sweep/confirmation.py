@@ -1,6 +1,6 @@
 """The cheapest experiment of a sweep, measured again in fresh pairs before it is called so (`sweep.confirm`).
 
-The lowest of several measurements is low by luck too, so that the number by which it was chosen is too good: what
+The lowest of several measurements is partly low by luck, so that the number by which it was chosen is too good: what
 counts is one that the choice did not rest on.
 """
 
@@ -89,7 +89,7 @@ def said(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) 
         if chosen is None:
             return None
         return (
-            "The lowest of several measurements is low by luck too: before you call "
+            "The lowest of several measurements is partly low by luck: before you call "
             f"{names[chosen.number]} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
         )
     chosen = next(record for record in records if record.number == again.again)

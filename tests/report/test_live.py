@@ -215,7 +215,7 @@ def test_the_launch_that_does_not_count_and_phases_of_an_earlier_start_are_told_
     with progress:
         progress.experiment_started("demo", 4, 4)
         progress.phase_started(uncounted)
-        assert "before the first pair  baseline  starting" in shown()
+        assert "uncounted launch  baseline  starting" in shown()
         seconds[0] = 100.0
         progress.phase_ended(uncounted, factories.phase())
         assert "time left: after the first phase" in shown()

@@ -216,13 +216,13 @@ def interrupted(one: PhaseResult, **changes: Any) -> PhaseResult:  # noqa: ANN40
 
 
 def test_where_an_experiment_was_interrupted_is_said_once() -> None:
-    """In the launch that does not count, the first trial, the probes: what finished, and how far the last one got."""
+    """In the uncounted launch, the first trial, the probes: what finished, and how far the last one got."""
     baseline, other = factories.phases([7.0])
     probe = factories.invariance_report().arms[0].first
     assert probe is not None
     of_none = interrupted(replace(baseline, index=-1), trials=(), init_time_s=None)
     cases = (
-        (replace(result_of([]), discarded=of_none), "0 of 2", "launch that does not count (baseline)", "0 of 4 trials"),
+        (replace(result_of([]), discarded=of_none), "0 of 2", "The uncounted launch (baseline)", "0 of 4 trials"),
         (result_of([interrupted(baseline, trials=())]), "0 of 2", "Phase 1 (baseline)", "0 of 4 trials"),
         (
             result_of([baseline, interrupted(other, probes=(probe,))]),

@@ -53,7 +53,7 @@ def all_findings(
         engine(pairs),
         untuned(pairs),
         inside_trials(pairs, protocol),
-        incomplete(phases, pairs, planned_pairs),
+        incomplete(phases, pairs, planned_pairs, protocol),
         single_launch(pairs),
         stages(pairs, protocol),
         order(pairs, protocol),

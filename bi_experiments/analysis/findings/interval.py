@@ -9,9 +9,13 @@ from bi_experiments.records import Finding, PhaseResult, PhaseStatus
 from bi_experiments.wording import LABELS, count, unsigned
 
 
-def incomplete(phases: Sequence[PhaseResult], pairs: Sequence[Pair], planned_pairs: int) -> Iterator[Finding]:
+def incomplete(
+    phases: Sequence[PhaseResult], pairs: Sequence[Pair], planned_pairs: int, protocol: ProtocolConfig
+) -> Iterator[Finding]:
     """Fewer complete pairs than planned."""
     if len(pairs) < planned_pairs:
+        budget_min = protocol.time_budget_min
+        longer = "" if budget_min is None else f", with a protocol.time_budget_min above {budget_min:g} or none,"
         lost = next((phase for phase in phases if phase.status is not PhaseStatus.OK), None)
         why = "the experiment ended early"
         if lost is not None:
@@ -19,7 +23,7 @@ def incomplete(phases: Sequence[PhaseResult], pairs: Sequence[Pair], planned_pai
         yield Finding(
             kind="incomplete",
             message=f"The result rests on {count(len(pairs), 'complete pair')} of the {planned_pairs} planned: {why}.",
-            remedy="Run the same command again for the whole interval.",
+            remedy=f"Run the same command again{longer} for the whole interval.",
         )
 
 

@@ -164,7 +164,7 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
     made = [group + material.neighbours_of(tokens - prompt_tokens(group)) for group in groups]
     made = [batch for batch in made if len(batch) <= limits.max_num_seqs]
     material.lacks_probes(
-        (each for batch in made for each in batch), probes, f"no room beside a neighbour in {tokens} tokens"
+        (each for batch in made for each in batch), probes, f"no room for it next to a neighbour in {tokens} tokens"
     )
     yield from (numbered(batch, probes) for batch in made)
 
@@ -362,7 +362,7 @@ def seeded(material: Material, _: int) -> Iterator[Batch]:
     with_one_each = packed(probes, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2)
     for groups, where in ((before_one, "one neighbour"), (with_one_each, "a neighbour each")):
         made = (request for group in groups for request in group)
-        material.lacks_probes(made, probes, f"no room beside {where}: {material.seats}, {material.step}")
+        material.lacks_probes(made, probes, f"no room next to {where}: {material.seats}, {material.step}")
     for group in before_one:
         yield numbered([*group, material.short_neighbour()], probes)
     for group in with_one_each:

@@ -91,6 +91,12 @@ def test_a_pair_that_was_lost() -> None:
     )
 
 
+def test_a_budget_that_may_have_ended_it_is_not_to_be_run_again_as_it_was() -> None:
+    protocol = factories.protocol(time_budget_min=7.8)
+    (finding,) = all_findings(factories.phases((7.0, 7.5)), protocol, planned_pairs=3, cpu_count=2)
+    assert "protocol.time_budget_min above 7.8 or none" in finding.remedy
+
+
 def test_pairs_that_were_never_started() -> None:
     (finding,) = all_findings(factories.phases((7.0, 7.5)), factories.protocol(), planned_pairs=3, cpu_count=2)
     assert finding.message.endswith("the experiment ended early.")
