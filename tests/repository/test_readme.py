@@ -17,9 +17,11 @@ from bi_experiments.paths import OutputFolder
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = {path.relative_to(REPOSITORY): path.read_text() for path in sorted((REPOSITORY / "docs").glob("*.md"))}
+PAGES = {path.relative_to(REPOSITORY): path.read_text() for path in sorted((REPOSITORY / "docs").rglob("*.md"))}
 PAGES |= {Path("README.md"): README, Path("CONTRIBUTING.md"): (REPOSITORY / "CONTRIBUTING.md").read_text()}
-COMMAND = re.compile(r"(?:python -m bi_experiments|bi-experiments)((?: +[\w@.+/-]+=[\w@.,/-]+| +-m)*)")
+COMMAND = re.compile(
+    r"(?:python -m bi_experiments|bi-experiments)((?: +(?:-m|'[^']+'|[\w@.+/-]+=[^\s<>`|)]+)(?=[\s`)]))*)"
+)
 COMMANDS = sorted({found for page in PAGES.values() for found in COMMAND.findall(page)})
 
 
@@ -81,6 +83,11 @@ def test_what_another_command_does_not_know_is_an_error_of_one_line(
 
 def one_job(overrides: list[str]) -> list[list[str]]:
     """The jobs of a sweep over at most one key; one job without a sweep."""
+    if globbed := [override for override in overrides if "=glob(" in override]:
+        (key, pattern) = re.fullmatch(r"(\w+)=glob\((.+)\)", globbed[0]).groups()  # type: ignore[union-attr]
+        options = sorted((REPOSITORY / "conf" / key).glob(f"{pattern}.yaml"))
+        rest = [override for override in overrides if override not in globbed]
+        return [[f"{key}={one.relative_to(REPOSITORY / 'conf' / key).with_suffix('')}", *rest] for one in options]
     swept = [override for override in overrides if "," in override]
     if not swept:
         return [overrides]
