@@ -405,7 +405,7 @@ class ClockReading(Record, frozen=True, kw_only=True):
     """Mean over the trial, in watts, from the device's energy counter."""
     reasons: tuple[str, ...] = ()
     """What throttled the device right after the trial: `power limit`, `temperature`, ..."""
-    held_back_s: dict[str, float] = {}
+    throttled_s: dict[str, float] = msgspec.field(default_factory=dict, name="held_back_s")
     """Time in the trial that each of these reasons throttled it, in seconds; only those that the device counts."""
 
 

@@ -22,7 +22,7 @@ class FakeDevice:
     energy_step_mj: int | None = 1000
     """Energy used between two readings."""
     held_step_ns: dict[str, int] = field(default_factory=dict)
-    """Time held back between two readings, by reason; a reason that is missing is not counted."""
+    """Time throttled between two readings, by reason; a reason that is missing is not counted."""
     bits: int = 0
     readings: int = 0
     memory_gb: float = 80.0

@@ -35,7 +35,7 @@ class Counters:
     """Monotonic clock."""
     energy_mj: int | None = None
     """Energy used since the driver was loaded, in millijoules; None where the device does not count it."""
-    held_back_ns: dict[str, int] = field(default_factory=dict)
+    throttled_ns: dict[str, int] = field(default_factory=dict)
     """Time throttled so far for each reason that the device counts, in nanoseconds."""
 
 
@@ -73,7 +73,7 @@ class ClockReader:
     def counters(self) -> dict[int, Counters]:
         """Counters of every device, by its index."""
         return {
-            index: Counters(time.monotonic(), _energy_mj(handle), _held_back_ns(handle))
+            index: Counters(time.monotonic(), _energy_mj(handle), _throttled_ns(handle))
             for index, handle in self._handles.items()
         }
 
@@ -96,10 +96,10 @@ class ClockReader:
                 temperature_c=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
                 power_w=_mean_power_w(before[index], after[index]),
                 reasons=_reasons(handle),
-                held_back_s={
-                    reason: max(0, held - before[index].held_back_ns[reason]) / 1e9
-                    for reason, held in after[index].held_back_ns.items()
-                    if reason in before[index].held_back_ns
+                throttled_s={
+                    reason: max(0, held - before[index].throttled_ns[reason]) / 1e9
+                    for reason, held in after[index].throttled_ns.items()
+                    if reason in before[index].throttled_ns
                 },
             )
             for index, handle in (self._handles.items() if before else ())
@@ -135,7 +135,7 @@ def _reasons(handle: object) -> tuple[str, ...]:
     return tuple(reason for reason, (bit, _) in REASONS.items() if active & getattr(pynvml, bit))
 
 
-def _held_back_ns(handle: object) -> dict[str, int]:
+def _throttled_ns(handle: object) -> dict[str, int]:
     import pynvml
 
     try:

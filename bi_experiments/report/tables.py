@@ -10,7 +10,7 @@ from msgspec import structs
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
-from bi_experiments.analysis.findings.clocks import held_back_share
+from bi_experiments.analysis.findings.clocks import throttled_share
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_comparable, source
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
@@ -468,7 +468,7 @@ def clocks(phases: Sequence[PhaseResult]) -> Table | None:
 def _clock_row(phase: PhaseResult, device: int) -> tuple[str, ...]:
     readings = [one for one in phase.clocks if one.device == device]
     own = structs.replace(phase, clocks=tuple(readings))
-    shares = {reason: 100 * held_back_share(own, reason) for reason in REASONS} if phase.trials else {}
+    shares = {reason: 100 * throttled_share(own, reason) for reason in REASONS} if phase.trials else {}
     return (
         str(phase.index + 1),
         LABELS[phase.arm],

@@ -24,7 +24,7 @@ def test_a_reading_says_clock_temperature_power_and_what_held_the_device_back(nv
     assert (reading.trial, reading.device, reading.sm_clock_mhz, reading.temperature_c) == (3, 0, 1410, 71)
     assert reading.highest_sm_clock_mhz == 1980
     assert reading.reasons == ("power limit",)  # an idle device is not a slowed one
-    assert reading.held_back_s == {"power limit": 1.5}
+    assert reading.throttled_s == {"power limit": 1.5}
     assert reading.power_w is not None
     assert reading.power_w > 0
 
@@ -35,7 +35,7 @@ def test_what_a_device_does_not_support_is_left_out(nvml: Callable[..., FakeNvml
         (reading,) = clocks.readings(0, clocks.counters())
     assert (reading.sm_clock_mhz, reading.temperature_c, reading.power_w) == (None, None, None)
     assert reading.reasons == ()
-    assert reading.held_back_s == {}
+    assert reading.throttled_s == {}
 
 
 def test_only_visible_devices_are_read(nvml: Callable[..., FakeNvml], monkeypatch: pytest.MonkeyPatch) -> None:

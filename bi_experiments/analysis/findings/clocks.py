@@ -11,7 +11,7 @@ from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import ClockReading, Finding, PhaseResult
 from bi_experiments.wording import count, unsigned
 
-HELD_BACK_SHARE = 0.1
+UNEQUAL_SHARE = 0.1
 """Difference between the arms, in shares of the trial time, from which throttling is reported."""
 
 MOSTLY = 0.5
@@ -34,14 +34,14 @@ def clock_findings(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[
     """
     if not all(phase.clocks for pair in pairs for phase in pair):
         return
-    unequal = {reason: tuple(_held_back(pairs, reason)) for reason in REASONS}
+    unequal = {reason: tuple(_throttled_unequally(pairs, reason)) for reason in REASONS}
     for found in unequal.values():
         yield from found
     yield from _throttled([phase for pair in pairs for phase in pair], [one for one in REASONS if not unequal[one]])
     yield from _clock(pairs, protocol.equivalence_pct)
 
 
-def held_back_share(phase: PhaseResult, reason: str) -> float:
+def throttled_share(phase: PhaseResult, reason: str) -> float:
     """Share of a phase's trial time, 0 to 1, in which its most affected device was throttled for that reason.
 
     From the devices' counters of that time; where they do not count it, the share of trials at whose end the reason
@@ -62,15 +62,15 @@ def sm_clock_mhz(phase: PhaseResult) -> float | None:
 
 
 def _share(reading: ClockReading, reason: str, time_s: float) -> float:
-    if reason in reading.held_back_s:
-        return min(1.0, reading.held_back_s[reason] / time_s)
+    if reason in reading.throttled_s:
+        return min(1.0, reading.throttled_s[reason] / time_s)
     return float(reason in reading.reasons)
 
 
-def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
-    shares = [(held_back_share(pair.baseline, reason), held_back_share(pair.second, reason)) for pair in pairs]
+def _throttled_unequally(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
+    shares = [(throttled_share(pair.baseline, reason), throttled_share(pair.second, reason)) for pair in pairs]
     differences = [other - baseline for baseline, other in shares]
-    if _one_sign(differences) and abs(fmean(differences)) > HELD_BACK_SHARE:
+    if _one_sign(differences) and abs(fmean(differences)) > UNEQUAL_SHARE:
         baseline, other = (fmean(column) for column in zip(*shares, strict=True))
         yield Finding(
             kind="clocks",
@@ -83,7 +83,7 @@ def _held_back(pairs: Sequence[Pair], reason: str) -> Iterator[Finding]:
 
 def _throttled(phases: Sequence[PhaseResult], reasons: Sequence[str]) -> Iterator[Finding]:
     """What throttled the devices most of the time in every phase, in one finding."""
-    least = {reason: min(held_back_share(phase, reason) for phase in phases) for reason in reasons}
+    least = {reason: min(throttled_share(phase, reason) for phase in phases) for reason in reasons}
     said = [
         f"the {reason} ({'' if share > 0.995 else 'at least '}{100 * share:.0f} % of the trial time)"
         for reason, share in least.items()

@@ -5,15 +5,15 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.findings import all_findings
-from bi_experiments.analysis.findings.clocks import held_back_share
+from bi_experiments.analysis.findings.clocks import throttled_share
 from bi_experiments.records import ClockReading, Finding, PhaseResult, from_json, to_json
 from tests import factories
 
 
 def read(
-    phase: PhaseResult, sm_clock_mhz: int = 1980, held_share: float = 0.0, reason: str = "power limit"
+    phase: PhaseResult, sm_clock_mhz: int = 1980, throttled_share_of_trial: float = 0.0, reason: str = "power limit"
 ) -> PhaseResult:
-    """The phase with readings: that clock, held back for that share of every trial."""
+    """The phase with readings: that clock, throttled for that share of every trial."""
     return replace(
         phase,
         clocks=tuple(
@@ -23,7 +23,7 @@ def read(
                 sm_clock_mhz=sm_clock_mhz,
                 temperature_c=60,
                 power_w=400.0,
-                held_back_s={reason: held_share * trial.time_s},
+                throttled_s={reason: throttled_share_of_trial * trial.time_s},
             )
             for trial in phase.trials
         ),
@@ -60,7 +60,7 @@ def test_records_without_readings_are_no_finding() -> None:
 
 
 @pytest.mark.parametrize("reason", ["power limit", "temperature"])
-def test_an_arm_that_was_held_back_more_is_named_with_both_shares(reason: str) -> None:
+def test_an_arm_that_was_throttled_more_is_named_with_both_shares(reason: str) -> None:
     phases = [read(phase, 1740, 0.05 if phase.arm.batch_invariant else 0.62, reason) for phase in factories.phases()]
     (finding,) = findings(phases)
     assert f"the {reason} throttled the device for 62 % of the trial time in the baseline and 5 %" in finding.message
@@ -80,18 +80,18 @@ def test_clocks_that_differ_in_one_pair_only_are_chance() -> None:
 def test_a_device_without_counters_is_judged_by_the_reasons_of_the_moment() -> None:
     phase = read(factories.phase())
     readings = [
-        replace(reading, held_back_s={}, reasons=("power limit",) if reading.trial == 0 else ())
+        replace(reading, throttled_s={}, reasons=("power limit",) if reading.trial == 0 else ())
         for reading in phase.clocks
     ]
     times = factories.TRIAL_TIMES_S
-    share = held_back_share(replace(phase, clocks=tuple(readings)), "power limit")
+    share = throttled_share(replace(phase, clocks=tuple(readings)), "power limit")
     assert share == pytest.approx(times[0] / sum(times))
 
 
 def test_several_devices_are_as_slow_as_the_slowest() -> None:
-    phase = read(factories.phase(), held_share=0.2)
-    second = [replace(reading, device=1, held_back_s={"power limit": 0.0}) for reading in phase.clocks]
-    assert held_back_share(replace(phase, clocks=(*second, *phase.clocks)), "power limit") == pytest.approx(0.2)
+    phase = read(factories.phase(), throttled_share_of_trial=0.2)
+    second = [replace(reading, device=1, throttled_s={"power limit": 0.0}) for reading in phase.clocks]
+    assert throttled_share(replace(phase, clocks=(*second, *phase.clocks)), "power limit") == pytest.approx(0.2)
 
 
 def test_a_record_from_before_clocks_were_read_is_still_read() -> None:
