@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from bi_experiments.config import backends
 from bi_experiments.config.backends import CAPABILITY_MAJORS, HALF_TYPE_FLAGS, HALF_TYPES, Platform, lowest_capability
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError, MachineError, did_you_mean
@@ -276,7 +277,7 @@ def find_problem(config: ExperimentConfig, machine: Machine) -> str | None:
     if config.backend.platform is Platform.cpu:
         own_environment = config.runtime.python is None
         problem = (_cpu_vllm_problem(machine) or _cpu_dtype_problem(config, machine)) if own_environment else None
-        return problem or _memory_problem(config, machine)
+        return problem or _mode_problem(config) or _memory_problem(config, machine)
     return _device_problem(config, machine)
 
 
@@ -301,6 +302,23 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
             "run pip uninstall torchvision torchaudio torchcodec"
         )
     return None
+
+
+def _mode_problem(config: ExperimentConfig) -> str | None:
+    """Why the attention backend cannot run the arm with the mode, which vLLM itself says only when it starts."""
+    name = config.backend.attention
+    if name is None or name in backends.BATCH_INVARIANT or config.protocol.control or config.runtime.python is not None:
+        return None
+    kind = backends.MLA if config.model.attention is AttentionKind.mla else backends.STANDARD
+    instead = [
+        f"backend={one.lower()}"
+        for one in backends.BATCH_INVARIANT
+        if one in kind and backends.platform(one) is config.backend.platform
+    ]
+    return (
+        f"backend.attention={name} does not support batch-invariant mode in vLLM {backends.RELEASE}; "
+        f"use {' or '.join([*instead, 'protocol=control for the baseline against itself'])}"
+    )
 
 
 def _cpu_dtype_problem(config: ExperimentConfig, machine: Machine) -> str | None:
@@ -350,6 +368,8 @@ def _device_problem(config: ExperimentConfig, machine: Machine) -> str | None:
             f"vLLM for GPUs is not installed in this environment; {found}; run pip install --editable '.[gpu]' in a "
             "new environment, or set runtime.python=PATH to an interpreter that has it"
         )
+    if (problem := _mode_problem(config)) is not None:
+        return problem
     equal = [nvidia.devices[place] for place in equal_to_first(nvidia.devices)]
     taken = equal[:ranks] if len(equal) >= ranks else nvidia.devices[:ranks]
     names = list(dict.fromkeys(device.name for device in taken))

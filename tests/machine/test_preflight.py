@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.config.backends import BATCH_INVARIANT, MLA
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ConfigurationError, ExitCode, MachineError
 from bi_experiments.machine.devices import Nvidia
@@ -163,6 +164,41 @@ def test_backends_made_for_some_devices_only() -> None:
     line = problem(gpu_machine(*[B200] * 8), *deepseek)
     assert "FLASH_ATTN_MLA runs on compute capability 9.x only; found NVIDIA B200 with 10.0" in line
     assert runs(gpu_machine(*[B200] * 8), *deepseek, "backend=triton_mla")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "use"),
+    [
+        (
+            ("backend=flashinfer",),
+            "use backend=flash_attn or backend=triton_attn or backend=flex_attention or protocol=control",
+        ),
+        (
+            ("model=deepseek_lite", "backend.attention=FLASHMLA"),
+            "use backend=flash_attn_mla or backend=triton_mla or protocol=control",
+        ),
+    ],
+)
+def test_a_backend_without_the_mode_is_refused_unless_no_arm_has_it(overrides: tuple[str, ...], use: str) -> None:
+    line = problem(gpu_machine(H200), *overrides)
+    assert "does not support batch-invariant mode in vLLM 0.32; " + use in line
+    assert runs(gpu_machine(H200), *overrides, "protocol=control")
+    assert runs(gpu_machine(H200), *overrides, "runtime.python=/elsewhere/python")
+    assert runs(gpu_machine(H200), *overrides, "backend.attention=null"), "vLLM chooses one that supports it"
+
+
+def test_on_the_cpu_latent_attention_runs_without_the_mode_alone() -> None:
+    latent = ("experiment=cpu_demo", "model.attention=mla", "backend.attention=CPU_MLA")
+    assert problem(CPU_MACHINE, *latent).endswith("vLLM 0.32; use protocol=control for the baseline against itself")
+    assert runs(CPU_MACHINE, *latent, "protocol=control")
+
+
+@pytest.mark.parametrize("name", BATCH_INVARIANT)
+def test_every_backend_with_the_mode_is_let_through(name: str) -> None:
+    latent = f"model.attention={'mla' if name in MLA else 'standard'}"
+    on_cpu = name.startswith("CPU_")
+    machine, preset = (CPU_MACHINE, ["experiment=cpu_demo"]) if on_cpu else (gpu_machine(H200), [])
+    assert runs(machine, *preset, f"backend.attention={name}", latent)
 
 
 def test_vllm_for_gpus_must_be_installed() -> None:
