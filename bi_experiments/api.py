@@ -44,11 +44,13 @@ def run_benchmark_with_batch_invariant(
     Raises:
         ConfigurationError: The arguments contradict each other.
         MachineError: The machine cannot run this.
+        ExperimentError: The seeded checkpoint of `demo` could not be created.
         PhaseError: The phase failed; its log's last lines are in the message.
     """
     # Local imports: phases import this package too, in environments that may have neither Hydra nor OmegaConf.
     from bi_experiments.analysis.metrics import summarise
     from bi_experiments.config.compose import compose
+    from bi_experiments.config.keys import as_override
     from bi_experiments.experiment import run_single_phase
     from bi_experiments.records import Arm
 
@@ -57,8 +59,9 @@ def run_benchmark_with_batch_invariant(
             "backend=cpu" if backend == "CPU_ATTN" else "backend=flash_attn",
             "model=demo" if model == "demo" else "model=qwen3",
             "verify=off",
-            *([] if model == "demo" else [f"model.name={model}"]),
-            f"backend.attention={backend}",
+            "tracking=off",
+            *([] if model == "demo" else [as_override("model.name", model)]),
+            as_override("backend.attention", backend),
             f"model.attention={'mla' if backend.endswith('MLA') else 'standard'}",
             f"tp={tp_size}",
             f"workload.max_batch_size={max_batch_size}",
@@ -70,6 +73,7 @@ def run_benchmark_with_batch_invariant(
             f"model.gpu_memory_utilization={gpu_mem_util}",
             f"model.max_model_len={max_model_len}",
             f"seed={seed}",
+            f"protocol.control={str(not batch_invariant).lower()}",  # the baseline runs where the mode does not
         ]
     )
     summary = summarise(run_single_phase(config, Arm.BATCH_INVARIANT if batch_invariant else Arm.BASELINE))

@@ -246,6 +246,7 @@ def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:
     Raises:
         ConfigurationError: The configuration contradicts itself.
         MachineError: The machine cannot run it.
+        ExperimentError: The seeded checkpoint could not be created.
         PhaseError: The phase failed; the message ends with the last lines of its log.
     """
     prepare(config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import shlex
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,8 +137,14 @@ def _unreadable(text: str) -> str:
 
 def quoted(key: str, value: str) -> str:
     """A setting as it is written in a shell so that its value is one piece of text."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    return shlex.quote(as_override(key, value))
+
+
+def as_override(key: str, value: str) -> str:
+    """A setting as Hydra reads it, its value one piece of text whatever characters it has."""
+    # Hydra reads a backslash as it stands, unless nothing but backslashes is between it and a quotation mark.
+    escaped = re.sub(r'(\\*)("|\Z)', lambda found: 2 * found[1] + ('\\"' if found[2] else ""), value)
+    return f'{key}="{escaped}"'
 
 
 def _refuse_hydra_key(override: Override) -> None:

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import one_line
 from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.keys import as_override
 from bi_experiments.config.plain import as_set
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
 from bi_experiments.files import try_lock
@@ -227,10 +228,9 @@ def _finish(config: DictConfig, status: "RunStatus") -> ExitCode:
 
 def _set_folder(config: DictConfig, folder: Path) -> None:
     """Make a folder the sweep's: for this process, and for every experiment, whose configuration is composed again."""
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        config.hydra.overrides.hydra.append(as_override("hydra.sweep.dir", str(folder)))
 
 
 def _begin(sweep: SweepFolder, config: DictConfig) -> None:

@@ -71,7 +71,7 @@ def test_a_value_that_must_be_quoted_is_shown_quoted(setting: str, quoted: str) 
     assert quoted in refusal(setting)
 
 
-@pytest.mark.parametrize("value", ["/ckpt/epoch=3-step=1000", "a,b", 'say "x=1"'])
+@pytest.mark.parametrize("value", ["/ckpt/epoch=3-step=1000", "a,b", 'say "x=1"', r"a\b", 'a\\"', "a\\"])
 def test_a_value_that_is_quoted_as_shown_arrives_whole(value: str) -> None:
     (setting,) = shlex.split(quoted("workload.needle", value))
     assert compose([setting]).workload.needle == value
