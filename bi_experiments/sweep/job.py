@@ -34,7 +34,7 @@ from bi_experiments.sweep import summary, tracking
 from bi_experiments.sweep.command import record_of, swept, typed
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.parent import end_with_parent
-from bi_experiments.sweep.records import ExperimentRecord, Status, interrupted, with_result
+from bi_experiments.sweep.records import ExperimentRecord, Status, ended, interrupted, running, with_result
 from bi_experiments.tracking.log import log_experiment
 
 _LOGGER = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def run_in_sweep(composed: DictConfig) -> float | None:
     try:
         config = from_hydra(composed)
     except ConfigurationError as error:
-        _write(job, _ended(_record(job, Status.RUNNING), Status.CANNOT_RUN, str(error), error.exit_code))
+        _write(job, ended(_running(job), Status.CANNOT_RUN, str(error), error.exit_code))
         return None
     record = _run(config, job)
     written = _write(job, record)
@@ -88,10 +88,10 @@ def run_in_sweep(composed: DictConfig) -> float | None:
 
 
 def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
-    started = _record(job, Status.RUNNING)
+    started = _running(job)
     try:
         if config.sweep.fail_fast and (failed := summary.first_failure(job.sweep)):
-            return _ended(started, Status.MISSING, f"not run: experiment {failed.number} {failed.status}")
+            return ended(started, Status.MISSING, f"not run: experiment {failed.number} {failed.status}")
         prepare(config)
         identity = identity_of(config)
         started = msgspec.structs.replace(started, identity=identity.digest)
@@ -99,13 +99,13 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
             return _run_or_take_over(config, job, started, identity)
     except ExperimentError as error:
         cannot = error.exit_code == ExitCode.CANNOT_RUN
-        return _ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
+        return ended(started, Status.CANNOT_RUN if cannot else Status.FAILED, str(error), error.exit_code)
     except KeyboardInterrupt:
         return interrupted(started)
     except Exception as error:  # noqa: BLE001  one experiment's trouble must not end the others
         _LOGGER.error("%s", traceback.format_exc())
         why = (str(error).strip().splitlines() or [""])[0]
-        return _ended(started, Status.FAILED, f"{type(error).__name__}: {why}", ExitCode.PHASE_FAILED)
+        return ended(started, Status.FAILED, f"{type(error).__name__}: {why}", ExitCode.PHASE_FAILED)
 
 
 def _run_or_take_over(
@@ -137,8 +137,8 @@ def _close(
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
     failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
-    ended = _ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code)
-    return with_result(msgspec.structs.replace(ended, taken_over=taken_over), result)
+    record = ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code)
+    return with_result(msgspec.structs.replace(record, taken_over=taken_over), result)
 
 
 def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
@@ -174,24 +174,9 @@ def _replace(job: _Job, why: str) -> None:
     _show(job, f"runs again: the folder has another experiment ({why}); it is kept in {place}")
 
 
-def _ended(
-    started: ExperimentRecord, status: Status, reason: str | None, code: int = ExitCode.DONE
-) -> ExperimentRecord:
-    return msgspec.structs.replace(started, status=status, reason=reason, exit_code=int(code), at=time.time())
-
-
-def _record(job: _Job, status: Status) -> ExperimentRecord:
+def _running(job: _Job) -> ExperimentRecord:
     folder = os.path.relpath(job.folder.root, job.sweep.root)
-    sweep_record = record_of(job.sweep)
-    again = sweep_record.again if sweep_record else None
-    return ExperimentRecord(
-        number=job.number,
-        folder=folder,
-        again=again[1] if again is not None and again[0] == job.number else None,
-        overrides=job.overrides,
-        status=status,
-        at=time.time(),
-    )
+    return running(record_of(job.sweep), job.number, folder, job.overrides)
 
 
 def _write(job: _Job, record: ExperimentRecord) -> bool:

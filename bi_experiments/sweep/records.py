@@ -41,7 +41,7 @@ class SweepRecord(Record, frozen=True, kw_only=True):
     planned: int | None
     """Experiments of the sweep; None where the sweeper decides as it runs."""
     skip_impossible: bool
-    """Whether experiments that cannot run here count in the exit code."""
+    """Whether experiments that cannot run here are ignored in the exit code."""
     mlflow_run_id: str | None = None
     again: tuple[int, int] | None = None
     """Number of the experiment that measures the cheapest one again (`sweep.confirm`), and of the cheapest one."""
@@ -69,8 +69,9 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     """Unix time in seconds."""
     wall_time_s: float | None = None
     baseline_s: float | None = None
-    """Mean total time of the trials, in seconds."""
-    batch_invariant_s: float | None = None
+    """Total time of a launch's trials, in seconds: geometric mean over the launches."""
+    second_s: float | None = msgspec.field(default=None, name="batch_invariant_s")
+    """The same of the second arm; stored under the name that it has where that arm is the mode."""
     change_pct: float | None = None
     """Of the total time."""
     low_pct: float | None = None
@@ -96,10 +97,41 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
         return AloneDigest(self.probed_alone, self.outputs_alone)
 
 
+def running(sweep_record: SweepRecord | None, number: int, folder: str, overrides: tuple[str, ...]) -> ExperimentRecord:
+    """What is written of an experiment when it starts.
+
+    Args:
+        sweep_record: Its sweep's, where that is known.
+        number: Its number.
+        folder: Its folder, relative to the sweep's.
+        overrides: Overrides of the command, with its values.
+    """
+    measured_again = sweep_record.again if sweep_record is not None else None
+    return ExperimentRecord(
+        number=number,
+        folder=folder,
+        again=measured_again[1] if measured_again is not None and measured_again[0] == number else None,
+        overrides=overrides,
+        status=Status.RUNNING,
+        at=time.time(),
+    )
+
+
+def ended(started: ExperimentRecord, status: Status, reason: str | None, code: int = ExitCode.DONE) -> ExperimentRecord:
+    """What is written of an experiment when it ends.
+
+    Args:
+        started: What was written when it started.
+        status: What became of it.
+        reason: One line, when it is not done.
+        code: Its exit code.
+    """
+    return msgspec.structs.replace(started, status=status, reason=reason, exit_code=int(code), at=time.time())
+
+
 def interrupted(started: ExperimentRecord) -> ExperimentRecord:
     """What is written of an experiment that ran when it, or its sweep, was interrupted."""
-    code = int(ExitCode.INTERRUPTED)
-    return msgspec.structs.replace(started, status=Status.FAILED, reason=INTERRUPTED, exit_code=code, at=time.time())
+    return ended(started, Status.FAILED, INTERRUPTED, ExitCode.INTERRUPTED)
 
 
 def with_result(record: ExperimentRecord, result: ExperimentResult) -> ExperimentRecord:
@@ -123,7 +155,7 @@ def with_result(record: ExperimentRecord, result: ExperimentResult) -> Experimen
     return msgspec.structs.replace(
         record,
         baseline_s=total_time.baseline,
-        batch_invariant_s=total_time.second,
+        second_s=total_time.second,
         change_pct=total_time.change_pct,
         low_pct=total_time.low_pct,
         high_pct=total_time.high_pct,

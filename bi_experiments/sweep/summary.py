@@ -216,12 +216,16 @@ def to_csv(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
     """The summary as a table for programs: one row an experiment, empty where nothing is known."""
     settings = [settings_of(record, sweep_record) for record in records]
     keys = list(dict.fromkeys(key for one in settings for key in one))
-    columns = [name for name in ExperimentRecord.__struct_fields__ if name not in {"overrides", "identity", "at"}]
+    columns = {
+        field.encode_name: field.name
+        for field in msgspec.structs.fields(ExperimentRecord)
+        if field.name not in {"overrides", "identity", "at"}
+    }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*keys, *columns])
     for record, one in zip(records, settings, strict=True):
-        values = (getattr(record, name) for name in columns)
+        values = (getattr(record, name) for name in columns.values())
         writer.writerow([*(one.get(key, "") for key in keys), *("" if value is None else value for value in values)])
     return text.getvalue()
 

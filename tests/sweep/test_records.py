@@ -43,6 +43,12 @@ def test_the_last_line_of_an_experiment_counts(folder: SweepFolder) -> None:
     assert folder.read() == [record(0), record(1)]
 
 
+def test_the_second_arms_time_is_stored_under_the_name_of_the_mode(folder: SweepFolder) -> None:
+    folder.append(record(0, second_s=2.15))
+    assert b'"batch_invariant_s":2.15' in folder.experiments.read_bytes()
+    assert folder.read()[0].second_s == 2.15
+
+
 def test_a_line_that_was_torn_by_a_kill_costs_nothing_but_itself(folder: SweepFolder) -> None:
     folder.append(record(0))
     with folder.experiments.open("ab") as file:

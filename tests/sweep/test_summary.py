@@ -122,9 +122,11 @@ def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> No
 
 def test_the_csv_has_every_experiment_with_its_settings() -> None:
     cannot = record(1, Status.CANNOT_RUN, overrides=("model=demo", "tp=2"), reason='too few, "two"')
-    rows = list(csv.DictReader(io.StringIO(summary.to_csv([done(0, 7.5), cannot], OF))))
+    timed = replace(done(0, 7.5), baseline_s=2.0, second_s=2.15)
+    rows = list(csv.DictReader(io.StringIO(summary.to_csv([timed, cannot], OF))))
     assert [row["tp"] for row in rows] == ["0", "2"]
     assert rows[0]["change_pct"] == "7.5"
+    assert (rows[0]["baseline_s"], rows[0]["batch_invariant_s"]) == ("2.0", "2.15")
     assert rows[1]["reason"] == 'too few, "two"'
     assert "model" not in rows[0]
 

@@ -1,7 +1,6 @@
 """One experiment of a sweep as something that another process can run: what both launchers send."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from omegaconf import DictConfig, open_dict
 from bi_experiments.config.backends import Platform
 from bi_experiments.config.plain import as_set
 from bi_experiments.errors import ExitCode
+from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import experiments
-from bi_experiments.sweep.records import ExperimentRecord, Status
+from bi_experiments.sweep.records import Status, ended, running
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,8 @@ def without_result(job: RemoteJob, why: str, code: ExitCode = ExitCode.PHASE_FAI
     overrides = as_set(job.config.hydra.overrides.task)
     written = {record.number: record for record in sweep.read()}.get(number)
     if written is None or written.status is Status.RUNNING:
-        record = ExperimentRecord(
-            number=number,
-            folder=str(job.config.hydra.sweep.subdir),
-            overrides=overrides,
-            status=Status.FAILED,
-            reason=why,
-            exit_code=int(code),
-            at=time.time(),
-        )
-        sweep.append(record)
+        started = written or running(record_of(sweep), number, str(job.config.hydra.sweep.subdir), overrides)
+        sweep.append(ended(started, Status.FAILED, why, code))
     returned = JobReturn(overrides=overrides, cfg=job.config, status=JobStatus.COMPLETED)
     returned.return_value = None
     return returned

@@ -4,13 +4,18 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from msgspec.structs import replace
 from omegaconf import DictConfig, OmegaConf
 
 from bi_experiments.config.compose import conf_folder, register_schema
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
+from bi_experiments.files import write_atomically
+from bi_experiments.records import to_json
+from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.launchers.ray import run_on_ray
-from bi_experiments.sweep.launchers.remote import RemoteJob
+from bi_experiments.sweep.launchers.remote import RemoteJob, without_result
 from bi_experiments.sweep.launchers.slurm import run_on_slurm
+from bi_experiments.sweep.records import Status, SweepRecord
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -37,6 +42,33 @@ def test_an_experiment_asks_for_a_gpu_for_each_rank(
     overrides: tuple[str, ...], gpus_per_rank: int | None, expected: int
 ) -> None:
     assert job(*overrides).gpus(gpus_per_rank) == expected
+
+
+def test_a_job_that_is_lost_stays_the_experiment_that_it_was(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    begun = SweepRecord(
+        command=(),
+        started_at=0.0,
+        session_started_at=0.0,
+        pid=1,
+        planned=3,
+        skip_impossible=False,
+        again=(2, 0),
+    )
+    write_atomically(sweep.record, to_json(begun))
+    lost = job("tp=2", f"hydra.sweep.dir={tmp_path}", "hydra.job.num=2")
+    without_result(lost, "the node went down")
+    (waiting,) = sweep.read()
+    assert (waiting.status, waiting.reason, waiting.exit_code) == (Status.FAILED, "the node went down", 1)
+    assert (waiting.folder, waiting.overrides, waiting.again) == ("2", ("tp=2",), 0)
+
+    sweep.append(replace(waiting, status=Status.RUNNING, reason=None, exit_code=0, identity="digest"))
+    without_result(lost, "the node went down")
+    (ran,) = sweep.read()
+    assert replace(ran, at=waiting.at) == replace(waiting, identity="digest")
+
+    without_result(lost, "said later")
+    assert sweep.read() == [ran]
 
 
 def test_the_launchers_options_have_their_types() -> None:
