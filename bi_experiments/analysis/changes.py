@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.estimates import Estimate, contrast_estimate, paired_estimate, per_cent
-from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, output_tokens, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, log_ratios, output_tokens, total_time_logs
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import ExperimentResult
 
@@ -89,14 +89,10 @@ def _changes_by_number(first: Sequence[ExperimentResult], second: Sequence[Exper
         for side in sides
     )
     return Changes(
-        baseline=paired_estimate(_minus(other.baseline, one.baseline)),
-        mode=paired_estimate(_minus(other.second, one.second)),
-        ratio=paired_estimate(_minus(other.differences, one.differences)),
+        baseline=paired_estimate(log_ratios(one.baseline, other.baseline)),
+        mode=paired_estimate(log_ratios(one.second, other.second)),
+        ratio=paired_estimate(log_ratios(one.differences, other.differences)),
     )
-
-
-def _minus(left: Sequence[float], right: Sequence[float]) -> list[float]:
-    return [one - other for one, other in zip(left, right, strict=True)]
 
 
 class _Logs(NamedTuple):
@@ -107,7 +103,7 @@ class _Logs(NamedTuple):
 
     @property
     def differences(self) -> list[float]:
-        return _minus(self.second, self.baseline)
+        return log_ratios(self.baseline, self.second)
 
 
 def _logs(side: Sequence[ExperimentResult], by_experiment: bool) -> _Logs:

@@ -6,7 +6,7 @@ from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.design import Design, prompts_differ, two_stages
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.metrics import PRIMARY, compare_phases
-from bi_experiments.analysis.pairs import Pair, complete_pairs, total_time_logs
+from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratios, total_time_logs
 from bi_experiments.analysis.robust import robust_paired, robust_unpaired
 from bi_experiments.analysis.trial_costs import trial_costs
 from bi_experiments.config.schema import ProtocolConfig
@@ -64,8 +64,7 @@ def compare_experiment(
 
 def _robust(pairs: Sequence[Pair], design: Design) -> RobustChange | None:
     baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
-    differences = [one - other for one, other in zip(second, baseline, strict=True)]
-    estimate = robust_paired(differences) if design.paired else robust_unpaired(baseline, second)
+    estimate = robust_paired(log_ratios(baseline, second)) if design.paired else robust_unpaired(baseline, second)
     if estimate is None or estimate.low_pct is None or estimate.high_pct is None:
         return None
     return RobustChange(change_pct=estimate.change_pct, low_pct=estimate.low_pct, high_pct=estimate.high_pct)

@@ -13,7 +13,7 @@ from bi_experiments.analysis.estimates import (
     two_stage_pairs,
     welch_estimate,
 )
-from bi_experiments.analysis.pairs import Pair, complete_pairs, pair_time_s, total_time_logs
+from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratios, pair_time_s, total_time_logs
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import Caches, Interleave, ProtocolConfig
 from bi_experiments.records import ExperimentResult, PhaseResult, TwoStages
@@ -123,7 +123,7 @@ class Design(NamedTuple):
             pairs: The pairs that they are of, those of the first stage first.
         """
         baseline, second = self.units(baseline, pairs), self.units(second, pairs)
-        differences = [one - other for one, other in zip(second, baseline, strict=True)]
+        differences = log_ratios(baseline, second)
         if self.first_stage is not None:
             return two_stage_estimate(differences, self.first_stage)
         return paired_estimate(differences) if self.paired else welch_estimate(baseline, second)
@@ -158,7 +158,7 @@ def two_stages(pairs: Sequence[Pair], protocol: ProtocolConfig) -> TwoStages | N
     if target_pct is None or len(first) < max(2, protocol.pairs):
         return None
     baseline, second = total_time_logs(first)
-    differences = [one - other for one, other in zip(second, baseline, strict=True)]
+    differences = log_ratios(baseline, second)
     wanted = two_stage_pairs(differences, target_pct)
     run = min(wanted, protocol.max_pairs or protocol.pairs)
     return TwoStages(

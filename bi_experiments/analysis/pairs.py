@@ -58,6 +58,16 @@ def total_time_logs(pairs: Iterable[Pair]) -> tuple[tuple[float, ...], tuple[flo
     return tuple(baseline for baseline, _ in both), tuple(second for _, second in both)
 
 
+def log_ratios(reference: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Log ratio of each value to the one in the same place of a reference, such as of the second arm to the baseline.
+
+    Args:
+        reference: Logarithms of what is compared with.
+        other: As many logarithms.
+    """
+    return [log - of_reference for log, of_reference in zip(other, reference, strict=True)]
+
+
 def pair_time_s(pairs: Sequence[Pair]) -> float:
     """Mean time of a pair, from the start of its first process to the end of its last, in seconds."""
     lengths = [

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import CONFIDENCE
-from bi_experiments.analysis.pairs import complete_pairs, pair_time_s, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, log_ratios, pair_time_s, total_time_logs
 from bi_experiments.records import ExperimentResult
 
 POWER = 0.8
@@ -52,10 +52,7 @@ def spread(result: ExperimentResult) -> Spread | None:
     baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
     if len(baseline) < 2:
         return None
-    if design.paired:
-        deviation = stdev(one - other for one, other in zip(second, baseline, strict=True))
-    else:
-        deviation = math.hypot(stdev(baseline), stdev(second))
+    deviation = stdev(log_ratios(baseline, second)) if design.paired else math.hypot(stdev(baseline), stdev(second))
     each = design.launches_per_cache or 1
     if deviation == 0:
         return None

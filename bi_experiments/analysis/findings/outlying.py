@@ -6,7 +6,7 @@ from statistics import median
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import per_cent
-from bi_experiments.analysis.pairs import Pair, total_time_logs
+from bi_experiments.analysis.pairs import Pair, log_ratios, total_time_logs
 from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, outlying_score
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
@@ -21,7 +21,7 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
     design = Design.of(protocol, pairs)
     baseline, second = total_time_logs(pairs)
     if design.paired:
-        values = [one - other for one, other in zip(second, baseline, strict=True)]
+        values = log_ratios(baseline, second)
         names = [f"pair {pair.baseline.pair + 1}" for pair in pairs]
         what = "change of total time"
         from_median = [value - median(values) for value in values]
