@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from bi_experiments.records import Arm, Environment, Metric, PhaseResult
+from bi_experiments.records import Arm, Environment, Invariance, Metric, PhaseResult
 
 
 def signed(per_cent: float) -> str:
@@ -27,6 +27,11 @@ def count(number: int, noun: str) -> str:
     if number == 1:
         return f"{number} {noun}"
     return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, whose end is cut off where it has more characters than `longest`, the ellipsis included."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def duration(seconds: float) -> str:
@@ -57,6 +62,11 @@ def change_text(per_cent: float) -> str:
 def finding_name(kind: str) -> str:
     """What a kind of finding is called: `warm up`, `busy machine` (stored as `neighbour`)."""
     return "busy machine" if kind == "neighbour" else kind.replace("_", " ")
+
+
+def invariance_word(verdict: Invariance | None) -> str:
+    """The verdict on output bits: `holds`, `no control`; `not probed` where there is none."""
+    return (verdict or Invariance.NOT_PROBED).replace("_", " ")
 
 
 NO_INTERVAL = "no interval"

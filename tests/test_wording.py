@@ -1,9 +1,19 @@
-from bi_experiments.wording import count, finding_name
+from bi_experiments.records import Invariance
+from bi_experiments.wording import count, finding_name, invariance_word, shortened
 
 
 def test_a_finding_is_called_what_it_is_about_whatever_word_is_stored() -> None:
     assert finding_name("warm_up") == "warm up"
     assert finding_name("neighbour") == "busy machine"
+
+
+def test_a_verdict_on_bits_is_written_without_the_stored_underscores() -> None:
+    assert invariance_word(Invariance.NO_CONTROL) == "no control"
+    assert invariance_word(None) == "not probed"
+
+
+def test_a_shortened_text_has_as_many_characters_as_were_asked_for() -> None:
+    assert [shortened("abcdef", longest) for longest in (6, 5)] == ["abcdef", "abcd…"]
 
 
 def test_more_than_one_is_plural() -> None:

@@ -23,7 +23,7 @@ from bi_experiments.records import (
     PhaseStatus,
     Reproducibility,
 )
-from bi_experiments.wording import LABELS, NO_INTERVAL, count, device, version
+from bi_experiments.wording import LABELS, NO_INTERVAL, count, device, invariance_word, version
 
 Tone: TypeAlias = Literal["good", "bad", "open"]
 
@@ -113,7 +113,7 @@ def badges(result: ExperimentResult) -> list[Badge]:
     arm = second_arm(result.phases)
     if arm is Arm.BATCH_INVARIANT:
         verdict = result.invariance.verdict(arm) if result.invariance else None
-        found.append(Badge("invariance", *INVARIANCE_WORDS[verdict]))
+        found.append(Badge("invariance", invariance_word(verdict), invariance_tone(verdict)))
         between = {one.arm: one.reproducible for one in result.invariance.arms}.get(arm) if result.invariance else None
         if between in _LAUNCHES_WORDS:
             found.append(Badge("from launch to launch", *_LAUNCHES_WORDS[between]))
@@ -148,16 +148,17 @@ def _not_finished(phase: PhaseResult, result: ExperimentResult) -> str:
     return f"{name} ({LABELS[phase.arm]}) {status} after {got}{why}; its log: {log}"
 
 
-INVARIANCE_WORDS: dict[Invariance | None, tuple[str, Tone]] = {
-    Invariance.HOLDS: ("holds", "good"),
-    Invariance.VIOLATED: ("violated", "bad"),
-    Invariance.NOT_DETERMINISTIC: ("not deterministic", "bad"),
-    Invariance.NO_CONTROL: ("no control", "open"),
-    Invariance.NOT_PROBED: ("not probed", "open"),
-    Invariance.NOT_SHOWN: ("not shown", "open"),
-    None: ("not probed", "open"),
+_INVARIANCE_TONES: dict[Invariance | None, Tone] = {
+    Invariance.HOLDS: "good",
+    Invariance.VIOLATED: "bad",
+    Invariance.NOT_DETERMINISTIC: "bad",
 }
-"""Each verdict, or its absence, in a word."""
+
+
+def invariance_tone(verdict: Invariance | None) -> Tone:
+    """Whether the verdict on output bits, or its absence, is good."""
+    return _INVARIANCE_TONES.get(verdict, "open")
+
 
 _LAUNCHES_WORDS: dict[Reproducibility | None, tuple[str, Tone]] = {
     Reproducibility.REPRODUCIBLE: ("reproducible", "good"),

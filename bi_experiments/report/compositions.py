@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 
 from bi_experiments.records import Arm, ExperimentResult, Invariance, InvarianceReport, NotMade
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import LABELS, invariance_word
 
 _MEANINGS = {
     "batch_1": "the probe alone again: what differs here is not deterministic",
@@ -55,7 +55,7 @@ def glossary(report: InvarianceReport) -> tuple[tuple[str, str], ...]:
     verdicts = dict.fromkeys([count.verdict for count in report.compositions] + [row.verdict for row in report.ledger])
     return (
         *((name, said) for name in names if (said := meaning(name)) is not None),
-        *((verdict.replace("_", " "), VERDICTS[verdict]) for verdict in verdicts if verdict in VERDICTS),
+        *((invariance_word(verdict), VERDICTS[verdict]) for verdict in verdicts if verdict in VERDICTS),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 from bi_experiments.analysis.metrics import PRIMARY
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseResult, Trial
-from bi_experiments.wording import LABELS, count, verdict_word
+from bi_experiments.wording import LABELS, count, invariance_word, verdict_word
 
 COLUMNS = (
     "phase", "arm", "pair", "launch", "trial", "started_at", "time_s", "cpu_time_s", "batch_size", "prompt_tokens",
@@ -92,7 +92,7 @@ def benchmark_json(result: ExperimentResult) -> bytes:
                         f"{result.name}: outputs that change with the batch",
                         "outputs",
                         verdict.differing,
-                        "" if known else verdict.verdict.value.replace("_", " "),
+                        "" if known else invariance_word(verdict.verdict),
                         f"of {verdict.total} probe outputs",
                     )
                 )

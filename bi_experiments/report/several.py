@@ -16,10 +16,10 @@ from bi_experiments.analysis.multiplicity import benjamini_hochberg
 from bi_experiments.config.plain import flatten
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Difference, ExperimentResult
-from bi_experiments.report.answer import INVARIANCE_WORDS
+from bi_experiments.report.answer import invariance_tone
 from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row, Summary
-from bi_experiments.wording import band, count, finding_name, four_digits, signed, verdict_word
+from bi_experiments.wording import band, count, finding_name, four_digits, invariance_word, signed, verdict_word
 
 __all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
@@ -187,7 +187,7 @@ def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
                 "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
                 "in fresh pairs, before you call it the cheapest."
             )
-    verdicts = Counter(INVARIANCE_WORDS[row.result.invariance][0] for row in rows if row.result)
+    verdicts = Counter(invariance_word(row.result.invariance) for row in rows if row.result)
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
     outputs = [(row.label, row.result.alone) for row in rows if row.result is not None and row.result.alone is not None]
@@ -204,7 +204,7 @@ def _first_cells(row: Row) -> list[_Cell]:
     interval = ""
     if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
         interval = band(cost.low_pct, cost.high_pct)
-    word, tone = INVARIANCE_WORDS[result.invariance]
+    word, tone = invariance_word(result.invariance), invariance_tone(result.invariance)
     decided = bool(interval) and cost is not None and cost.verdict is not Difference.INCONCLUSIVE
     return [
         _Cell("" if change is None else signed(change), "number strong" if decided else "number"),

@@ -39,6 +39,7 @@ from bi_experiments.wording import (
     band,
     change_text,
     four_digits,
+    invariance_word,
     metric_name,
     shown_in,
     signed,
@@ -251,7 +252,7 @@ def _composition_word(count: CompositionCount | None) -> str:
         return "other bits" if count.differing else "same bits"
     if count.verdict is None:
         return "control"
-    return f"violated: {count.fault}" if count.fault is not None else count.verdict.replace("_", " ")
+    return f"violated: {count.fault}" if count.fault is not None else invariance_word(count.verdict)
 
 
 LEDGER_ROWS = 12
@@ -275,13 +276,13 @@ def ledger(report: InvarianceReport) -> Table | None:
             f"{row.workload_pct:.1f}",
             f"{row.probe_tokens:,}",
             _control(row),
-            row.verdict.replace("_", " "),
+            invariance_word(row.verdict),
         )
         for row in shown
     ]
     if rest:
         share, probed = sum(row.workload_pct for row in rest), sum(row.probe_tokens for row in rest)
-        verdicts = Counter(row.verdict.replace("_", " ") for row in rest)
+        verdicts = Counter(invariance_word(row.verdict) for row in rest)
         said = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
         rows.append((count_of(len(rest), "smaller class"), f"{share:.1f}", f"{probed:,}", "", said))
     header = ("Steps that output tokens come from", "workload %", "probe tokens", "baseline changed", "verdict")

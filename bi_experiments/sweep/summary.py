@@ -29,7 +29,7 @@ from bi_experiments.sweep.command import labels, record_of, settings_of, that_di
 from bi_experiments.sweep.confirmation import measured_once
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
-from bi_experiments.wording import band, change_text, count, signed
+from bi_experiments.wording import band, change_text, count, invariance_word, shortened, signed
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _table(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None
     settings = [settings_of(record, sweep_record) for record in records]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     rows = [
-        (str(record.number), *(_cut(one.get(key, "-"), 24) for key in keys), *_cells(record))
+        (str(record.number), *(shortened(one.get(key, "-"), 24) for key in keys), *_cells(record))
         for record, one in zip(records, settings, strict=True)
     ]
     header = ("#", *keys, "change %", "95 % interval", "invariance", "status")
@@ -204,12 +204,8 @@ def _cells(record: ExperimentRecord) -> tuple[str, str, str, str]:
     interval = "-"
     if record.low_pct is not None and record.high_pct is not None:
         interval = f"{change_text(record.low_pct)} .. {change_text(record.high_pct)}"
-    verdict = record.invariance.replace("_", " ") if record.invariance else "-"
+    verdict = invariance_word(record.invariance) if record.invariance else "-"
     return change, interval, verdict, str(record.status)
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def to_csv(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> str:

@@ -8,7 +8,7 @@ from bi_experiments.records import Arm, ExperimentResult, Invariance, Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.tables import in_order
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import LABELS, invariance_word
 
 _TONES = {
     Invariance.HOLDS: theme.BAND,
@@ -37,7 +37,7 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     verdicts = {one.composition: one.verdict for one in report.compositions if one.verdict is not None}
     for y, (name, _) in enumerate(rows):
         if (verdict := verdicts.get(name)) is not None:
-            word, tone = verdict.replace("_", " "), _TONES.get(verdict, theme.MUTED)
+            word, tone = invariance_word(verdict), _TONES.get(verdict, theme.MUTED)
             axes.text(len(arms) - 0.45, y, word, va="center", fontsize=9, color=tone)
     axes.set_xlim(-0.5, len(arms) - (0.5 if not verdicts else -0.05))
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -17,7 +17,7 @@ from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.overhead import FASTER, GAP, SLOWER, draw_forest, label_ratios, ratio
 from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row
-from bi_experiments.wording import LABELS, count, signed
+from bi_experiments.wording import LABELS, count, shortened, signed
 
 NAMED = 40
 """Most experiments that get a line with their name."""
@@ -134,18 +134,18 @@ def _against(key: str, rows: Sequence[Row], keys: Sequence[str], numeric: bool) 
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
     shown = values[:: -(-len(values) // 12)]
-    axes.set_xticks([places[value] for value in shown], [_short(value, 14) for value in shown])
+    axes.set_xticks([places[value] for value in shown], [shortened(value, 14) for value in shown])
     if not numeric:
         axes.set_xlim(-0.6, len(values) - 0.4)
         if max(map(len, shown)) * len(shown) > 55:
             axes.tick_params(axis="x", labelrotation=25)
     axes.set_xlabel(key)
     axes.set_ylabel("change of total time [%]")
-    theme.head(figure, f"{_short(title, _LABEL_LENGTH)} [%], n = {len(rows)}", legend=False)
+    theme.head(figure, f"{shortened(title, _LABEL_LENGTH)} [%], n = {len(rows)}", legend=False)
     if lines and len(groups) > 1:
         figure.legend(
             loc="outside right center",
-            title=_short(" · ".join(_last(other) for other in keys if other != key), _LABEL_LENGTH),
+            title=shortened(" · ".join(_last(other) for other in keys if other != key), _LABEL_LENGTH),
         )
     by_value = _by_value(key, rows)
     said = "; ".join(f"{value}: median {signed(median(costs))} of {len(costs)}" for value, costs in by_value[:20])
@@ -311,16 +311,12 @@ def _names_of(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
 
 
 def _names(keys: Sequence[str]) -> str:
-    """What the parts of `_name` are, as a sentence with a space after it."""
+    """What the names of `_names_of` consist of, as a sentence with a space after it."""
     return f"Named by {' · '.join(keys)}. " if keys else ""
 
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _number(text: str) -> float | None:
