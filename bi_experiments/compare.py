@@ -223,10 +223,14 @@ def describe(changes: Changes) -> str:
             f"{NO_INTERVAL}, since one of them has only one launch an arm, and so which of them moved is undecided."
         )
     named = changes._asdict().items()
-    moved = ", ".join(f"the {name} got {_how_far(change)}" for name, change in named if _has_moved(change))
-    *others, last = [f"the {name}" for name, change in named if not _has_moved(change)] or [""]
-    still = f"{', '.join(others)} and {last}" if others else last
-    return f"From A to B {'; '.join(part for part in (moved, still and f'no change is shown of {still}') if part)}."
+    moved = _listed([_how_far(name, change) for name, change in named if _has_moved(change)], "and")
+    still = _listed([f"the {name}" for name, change in named if not _has_moved(change)], "or")
+    return f"From A to B {'; '.join(part for part in (moved, still and f'no change is shown in {still}') if part)}."
+
+
+def _listed(parts: Sequence[str], last: str) -> str:
+    """The parts with commas, and a word before the last; empty without any."""
+    return f" {last} ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def describe_single(quantity: str) -> str:
@@ -254,8 +258,9 @@ def _has_moved(change: Estimate) -> bool:
     return change.low_pct is not None and change.high_pct is not None and change.low_pct * change.high_pct > 0
 
 
-def _how_far(change: Estimate) -> str:
-    return f"{unsigned(change.change_pct)} {'higher' if change.change_pct > 0 else 'lower'} {_interval(change)}"
+def _how_far(name: str, change: Estimate) -> str:
+    what = "the ratio" if name == "ratio" else f"the {name}'s total time"
+    return f"{what} {'rose' if change.change_pct > 0 else 'fell'} by {unsigned(change.change_pct)} {_interval(change)}"
 
 
 def _machine(result: ExperimentResult) -> str:

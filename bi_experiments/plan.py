@@ -27,9 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         "folder", type=Path, metavar="FOLDER", help="output folder of an experiment with two complete pairs or more"
     )
     parser.add_argument(
-        "--tell", type=_per_cent, action="append", default=[], metavar="X", help="a change, in per cent"
+        "--tell",
+        type=_per_cent,
+        action="append",
+        default=[],
+        metavar="X",
+        help="a change to tell from none, in per cent",
     )
-    parser.add_argument("--show", type=_per_cent, action="append", default=[], metavar="X", help="a bound, in per cent")
+    parser.add_argument(
+        "--show", type=_per_cent, action="append", default=[], metavar="X", help="a bound to stay below, in per cent"
+    )
     options = parser.parse_args(arguments)
     try:
         said = planning(read_result(options.folder), options.tell, options.show)

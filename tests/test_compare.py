@@ -47,9 +47,9 @@ def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.
     (overheads,) = (line for line in shown.splitlines() if line.startswith("overhead"))
     assert overheads.split()[1] == "+7.5"
     assert "  +12.4 %" in overheads
-    assert "the baseline got 12.0 % lower" in shown
-    assert "the mode got 8.0 % lower" in shown
-    assert "the ratio got 4.5 % higher" in shown
+    assert "the baseline's total time fell by 12.0 % [" in shown
+    assert "the mode's total time fell by 8.0 % [" in shown
+    assert "] and the ratio rose by 4.5 % [" in shown
     assert compare.main([*sides, "--gate", "ratio"]) is ExitCode.OVER_GATE
 
 
@@ -159,7 +159,7 @@ def test_without_an_interval_the_gate_asks_for_pairs_and_nested_settings_are_tol
 
 def test_what_did_not_move_is_a_list() -> None:
     changes = changes_between([experiment(BEFORE)], [experiment(BEFORE)])
-    assert compare.describe(changes) == "From A to B no change is shown of the baseline, the mode and the ratio."
+    assert compare.describe(changes) == "From A to B no change is shown in the baseline, the mode or the ratio."
 
 
 # --- The refusal ----------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_the_program_shows_both_sides_and_ends_with_the_code(tmp_path: Path) -> 
     lines = ended.stdout.splitlines()
     assert [line.split()[0] for line in lines[:7]] == ["A", "name", "machine", "vLLM", "commit", "pairs", "overhead"]
     assert "+7.5 % [+6.3 %, +8.7 %]" in lines[6]
-    assert "the mode got 4.7 % higher [" in lines[-3]
+    assert "the mode's total time rose by 4.7 % [" in lines[-3]
     assert lines[-2].startswith("With one experiment on a side, how much experiments differ")
     assert lines[-1] == "Gate (mode): B takes longer than A."
 
@@ -297,7 +297,7 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     capsys.readouterr()
     assert compare.main(runs) is ExitCode.OVER_GATE
     shown = capsys.readouterr()
-    assert "the mode got 4.7 % higher" in shown.out
+    assert "the mode's total time rose by 4.7 %" in shown.out
     assert shown.err == ""
     assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
     assert f"result.json of run {'0' * 32} cannot be downloaded from {uri}" in capsys.readouterr().err
