@@ -48,7 +48,7 @@ def invariance(result: ExperimentResult) -> Drawing | LeftOut:
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    probes = max((verdict.total for verdict in report.arms), default=0)
+    probes = " and ".join(dict.fromkeys(str(verdict.total) for verdict in report.arms)) or "0"
     theme.head(figure, f"{title}, n = {probes} an arm")
     said = "; ".join(
         f"{name} {', '.join('not run' if cell is None else f'{cell[0]}/{cell[1]}' for cell in cells)}"

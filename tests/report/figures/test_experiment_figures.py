@@ -182,3 +182,10 @@ def test_many_requests_are_drawn_through_a_limited_number_of_points() -> None:
     assert "n = 24,000" in texts(drawing)
     curves = [line.get_path().vertices for axes in drawing.figure.axes for line in axes.lines]
     assert max(np.shape(curve)[0] for curve in curves) < 600
+
+
+def test_the_title_of_the_verdicts_says_how_many_each_arm_compared() -> None:
+    report = factories.invariance_report()
+    baseline, second = report.arms
+    fewer = replace(report, arms=(replace(baseline, total=22), second))
+    assert "n = 22 and 24 an arm" in texts(figures(factories.whole_result(invariance=fewer))[0]["invariance"])
