@@ -47,6 +47,11 @@ LABELS = {Arm.BASELINE: "baseline", Arm.BATCH_INVARIANT: "batch invariant", Arm.
 """The arms in running text."""
 
 
+def before_noun(arm: Arm) -> str:
+    """An arm before a noun: `batch-invariant`, as in `the batch-invariant arm`."""
+    return LABELS[arm].replace(" ", "-")
+
+
 def four_digits(value: float) -> str:
     """A number with four significant digits, or all digits before the point."""
     if value == 0 or not math.isfinite(value):

@@ -40,15 +40,18 @@ def test_every_report_says_what_more_pairs_would_buy() -> None:
 
 @pytest.mark.parametrize(("costs_pct", "verdict"), [(DECIDED_PCT, "slower"), ([0.1, -0.2, 0.2, 0.1], "equivalent")])
 def test_of_a_decided_cost_a_narrower_interval_is_planned(costs_pct: list[float], verdict: str) -> None:
-    first, command, *_ = planning(factories.whole_result(factories.phases(costs_pct)))
-    planned = re.search(
-        r"an interval of ±(\S+) points instead of ±(\S+), which decides already \((\w+)\): (\d+)", first
-    )
+    result = factories.whole_result(factories.phases(costs_pct))
+    first, command, *_ = planning(result)
+    planned = re.search(r"to halve the interval, which already decides \((\w+)\), to ±(\S+) points: (\d+) pairs", first)
     assert planned is not None
-    assert float(planned[1]) == pytest.approx(float(planned[2]) / 2, abs=0.01)
-    assert planned[3] == verdict
-    assert command.endswith(f" protocol.pairs={planned[4]}")
-    assert 4 < int(planned[4]) < 30
+    assert planned[1] == verdict
+    metric = result.comparison.metric("total_time") if result.comparison else None
+    assert metric is not None
+    assert metric.low_pct is not None
+    assert metric.high_pct is not None
+    assert float(planned[2]) == pytest.approx((metric.high_pct - metric.low_pct) / 4, abs=0.01)
+    assert command.endswith(f" protocol.pairs={planned[3]}")
+    assert 4 < int(planned[3]) < 30
     assert "to distinguish" not in first
     assert "to show" not in first
 

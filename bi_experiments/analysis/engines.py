@@ -102,4 +102,4 @@ def changed_settings(phases: Iterable[PhaseResult]) -> str | None:
 
 def changed_sentence(changed: str) -> str:
     """The sentence of that list, without its full stop."""
-    return f"vLLM ran the arms with other settings too, baseline → second arm: {changed}"
+    return f"vLLM also changed other settings between the arms (baseline → second arm): {changed}"

@@ -2,7 +2,7 @@
 
 from bi_experiments.analysis.verdict_sentences import place as token
 from bi_experiments.records import Location, ModuleDifference, SmallestBatch
-from bi_experiments.wording import LABELS, count, four_digits
+from bi_experiments.wording import before_noun, count, four_digits
 
 
 def describe(location: Location) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ def describe(location: Location) -> tuple[str, ...]:
 
 
 def _where(location: Location) -> str:
-    place = f"In the {LABELS[location.arm]} arm, probe batch {location.composition} #{location.batch + 1}"
+    place = f"In the {before_noun(location.arm)} arm, probe batch {location.composition} #{location.batch + 1}"
     if location.first is not None:
         one = location.first
         inputs = (

@@ -171,7 +171,7 @@ def describe(comparison: ProfileComparison) -> str:
     more = f", all else {seconds(rest)}" if len(classes) > NAMED else ""
     return (
         f"Where the time goes, by one more run of trial {trial} in each arm that a profiler observed: "
-        f"{seconds(comparison.difference_s)} s in the second arm: {named}{more}.{_against_timed(comparison)}"
+        f"the second arm took {_more_or_less(comparison.difference_s)}: {named}{more}.{_against_timed(comparison)}"
     )
 
 
@@ -183,7 +183,7 @@ def _against_timed(comparison: ProfileComparison) -> str:
     timed_s = second_s - baseline_s
     said = ""
     if abs(timed_s - comparison.difference_s) > max(0.5 * abs(timed_s), TOLERATED * baseline_s):
-        said = f" The same trial when it was timed: {seconds(timed_s)} s, which this run does not explain."
+        said = f" The same trial when it was timed: {_more_or_less(timed_s)}, which this run does not explain."
     if faster := [arm for arm in (comparison.baseline, comparison.second) if _faster_when_observed(arm)]:
         arms = " and ".join(LABELS[arm.arm] for arm in faster)
         said += f" Read nothing from host and idle: the trial took less time when it was observed ({arms})."
@@ -199,6 +199,10 @@ def seconds(time_s: float) -> str:
     """A difference in seconds with its sign; finer where it is small, and never `-0.00`."""
     digits = 2 if abs(time_s) >= 0.1 else 3
     return f"{round(time_s, digits) + 0.0:+.{digits}f}"
+
+
+def _more_or_less(time_s: float) -> str:
+    return f"{seconds(abs(time_s)).removeprefix('+')} s {'less' if time_s < 0 else 'more'}"
 
 
 def observed(arms: Sequence[ProfiledArm]) -> str:

@@ -76,11 +76,15 @@ def _named(rows: Sequence[LedgerRow]) -> str:
 def _bound(report: InvarianceReport) -> str:
     if report.bound_pct is None:
         return ""
-    asked = f" of {report.sampled + report.left_out} for lack of time" if report.left_out else ""
+    basis = f"{count(report.sampled, 'prompt')} sampled"
+    if report.left_out:
+        were = "was" if report.sampled == 1 else "were"
+        drawn = report.sampled + report.left_out
+        basis = f"{report.sampled} of the {drawn} prompts drawn {were} compared before time ran out"
     outputs = "this workload's outputs"
     if report.greedy_tokens is not None:
         outputs = f"the greedy continuations of {count(report.greedy_tokens, 'token')} of this workload's prompts"
-    return f" At most {report.bound_pct:.1f} % of {outputs} change ({report.sampled} sampled{asked}, 95 %)."
+    return f" At most {report.bound_pct:.1f} % of {outputs} change ({basis}; 95 % confidence)."
 
 
 def _violated(evidence: Evidence, report: InvarianceReport) -> str:

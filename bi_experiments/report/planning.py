@@ -70,8 +70,10 @@ def _plans(
     if not tell_pct and not show_pct:
         if total_time is not None and (half_width := _decided(total_time)) is not None:
             plan = to_narrow(found, half_width / 2, total_time.change_pct or 0.0)
-            decides = f", which decides already ({total_time.verdict})"
-            return [(f"an interval of ±{plan.target_pct:.2f} points instead of ±{half_width:.2f}{decides}", plan)]
+            what = (
+                f"to halve the interval, which already decides ({total_time.verdict}), to ±{plan.target_pct:.2f} points"
+            )
+            return [(what, plan)]
         least = float(setting(result.configuration, "protocol.equivalence_pct") or 1.0)
         tell_pct, show_pct = (2 * least,), (least,)
     return [

@@ -175,7 +175,7 @@ def trials_note(result: ExperimentResult) -> str:
             "workload.fresh_prompts=true they are about all like them"
         )
     said = f"Geometric means over the launches; {about}. "
-    said += "The interval of a trial is its own, not one that all hold together."
+    said += "Each trial's interval stands alone: they do not all hold at once."
     if comparison is not None and comparison.robust is not None:
         robust = comparison.robust
         said += (

@@ -480,7 +480,7 @@ def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None
     judged = report(both([control, control], [mode, mode]))
     assert judged.sampled == 20
     assert judged.bound_pct == pytest.approx(13.911, abs=0.001)
-    assert "At most 13.9 % of this workload's outputs change (20 sampled, 95 %)." in judged.sentence
+    assert "At most 13.9 % of this workload's outputs change (20 prompts sampled; 95 % confidence)." in judged.sentence
 
 
 # --- From launch to launch ------------------------------------------------------------------------------------------

@@ -55,9 +55,16 @@ def test_the_sentence_names_what_differs_most_first() -> None:
     comparison = profiled(result())
     assert comparison is not None
     assert describe(comparison) == (
-        "Where the time goes, by one more run of trial 1 in each arm that a profiler observed: +0.50 s in the second "
-        "arm: matrix multiplication +0.50, attention +0.050, host and idle -0.050, memory +0.000."
+        "Where the time goes, by one more run of trial 1 in each arm that a profiler observed: the second arm took "
+        "0.50 s more: matrix multiplication +0.50, attention +0.050, host and idle -0.050, memory +0.000."
     )
+
+
+def test_a_second_arm_that_took_less_time_says_so_without_a_sign() -> None:
+    found = profiled(result())
+    assert found is not None
+    sentence = describe(found._replace(baseline=found.second, second=found.baseline))
+    assert "the second arm took 0.50 s less: matrix multiplication -0.50, " in sentence
 
 
 def test_a_run_that_does_not_explain_the_timed_difference_says_so() -> None:
@@ -65,7 +72,7 @@ def test_a_run_that_does_not_explain_the_timed_difference_says_so() -> None:
     assert found is not None
     assert "does not explain" not in describe(found)
     slow = found._replace(baseline=found.baseline._replace(timed_s=4.4))
-    assert "The same trial when it was timed: -1.90 s, which this run does not explain." in describe(slow)
+    assert "The same trial when it was timed: 1.90 s less, which this run does not explain." in describe(slow)
 
 
 @pytest.mark.parametrize(("timed_s", "said"), [(4.4, True), (2.005, False), (1.9, False)])
@@ -107,7 +114,7 @@ def test_with_one_arm_alone_nothing_is_compared_and_a_finding_says_why() -> None
     record = result(batch_invariant=replace(profiles.SECOND, stopped="the profiler torch wrote no trace"))
     assert profiled(record) is None
     (finding,) = findings(record)
-    assert finding.message == "The batch invariant arm has no profile: the profiler torch wrote no trace."
+    assert finding.message == "The batch-invariant arm has no profile: the profiler torch wrote no trace."
     assert findings(result()) == []
 
 

@@ -66,7 +66,7 @@ def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
     phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
     judged = report([replace(phase, left_out=12) for phase in phases])
     assert judged.left_out == 12
-    assert "(20 sampled of 32 for lack of time, 95 %)." in judged.sentence
+    assert "(20 of the 32 prompts drawn were compared before time ran out; 95 % confidence)." in judged.sentence
 
 
 def test_a_control_that_never_differs_shows_nothing() -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult, Trial
-from bi_experiments.wording import LABELS, count
+from bi_experiments.wording import LABELS, before_noun, count
 
 LONG_STEP = 10.0
 """Times the median of its like from which a step is far longer."""
@@ -157,7 +157,7 @@ def _long_steps(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fin
         longest_ms, median_ms = 1000 * (worst.longest_step_s or 0.0), 1000 * (worst.decode_step_s or 0.0)
         yield Finding(
             kind="long_step",
-            message=f"A single step took far longer than its like: {_named(places)}; at most "
+            message=f"A single step took far longer than comparable steps: {_named(places)}; at most "
             f"{longest_ms:.0f} ms against {median_ms:.1f} ms in the median.",
             remedy="Look into the phase's log, and at what else ran: something may have stopped the engine.",
         )
@@ -170,7 +170,7 @@ def _kv_cache(pairs: Sequence[Pair]) -> Iterator[Finding]:
             yield Finding(
                 kind="kv_cache",
                 message=f"The largest trial needs {needed:,} of the {capacity:,} tokens of the KV cache in the "
-                f"{LABELS[phase.arm]} arm: requests may have to wait for it, or be put back.",
+                f"{before_noun(phase.arm)} arm: requests may have to wait for it, or be put back.",
                 remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",
             )
             return

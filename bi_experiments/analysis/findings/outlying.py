@@ -10,7 +10,7 @@ from bi_experiments.analysis.pairs import Pair, log_ratios, total_time_logs
 from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, outlying_score
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
-from bi_experiments.wording import LABELS, signed
+from bi_experiments.wording import before_noun, signed
 
 
 def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
@@ -23,11 +23,11 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
     if design.paired:
         values = log_ratios(baseline, second)
         names = [f"pair {pair.baseline.pair + 1}" for pair in pairs]
-        what = "change of total time"
+        what = "the change of total time"
         from_median = [value - median(values) for value in values]
     else:
         names = [
-            f"launch {phase.launch + 1} of the {LABELS[phase.arm]} arm"
+            f"launch {phase.launch + 1} of the {before_noun(phase.arm)} arm"
             for arm in zip(*pairs, strict=True)
             for phase in arm
         ]
@@ -42,8 +42,9 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
         if abs(score) > outlying_from and abs(value) > math.log1p(protocol.equivalence_pct / 100)
     ]
     if found:
+        what_it_is, they_are = ("Outlier", "It is") if len(found) == 1 else ("Outliers", "They are")
         yield Finding(
             kind="outlying",
-            message=f"Unlike the others in {what}: {'; '.join(found)}. The result includes it nevertheless.",
+            message=f"{what_it_is} in {what}: {'; '.join(found)}. {they_are} still part of the result.",
             remedy="Look into the phase's log, and at what else ran on the machine; with more pairs it matters less.",
         )

@@ -6,7 +6,7 @@ from bi_experiments.analysis.operation_classes import OperationClass, classify
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.analysis.profiles import KNOWN_PCT, of_phase
 from bi_experiments.records import Finding, PhaseResult
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 
 NAMED = 3
 """Names without a class that are shown."""
@@ -20,7 +20,7 @@ def profiling(pairs: Sequence[Pair]) -> Iterator[Finding]:
         if phase.profile.stopped is not None:
             yield Finding(
                 kind="no_profile",
-                message=f"The {LABELS[phase.arm]} arm has no profile: {phase.profile.stopped}.",
+                message=f"The {before_noun(phase.arm)} arm has no profile: {phase.profile.stopped}.",
                 remedy="Its trials and probes ran before it and are whole; run again for the profile alone.",
             )
         else:
@@ -35,8 +35,8 @@ def _unknown(phase: PhaseResult) -> Iterator[Finding]:
     shown = ", ".join(dict.fromkeys(name[:60] for name in names[:NAMED]))
     yield Finding(
         kind="unknown_operations",
-        message=f"{100 - arm.known_pct:.0f} % of the {LABELS[phase.arm]} arm's profiled trial is in operations that no "
-        f"class knows: {shown}.",
+        message=f"{100 - arm.known_pct:.0f} % of the {before_noun(phase.arm)} arm's profiled trial is in operations "
+        f"that no class knows: {shown}.",
         remedy="Add them to the table in bi_experiments/analysis/operation_classes.py; "
         "python -m bi_experiments.operations FOLDER lists them.",
     )

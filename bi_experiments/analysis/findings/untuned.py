@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Arm, Finding
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 
 MOST_MESSAGES, MOST_CHARACTERS = 20, 300
 """Messages of one log that are kept, and characters of each."""
@@ -180,7 +180,7 @@ def _where(arms: Collection[Arm]) -> str:
         return "both arms"
     (arm,) = arms
     meaning = "which the cost is measured against" if arm is Arm.BASELINE else "so that the cost is that of this too"
-    return f"the {LABELS[arm]} arm alone, {meaning}"
+    return f"the {before_noun(arm)} arm alone, {meaning}"
 
 
 def _rank(said: str) -> int:

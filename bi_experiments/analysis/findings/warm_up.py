@@ -8,7 +8,7 @@ from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
-from bi_experiments.wording import LABELS, unsigned
+from bi_experiments.wording import before_noun, unsigned
 
 
 def warm_up(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
@@ -21,7 +21,7 @@ def warm_up(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding
         if excess is not None and excess[0] > math.log1p(protocol.equivalence_pct / 100) and excess[1] > 0:
             yield Finding(
                 kind="warm_up",
-                message=f"Warm-up was not over in the {LABELS[launches[0].arm]} arm: its first trial took "
+                message=f"Warm-up was not over in the {before_noun(launches[0].arm)} arm: its first trial took "
                 f"{unsigned(per_cent(excess[0]))} longer than the others lead to expect.",
                 remedy=f"Run with protocol.warmup={protocol.warmup + 1} or more.",
             )

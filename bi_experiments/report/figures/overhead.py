@@ -107,8 +107,8 @@ def trial_costs(result: ExperimentResult) -> Drawing | LeftOut:
         name="trial_costs",
         title=title,
         description=f"Change of the time of every trial, with its 95 % interval: {said}.",
-        caption="Tokens: of the prompts + generated. Dashed, shaded: the change of total time with its interval. Each "
-        "interval is a trial's own, not one that all hold together.",
+        caption="Tokens: of the prompts + generated. Dashed, shaded: the change of total time with its interval. "
+        "Each trial's interval stands alone: they do not all hold at once.",
         figure=figure,
         shape="wide",
     )

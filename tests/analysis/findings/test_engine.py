@@ -52,8 +52,8 @@ def test_the_most_severe_comes_first_and_is_said_next_to_the_cost() -> None:
     ]
     result = factories.whole_result(phases)
     assert sentences(result)[1] == (
-        "vLLM ran the arms with other settings too, baseline → second arm: dtype (float32 → bfloat16), compilation "
-        "mode (VLLM_COMPILE → NONE), kv cache tokens (4096 → 8192)."
+        "vLLM also changed other settings between the arms (baseline → second arm): dtype (float32 → bfloat16), "
+        "compilation mode (VLLM_COMPILE → NONE), kv cache tokens (4096 → 8192)."
     )
     assert of_experiment(result).tags["differs/compilation_mode"] == "VLLM_COMPILE -> NONE"
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.config.schema import Caches, Interleave, Order, ProtocolConfig
 from bi_experiments.records import Arm, Finding, NeedleCheck, PhaseResult, PhaseStatus
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 from tests import factories
 
 Phases = tuple[PhaseResult, ...]
@@ -166,7 +166,7 @@ def test_a_first_trial_that_is_slower_than_its_size_explains(arm: Arm) -> None:
     phases = with_times(sized(factories.phases((7.0, 7.0), SIX)), {arm: [1.2, 1.0, 1.0, 1.0, 1.0, 1.0]})
     messages = [finding.message for finding in findings(phases) if finding.kind == "warm_up"]
     assert len(messages) == 1
-    assert f"the {LABELS[arm]} arm: its first trial took 20." in messages[0]
+    assert f"the {before_noun(arm)} arm: its first trial took 20." in messages[0]
 
 
 def test_a_first_trial_that_is_larger_is_no_finding() -> None:
@@ -208,7 +208,7 @@ def test_first_trials_in_random_order_that_are_slower_than_the_same_ones_later()
         finding for finding in findings(in_random_order(rng, 0.005, cold=1.1), protocol) if finding.kind == "warm_up"
     ]
     assert ["the baseline arm" in finding.message for finding in found] == [True, False]
-    assert ["the batch invariant arm" in finding.message for finding in found] == [False, True]
+    assert ["the batch-invariant arm" in finding.message for finding in found] == [False, True]
     assert all("took 10." in finding.message or "took 9." in finding.message for finding in found)
 
 

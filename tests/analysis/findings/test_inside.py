@@ -111,7 +111,11 @@ def test_an_outlying_launch_is_named(pairs: int, interleave: Interleave) -> None
     assert findings(phases, interleave) == ()
     slow = replace(phases[5], trials=tuple(replace(trial, time_s=1.2 * trial.time_s) for trial in phases[5].trials))
     (finding,) = (one for one in findings([*phases[:5], slow, *phases[6:]], interleave) if one.kind == "outlying")
-    assert ("pair 3" if interleave is Interleave.trial else "launch 3 of the batch invariant arm") in finding.message
+    assert ("pair 3" if interleave is Interleave.trial else "launch 3 of the batch-invariant arm") in finding.message
+    assert finding.message.startswith(
+        f"Outlier in {'the change of ' if interleave is Interleave.trial else ''}total time: "
+    )
+    assert finding.message.endswith("). It is still part of the result.")
 
 
 def test_of_three_launches_none_is_called_outlying() -> None:

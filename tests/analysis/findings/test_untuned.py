@@ -48,6 +48,10 @@ def test_the_finding_says_which_arm_it_concerns() -> None:
         f"vLLM's log says of the baseline arm alone, which the cost is measured against: {EXPERTS}."
     )
     assert "VLLM_TUNED_CONFIG_FOLDER" in finding.remedy
+    second = tuple(replace(phase, untuned=(EXPERTS,)) for phase in factories.phases() if phase.arm is not Arm.BASELINE)
+    baselines = tuple(phase for phase in factories.phases() if phase.arm is Arm.BASELINE)
+    (finding,) = untuned(complete_pairs((*baselines, *second)))
+    assert finding.message.startswith("vLLM's log says of the batch-invariant arm alone, ")
     both = tuple(replace(phase, untuned=(EXPERTS,)) for phase in factories.phases())
     (finding,) = untuned(complete_pairs(both))
     assert finding.message.startswith("vLLM's log says of both arms: Using default MoE config.")
