@@ -50,7 +50,10 @@ def refuse_store(uri: str) -> None:
             )
     elif scheme == "sqlite":
         if (problem := _sqlite_problem(uri)) is not None:
-            raise ConfigurationError(f"{shown} cannot be logged to: {problem}; use sqlite:///mlflow.db")
+            raise ConfigurationError(
+                f"{shown} cannot be logged to: {problem}; set tracking.uri to a database in a writable folder "
+                "(sqlite:////FOLDER/mlflow.db), or tracking=off"
+            )
     elif scheme in (*_DRIVERS, *_SERVERS):
         try:
             parts = urlsplit(uri)

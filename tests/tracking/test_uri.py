@@ -28,6 +28,7 @@ from bi_experiments.tracking.log import warn_early
         ("sqlite:///", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         ("sqlite:////proc/self/status/x.db", "is not a folder"),
+        ("sqlite:////proc/mlflow.db", "a database in a writable folder (sqlite:////FOLDER/mlflow.db), or tracking=off"),
         ("postgresql://", "names no database"),
         ("postgresql://host", "names no database"),
         ("mysql+pymysql://host/", "names no database"),
