@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from bi_experiments.config import backends
 from bi_experiments.config.backends import MLA_NAMES, Platform
-from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.credentials import refuse_secrets
 from bi_experiments.config.keys import alternatives, key_types
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
@@ -34,7 +34,8 @@ class Range:
 
     def __str__(self) -> str:
         """As in a message."""
-        return f"{'above ' if self.above else ''}{self.low:,.12g} to {self.high:,.12g}".replace(",", "")
+        begin, end = ("above", "and at most") if self.above else ("from", "to")
+        return f"{begin} {self.low:,.12g} {end} {self.high:,.12g}".replace(",", "")
 
 
 _SEED = Range(0, 2**32 - 1)  # what every generator of random numbers takes
@@ -212,7 +213,7 @@ def _check_numbers(config: ExperimentConfig) -> None:
         value = setting(config, key)
         if value is not None:
             assert isinstance(value, int | float)
-            _require(value in numbers, key, _short(value), f"use a number from {numbers}")
+            _require(value in numbers, key, _short(value), f"use a number {numbers}")
 
 
 def _short(value: float) -> str:
@@ -396,7 +397,7 @@ OWN_ENGINE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
         "pipeline_parallel_size": "use pp",
         "max_model_len": "use model.max_model_len",
         "gpu_memory_utilization": "use model.gpu_memory_utilization",
-        "max_num_seqs": "use workload.max_batch_size, which is the engine's number of seats",
+        "max_num_seqs": "use workload.max_batch_size, which sets it",
         "max_num_batched_tokens": "use backend.max_num_batched_tokens",
         "attention_backend": "use backend.attention",
         "enforce_eager": "use backend.enforce_eager",
@@ -419,8 +420,7 @@ def _check_engine(config: ExperimentConfig) -> None:
     engine = config.backend.engine
     for name, value in engine.items():
         key = f"backend.engine.{name}"
-        if (secret := next(secrets_in(value, key), None)) is not None:  # the phase's spec would hold it
-            raise refuse_secret(secret)
+        refuse_secrets(value, key)  # the phase's spec would hold it
         _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
         _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
         _require(_all_finite(value), key, value, "use a finite number")

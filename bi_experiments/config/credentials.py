@@ -33,10 +33,7 @@ def refuse_credentials(uri: str) -> None:
         ConfigurationError: It has some, and is not the value of MLFLOW_TRACKING_URI.
     """
     if without_credentials(uri) != uri and uri != os.environ.get("MLFLOW_TRACKING_URI"):
-        raise ConfigurationError(
-            f"tracking.uri={without_credentials(uri)} contains credentials: leave them out, and set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
-        )
+        raise _error("tracking.uri")
 
 
 def without_secrets(uri: str, text: str) -> str:
@@ -81,28 +78,36 @@ def is_secret(key: str, value: object) -> bool:
     return key.startswith(_OPEN) and not plain and _SECRET_NAME.search(key.rpartition(".")[2]) is not None
 
 
-def secrets_in(value: object, key: str = "") -> Iterator[str]:
-    """The keys of a configuration, or a part of it, that hold what looks like a credential.
+def refuse_secrets(value: object, key: str = "") -> None:
+    """Refuse a configuration, or a part of it, that holds what looks like a credential, which is not repeated.
 
     Args:
         value: Plain values; what is not resolved yet does not count.
         key: Dotted key of the part.
+
+    Raises:
+        ConfigurationError: Naming the first key that holds one.
     """
+    secret = next(_secrets_in(value, key), None)
+    if secret is not None:
+        raise _error(secret)
+
+
+def _secrets_in(value: object, key: str) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, entry in value.items():
-            yield from secrets_in(entry, f"{key}.{name}".lstrip("."))
+            yield from _secrets_in(entry, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list | tuple):
         for entry in value:
-            yield from secrets_in(entry, key)
+            yield from _secrets_in(entry, key)
     elif is_secret(key, value):
         yield key
 
 
-def refuse_secret(key: str) -> ConfigurationError:
-    """What is said of a setting that looks like a credential; it is not repeated."""
+def _error(key: str) -> ConfigurationError:
     if key == "tracking.uri":
         return ConfigurationError(
-            f"tracking.uri={MASK} was set with credentials: set it without, and export MLFLOW_TRACKING_USERNAME and "
+            f"tracking.uri={MASK} contains credentials: leave them out, and export MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD (or, for a database, MLFLOW_TRACKING_URI)"
         )
     name = key.rpartition(".")[2]

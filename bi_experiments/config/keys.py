@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from bi_experiments.config.credentials import is_secret, refuse_secret, secrets_in
+from bi_experiments.config.credentials import refuse_secrets
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, did_you_mean
 
@@ -96,8 +96,7 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
     parser = OverridesParser.create()
     for text in overrides:
         key, _, typed = text.partition("=")
-        if is_secret(key.lstrip("+~"), typed):  # before anything repeats it
-            raise refuse_secret(key.lstrip("+~"))
+        refuse_secrets(typed, key.lstrip("+~"))  # before anything repeats it
         try:
             override = parser.parse_overrides([text])[0]
         except (OverrideParseException, ValueError) as error:  # of a number with more digits than Python reads
@@ -105,8 +104,7 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
         value = override.value()
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ConfigurationError(f"{override.key_or_group} is not possible: the number has too many digits")
-        if (secret := next(secrets_in(_plain(value), override.key_or_group), None)) is not None:
-            raise refuse_secret(secret)
+        refuse_secrets(_plain(value), override.key_or_group)
         if override.key_or_group.startswith("hydra."):
             _refuse_hydra_key(override)
         _refuse_null_group(override, text)

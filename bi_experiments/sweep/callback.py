@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bi_experiments.config.compose import one_line
-from bi_experiments.config.credentials import refuse_secret, secrets_in
+from bi_experiments.config.credentials import refuse_secrets
 from bi_experiments.config.keys import as_override
 from bi_experiments.config.plain import as_set
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, complain, file_problem
@@ -58,7 +58,7 @@ class SweepCallback(Callback):
             SystemExit: A setting looks like a credential, or the run is refused.
         """
         try:  # Hydra would turn what is raised here into a warning, and fail again with an error
-            _refuse_secrets(config)
+            refuse_secrets(OmegaConf.to_container(config, resolve=False))  # in files: the command line was looked at
             _refuse_run(config)
         except ExperimentError as error:
             raise SystemExit(complain(str(error), error.exit_code)) from error
@@ -74,7 +74,7 @@ class SweepCallback(Callback):
             SystemExit: There is nothing to resume, or the folder is another sweep's, or in use.
         """
         try:  # Hydra would turn what is raised here into a warning, and continue
-            _refuse_secrets(config)
+            refuse_secrets(OmegaConf.to_container(config, resolve=False))  # in files: the command line was looked at
             if config.tracking.enabled:
                 refuse_store(str(config.tracking.uri))
             sweep = self._claim(config)
@@ -149,17 +149,6 @@ class SweepCallback(Callback):
         if not try_lock(self._running):
             raise ConfigurationError(f"the sweep in {sweep.root} is still running: wait for it, or stop it first")
         return sweep
-
-
-def _refuse_secrets(config: DictConfig) -> None:
-    """Refuse credentials that are set in a file: those on the command line were refused before.
-
-    Raises:
-        SystemExit: There is one.
-    """
-    secret = next(secrets_in(OmegaConf.to_container(config, resolve=False)), None)
-    if secret is not None:
-        raise SystemExit(complain(str(refuse_secret(secret))))
 
 
 def _refuse_run(config: DictConfig) -> None:

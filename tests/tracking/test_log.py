@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from mlflow import MlflowClient
 from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
-from bi_experiments.config.credentials import refuse_credentials, without_credentials
+from bi_experiments.config.credentials import refuse_credentials, refuse_secrets, without_credentials
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Environment, ExperimentResult, PhaseStatus, from_json, to_json
@@ -378,6 +379,8 @@ def test_typed_credentials_are_refused_and_those_of_the_environment_are_not(monk
     with pytest.raises(ConfigurationError, match="MLFLOW_TRACKING_PASSWORD") as refused:
         refuse_credentials(uri)
     assert "hush" not in str(refused.value)
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(str(refused.value))}$"):
+        refuse_secrets({"tracking": {"uri": uri}})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     refuse_credentials(uri)
 
