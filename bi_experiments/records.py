@@ -228,7 +228,7 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     keep: bool
     """Whether the raw logprobs are written next to the phase's result."""
     trial_prompts: int = 8
-    """Prompts that the composition `trial` draws from all trials, as many for each of them."""
+    """Prompts drawn per trial, at random from all prompts of the workload."""
     trial_times: float | None = None
     """Once the probes have taken this many times the time of the phase's trials, no more prompts of the workload are
     compared than needed; None: however long it takes."""

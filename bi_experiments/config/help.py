@@ -34,19 +34,19 @@ def register() -> None:
 
 
 def options() -> str:
-    """The options of every group but the presets, one group a line."""
+    """The options of every group but the presets, one group a paragraph."""
     loader = GlobalHydra.instance().config_loader()
     groups = sorted(group for group in loader.list_groups("") if group not in {"hydra", PRESETS})
     width = max(map(len, groups))
-    return "\n".join(f"  {group:{width}}  {', '.join(_names(group))}" for group in groups)
+    return "\n".join(_wrapped(f"  {group:{width}}  ", ", ".join(_names(group)), width + 4) for group in groups)
 
 
 def presets() -> str:
-    """The presets, one a line, with the first sentence of their files' comments."""
+    """The presets, one a paragraph, with the first sentence of their files' comments."""
     below = GlobalHydra.instance().config_loader().list_groups(PRESETS)
     names = [*_names(PRESETS), *(f"{folder}/{name}" for folder in below for name in _names(f"{PRESETS}/{folder}"))]
     width = max(map(len, names))
-    return "\n".join(f"  {name:{width}}  {_first_sentence(name)}".rstrip() for name in names)
+    return "\n".join(_wrapped(f"  {name:{width}}  ", _first_sentence(name), width + 4) for name in names)
 
 
 def keys(*, _root_: DictConfig) -> str:
@@ -65,10 +65,15 @@ def keys(*, _root_: DictConfig) -> str:
         if key.startswith("model.seeded."):
             continue  # the shape of a checkpoint that a preset makes
         meaning = " ".join(part for part in (docs[key], _choices(hint)) if part)
-        head = f"  {key}={_value(_root_, key)}"
-        lines += textwrap.wrap(
-            f"{head}  {meaning}", WIDTH, subsequent_indent="        ", break_long_words=False, break_on_hyphens=False
-        )
+        lines.append(_wrapped(f"  {key}={_value(_root_, key)}  ", meaning, 8))
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str, indent: int) -> str:
+    """A text behind its head, in lines of `WIDTH`."""
+    lines = textwrap.wrap(
+        head + text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
     return "\n".join(lines)
 
 

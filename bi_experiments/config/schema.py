@@ -200,10 +200,10 @@ class ProtocolConfig:
     equivalence_pct: float = MISSING
     """Changes within plus or minus this many per cent count as none."""
     target_half_width_pct: float | None = MISSING
-    """After `pairs`, as many more as bring the half-width of the total time's interval down to this, decided once
-    (Stein's two stages); null: exactly `pairs`."""
+    """Once `protocol.pairs` pairs have run, run as many more as narrow the half-width of the total time's interval to
+    this, decided once (Stein's two stages); null: exactly `protocol.pairs`."""
     max_pairs: int | None = MISSING
-    """Most pairs with `target_half_width_pct`."""
+    """Most pairs that are run in all for `protocol.target_half_width_pct`."""
     time_budget_min: float | None = MISSING
     """Start no further pair after this many minutes; null: no limit."""
 
@@ -225,7 +225,7 @@ class VerifyConfig:
     logprobs: int = MISSING
     """Logprobs compared for each generated token."""
     trial_prompts: int = MISSING
-    """Prompts that the composition `trial` draws from all trials, as many for each of them."""
+    """Prompts drawn per trial, at random from all prompts of the workload."""
     time_share: float | None = MISSING
     """Once the probes of a launch have taken this share of the time of its arm's trials, in all its launches, `trial`
     samples no more prompts than needed; null: however long it takes."""
