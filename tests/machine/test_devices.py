@@ -1,6 +1,10 @@
+from collections.abc import Callable
+
+import pynvml
 import pytest
 
 from bi_experiments.machine.devices import read_nvidia, select_visible
+from tests.fake_nvml import FakeDevice, FakeNvml
 
 UUIDS = ["GPU-aaaa1111", "GPU-aaaa2222", "GPU-bbbb3333"]
 
@@ -24,15 +28,27 @@ def test_visible_devices_are_read_as_cuda_reads_them(value: str | None, expected
     assert select_visible(value, UUIDS) == expected
 
 
-def test_this_machine_has_devices_and_a_driver_or_a_reason_why_not() -> None:
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [(None, ["first", "second"]), ("1", ["second"]), ("1,0", ["second", "first"]), ("", []), ("-1", [])],
+)
+def test_the_devices_that_cuda_shows_are_seen_in_its_order(
+    monkeypatch: pytest.MonkeyPatch, nvml: Callable[..., FakeNvml], visible: str | None, seen: list[str]
+) -> None:
+    fake = nvml(FakeDevice(name="first"), FakeDevice(name="second"))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     nvidia = read_nvidia()
-    if nvidia.problem is None:
-        assert nvidia.driver
-        assert nvidia.cuda
-    else:
-        assert not nvidia.devices
+    assert [device.name for device in nvidia.devices] == seen
+    assert (nvidia.driver, nvidia.cuda, nvidia.problem) == ("580.95", "13.0", None)
+    assert fake.open == 0
 
 
-def test_hidden_devices_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert read_nvidia().devices == ()
+def test_a_machine_without_the_driver_has_no_devices_and_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    nvidia = read_nvidia()
+    assert nvidia.devices == ()
+    assert nvidia.problem == "NVML Shared Library Not Found"
