@@ -57,7 +57,7 @@ LONGEST_EVENT_BYTES = 64 << 20
 """A phase that writes more without the end of an event has gone wrong."""
 
 LONGEST_SLEEP_S = 3600.0
-"""`select` takes no number of any size."""
+"""`select` rejects very large timeouts."""
 
 CAUSE_LINES, CAUSE_CHARACTERS = 400, 2000
 """Last lines of an engine's log, and characters of each, in which the cause of a failure is looked for."""

@@ -149,7 +149,7 @@ def steps_of_every_size(limits: EngineLimits) -> Iterator[list[Request]]:
     """A batch for every size of a step that kernels change at, and for the largest, and one for a token fewer.
 
     A trial's last steps of prompts have any size, another one in each launch where the requests arrive during the first
-    step, so that no batch of the trials warms them all up. While a step has seats for it, every token is a prompt: the
+    step, so that no batch of the trials warms them all up. While `max_num_seqs` allows it, every token is a prompt: the
     LM head then has as many rows. Longer prompts begin with different tokens, so that none is found in the prefix
     cache, into which an engine puts the blocks of a step while it plans it. None where the engine reports no such size.
     """

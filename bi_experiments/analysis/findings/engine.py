@@ -30,7 +30,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "prefix_caching": "Set backend.enable_prefix_caching=false, so that both arms compute every prompt token.",
         "chunked_prefill": "Fix it for both arms: +backend.engine.enable_chunked_prefill=true.",
         "max_num_batched_tokens": "Set backend.max_num_batched_tokens to a number that both arms keep.",
-        "max_num_seqs": "Set workload.max_batch_size, the engine's number of seats, to one that both arms keep.",
+        "max_num_seqs": "Set workload.max_batch_size, which is max_num_seqs, to one that both arms keep.",
         "async_scheduling": "Set backend.async_scheduling=false, so that both arms schedule alike.",
         "all_reduce": "It is part of the mode's cost on several devices; measure tp=1 too, to see it apart.",
         "fp32_precision": "Of float32 alone, and of torch's own kernels: the mode's are Triton's, which do not go by "

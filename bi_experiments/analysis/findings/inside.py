@@ -115,7 +115,7 @@ def _queued(pairs: Sequence[Pair]) -> Iterator[Finding]:
         most = max(places, key=lambda place: place.trial.queued or 0)
         yield Finding(
             kind="queued",
-            message=f"Requests waited until others had ended, for lack of KV cache or of seats (max_num_seqs): "
+            message=f"Requests waited until others had ended, for lack of KV cache or at max_num_seqs: "
             f"{_named(places)}; at most {most.trial.queued} of {most.trial.batch_size}. The batches that ran are "
             "smaller than those of the workload.",
             remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",

@@ -60,7 +60,7 @@ def greedy_short(material: Material) -> dict[Request, int]:
 def batch_of(material: Material, size: int) -> Iterator[Batch]:
     """Batches of `size`: in each a probe first, in the middle and last, and every probe in three different places."""
     if size > material.limits.max_num_seqs:
-        material.lacks(material.seats)
+        material.lacks(material.max_num_seqs)
         return
     probes = greedy(material)
     if size == 1:
@@ -83,7 +83,7 @@ def drawn(material: Material, number: int) -> Iterator[Batch]:
     """Batches of `number` sizes drawn at random between 2 and the largest, all probes in random places."""
     probes = greedy(material)
     if material.limits.max_num_seqs < 2:
-        material.lacks(material.seats)
+        material.lacks(material.max_num_seqs)
         return
     for _ in range(number):
         size = material.random.randint(2, material.limits.max_num_seqs)
@@ -112,7 +112,7 @@ def sizes(material: Material, _: int) -> Iterator[Batch]:
     prompts = [material.tokens(min(length, limits.max_model_len - steps)) for length in (40, 20, 8)]
     top = limits.max_num_seqs
     if top < 2:
-        material.lacks(material.seats)
+        material.lacks(material.max_num_seqs)
         return
     while top > 1:
         # Sequence k of the order of leaving decodes in steps 1 to k + 1; step 0 is the prefill.
@@ -187,7 +187,7 @@ def borders(material: Material, _: int) -> Iterator[Batch]:
             left_out.append(tokens)
     if left_out:
         material.lacks(
-            f"no probe with neighbours makes them: {material.seats}, {material.step}", named("step", left_out)
+            f"no probe with neighbours makes them: {material.max_num_seqs}, {material.step}", named("step", left_out)
         )
 
 
@@ -216,7 +216,7 @@ def arrivals(material: Material, _: int) -> Iterator[Batch]:
             if len(group) + len(fill) <= limits.max_num_seqs:
                 made += group
                 yield numbered(batch, probes)
-        material.lacks_probes(made, probes, f"{material.seats}, {material.step}, when {length} tokens arrive")
+        material.lacks_probes(made, probes, f"{material.max_num_seqs}, {material.step}, when {length} tokens arrive")
 
 
 def preempted(material: Material, _: int) -> Iterator[Batch]:
@@ -231,7 +231,7 @@ def preempted(material: Material, _: int) -> Iterator[Batch]:
         material.lacks(f"block_size is {limits.block_size}, {material.length}")
         return
     if limits.max_num_seqs < 3 or 3 * length > limits.max_num_batched_tokens:
-        material.lacks(f"{material.seats}, {material.step}")
+        material.lacks(f"{material.max_num_seqs}, {material.step}")
         return
     probes = {Request(material.tokens(length), output): probe for probe in range(3)}
     batch = numbered(probes, probes)
@@ -254,7 +254,7 @@ def in_eights(material: Material, probes: dict[Request, int]) -> Iterator[Batch]
     """The probes in random places of batches of eight, or of the largest batch where that is smaller."""
     size = min(8, material.limits.max_num_seqs)
     if size < 2:
-        material.lacks(material.seats)
+        material.lacks(material.max_num_seqs)
         return
     requests = list(probes)
     group = max(1, size // 2)
@@ -307,7 +307,7 @@ def chunked_prefill(material: Material, _: int) -> Iterator[Batch]:
             yield numbered(batch, {request: probe})
         else:
             what = None if probe == last else named("probe", [len(prompt)])
-            material.lacks(f"{material.seats}, too few for {step - room} tokens in a step", what)
+            material.lacks(f"{material.max_num_seqs}, too few for {step - room} tokens in a step", what)
 
 
 def last_chunk(material: Material, _: int) -> Iterator[Batch]:
@@ -333,7 +333,7 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
             missing.remove(context)
             yield Batch((*fill, request), (Probed(number, len(fill), request),))
     if missing:
-        material.lacks(f"{material.seats}, {material.step}", f"the prompts from {min(missing)} tokens on")
+        material.lacks(f"{material.max_num_seqs}, {material.step}", f"the prompts from {min(missing)} tokens on")
 
 
 def long_prompt(material: Material, _: int) -> Iterator[Batch]:
@@ -343,7 +343,7 @@ def long_prompt(material: Material, _: int) -> Iterator[Batch]:
         material.lacks(f"{material.length}, and {material.step}: every prompt fits one step")
         return
     if material.limits.max_num_seqs < 3:
-        material.lacks(material.seats)
+        material.lacks(material.max_num_seqs)
         return
     request = Request(material.tokens(min(material.longest_prompt, step + step // 2)), material.short)
     neighbours = [material.neighbour() for _ in range(2)]
@@ -362,7 +362,7 @@ def seeded(material: Material, _: int) -> Iterator[Batch]:
     with_one_each = packed(probes, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2)
     for groups, where in ((before_one, "one neighbour"), (with_one_each, "a neighbour each")):
         made = (request for group in groups for request in group)
-        material.lacks_probes(made, probes, f"no room next to {where}: {material.seats}, {material.step}")
+        material.lacks_probes(made, probes, f"no room next to {where}: {material.max_num_seqs}, {material.step}")
     for group in before_one:
         yield numbered([*group, material.short_neighbour()], probes)
     for group in with_one_each:
@@ -379,7 +379,7 @@ def samples_of(material: Material, samples: int) -> Iterator[Batch]:
     groups = packed(probes, (limits.max_num_batched_tokens - 1) // samples, limits.max_num_seqs - 1)
     made = (request for group in groups for request in group)
     material.lacks_probes(
-        made, probes, f"no room for {samples} samples and a neighbour: {material.seats}, {material.step}"
+        made, probes, f"no room for {samples} samples and a neighbour: {material.max_num_seqs}, {material.step}"
     )
     for group in groups:
         yield numbered([*group, material.short_neighbour()], probes)

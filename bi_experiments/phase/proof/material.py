@@ -104,7 +104,7 @@ class Material:
             self.lacks(why, named("probe", lengths))
 
     @property
-    def seats(self) -> str:
+    def max_num_seqs(self) -> str:
         """Why no larger batch is made."""
         return f"max_num_seqs is {self.limits.max_num_seqs}"
 

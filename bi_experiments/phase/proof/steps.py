@@ -1,8 +1,8 @@
 """Which steps output tokens come from, by vLLM's first-come-first-served rule. Pure: no engine, no torch.
 
 All requests are queued before the first step. A step first takes the running sequences in their order, then starts
-waiting ones while its tokens and seats last; a prompt that does not fit is split, or with chunked prefill off waits as
-do those behind it (`vllm/v1/core/sched/scheduler.py`).
+waiting ones while its tokens last, `max_num_seqs` at most; a prompt that does not fit is split, or with chunked prefill
+off waits as do those behind it (`vllm/v1/core/sched/scheduler.py`).
 Preemption is not followed: these are the steps of a KV cache that is large enough.
 """
 

@@ -404,9 +404,9 @@ def test_the_probes_of_arrivals_decode_while_a_prompt_of_each_length_that_fits_i
     assert contexts == {129, 512, 1024}
 
 
-@pytest.mark.parametrize("seats", [2, 8, 32])
-def test_sizes_has_every_number_of_sequences_that_decode_together(seats: int) -> None:
-    limits = replace(LIMITS, max_num_seqs=seats)
+@pytest.mark.parametrize("sequences", [2, 8, 32])
+def test_sizes_has_every_number_of_sequences_that_decode_together(sequences: int) -> None:
+    limits = replace(LIMITS, max_num_seqs=sequences)
     made = batches("sizes", limits)
     decoding = set()
     for batch in made:
@@ -415,7 +415,7 @@ def test_sizes_has_every_number_of_sequences_that_decode_together(seats: int) ->
         for token in range(1, longest):
             decoding.add(sum(request.max_tokens > token for request in batch.requests))
         assert any(batch.requests[probed.position].max_tokens == longest for probed in batch.probed)
-    assert decoding == set(range(1, seats + 1))
+    assert decoding == set(range(1, sequences + 1))
 
 
 def test_sizes_of_more_sequences_than_steps_take_several_batches() -> None:
