@@ -13,7 +13,8 @@ from bi_experiments.paths import OutputFolder, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
 from bi_experiments.report.labels import short_names
 from bi_experiments.report.output import write_pages, write_text
-from bi_experiments.report.several import Row, Summary, render_html, settings_that_differ
+from bi_experiments.report.rows import Row, Summary
+from bi_experiments.report.several import render_html, settings_that_differ
 from bi_experiments.signals import ends_in_order
 
 COMPARISON = "comparison.html"

@@ -22,8 +22,6 @@ class Summary:
     """`batch_invariant`, or `control`."""
     pairs: int
     """Complete pairs."""
-    sentence: str | None
-    """The result in one sentence; None without a complete pair."""
     total_time: Metric | None
     """What the experiment is about; in records of version 1 without it, the trial time."""
     throughput: Metric | None
@@ -36,10 +34,10 @@ class Summary:
     """The second arm's outputs of the probes alone; None when there are none."""
     findings: tuple[str, ...]
     """Kind of every finding, repeated where several are of one kind."""
-    started_at: float
-    """Unix time in seconds."""
     device: str
+    """The accelerators; the CPU where there is none."""
     vllm_version: str | None
+    """Where the engines ran; None where that is not known."""
 
     @classmethod
     def of(cls, result: ExperimentResult) -> Self:
@@ -53,7 +51,6 @@ class Summary:
             configuration=result.configuration,
             second_arm=arm,
             pairs=comparison.pairs if comparison else 0,
-            sentence=comparison.sentence if comparison else None,
             total_time=primary(comparison) if comparison else None,
             throughput=comparison.metric("throughput") if comparison else None,
             invariance=verdict.verdict if verdict else None,
@@ -61,7 +58,6 @@ class Summary:
             probed=verdict.total if verdict else 0,
             alone=alone_digest(result),
             findings=tuple(finding.kind for finding in comparison.findings) if comparison else (),
-            started_at=result.started_at,
             device=device(result.environment),
             vllm_version=version("vllm", result.environment, result.phases),
         )

@@ -6,7 +6,7 @@ files = draw(rows, Path("figures"))
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -20,8 +20,6 @@ from bi_experiments.report.answer import invariance_tone
 from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row, Summary
 from bi_experiments.wording import band, count, finding_name, four_digits, invariance_word, signed, verdict_word
-
-__all__ = ["Row", "Summary", "draw", "render_html", "settings_that_differ"]
 
 IGNORED = frozenset({"tracking", "gate"})
 """Groups that change nothing of what is measured."""
@@ -93,7 +91,10 @@ def render_html(
     if not sweep and rows:  # unlike experiments differ in more settings than a page is wide
         beside = changing_keys([row.settings for row in rows])
         keys = list(beside)
-    settings = _settings_cells(rows, keys)
+    where = _where(rows)
+    columns = {key: [row.settings.get(key, "") for row in rows] for key in keys}
+    columns |= {name: values for name, values in where.items() if len(_known(values)) > 1}
+    settings = _settings_cells(columns.values())
     adjusted = _adjusted(rows)
     with theme.style():
         drawn = draw_all(rows, sweep=sweep)
@@ -105,17 +106,19 @@ def render_html(
         "several.html.j2",
         title=title,
         counted=_counted(rows),
-        sentences=_sentences(rows, cheapest),
+        sentences=[*_sentences(rows, cheapest), *_ran_on(where)],
         figures=figures,
         left_out=[one for one in drawn if isinstance(one, LeftOut)],
-        header=[_Cell(text, "number" if text in _NUMBERS else "") for text in ("experiment", *_FIRST, *keys, *_LAST)],
+        header=[
+            _Cell(text, "number" if text in _NUMBERS else "") for text in ("experiment", *_FIRST, *columns, *_LAST)
+        ],
         rows=[
             _Line(
                 label=row.label,
                 link=quote(row.page) if row.page is not None else None,
                 findings=_findings(row),
                 first=_first_cells(row),
-                last=[*settings[at], *_last_cells(row.result, adjusted.get(at)), _status(row)],
+                last=[*(cells[at] for cells in settings), *_last_cells(row.result, adjusted.get(at)), _status(row)],
             )
             for at, row in enumerate(rows)
         ],
@@ -230,17 +233,38 @@ def _status(row: Row) -> _Cell:
     return _Cell(row.status) if row.reason is None else _Cell(f"{row.status}: {row.reason}", "reason")
 
 
-def _settings_cells(rows: Sequence[Row], keys: Sequence[str]) -> list[list[_Cell]]:
-    """The settings of every row, cut to what distinguishes them: a whole mapping is taller than the screen."""
-    columns = [[row.settings.get(key, "") for row in rows] for key in keys]
-    shown = [short_names(column) for column in columns]
+def _settings_cells(columns: Iterable[Sequence[str]]) -> list[list[_Cell]]:
+    """The columns of settings, cut to what distinguishes their values: a whole mapping is taller than the screen."""
     return [
         [
-            _Cell(short[at], "reason" if len(short[at]) > 30 else "", "" if short[at] == column[at] else column[at])
-            for short, column in zip(shown, columns, strict=True)
+            _Cell(short, "reason" if len(short) > 30 else "", "" if short == whole else whole)
+            for short, whole in zip(short_names(column), column, strict=True)
         ]
-        for at in range(len(rows))
+        for column in columns
     ]
+
+
+def _where(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What every experiment ran on, one column each; empty text where that is not known."""
+    results = [row.result for row in rows]
+    return {
+        "machine": [result.device if result else "" for result in results],
+        "vLLM": [(result.vllm_version or "") if result else "" for result in results],
+    }
+
+
+def _known(values: Sequence[str]) -> set[str]:
+    return set(values) - {""}
+
+
+def _ran_on(where: Mapping[str, Sequence[str]]) -> list[str]:
+    """What all experiments with a result ran on, as far as it does not differ."""
+    said = [
+        f"{'on' if name == 'machine' else f'with {name}'} {known.pop()}"
+        for name, values in where.items()
+        if len(known := _known(values)) == 1
+    ]
+    return [f"Measured {' '.join(said)}."] if said else []
 
 
 def _last_cells(result: Summary | None, adjusted: float | None) -> list[_Cell]:

@@ -22,8 +22,8 @@ from bi_experiments.errors import ExitCode, warn
 from bi_experiments.files import locked, write_atomically
 from bi_experiments.paths import OutputFolder
 from bi_experiments.report.layout import paragraph, table
-from bi_experiments.report.rows import Summary
-from bi_experiments.report.several import Row, draw, render_html
+from bi_experiments.report.rows import Row, Summary
+from bi_experiments.report.several import draw, render_html
 from bi_experiments.sweep import confirmation
 from bi_experiments.sweep.command import labels, record_of, settings_of, that_differ, typed_sweep
 from bi_experiments.sweep.confirmation import measured_once

@@ -10,7 +10,8 @@ from bi_experiments.records import Finding, Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.several import draw_all
-from bi_experiments.report.several import Row, Summary, draw, render_html, settings_that_differ
+from bi_experiments.report.rows import Row, Summary
+from bi_experiments.report.several import draw, render_html, settings_that_differ
 from tests import factories
 
 EVIL = "<script>alert(1)</script>"
@@ -67,7 +68,7 @@ def test_a_summary_says_what_the_record_says() -> None:
 
 def test_a_summary_of_a_failed_experiment_has_no_numbers() -> None:
     found = Summary.of(factories.whole_result([], comparison=None, invariance=None))
-    assert (found.pairs, found.total_time, found.sentence, found.invariance) == (0, None, None, None)
+    assert (found.pairs, found.total_time, found.invariance) == (0, None, None)
 
 
 def test_only_what_differs_in_the_measurement_is_a_setting() -> None:
@@ -97,6 +98,19 @@ def test_the_page_has_a_row_for_every_experiment_and_a_reason_for_every_failure(
     assert html.index("Total time changes by +2.0 %") < html.index("Figures")
     assert "http://" not in html
     assert "https://" not in html
+
+
+def test_what_the_experiments_ran_on_is_a_column_where_it_differs_and_a_sentence_where_it_does_not() -> None:
+    rows = [row(1.0, backend="a"), row(2.0, backend="b"), Row("run c", {"backend": "c"}, "failed", None, None, None)]
+    html = render_html("Two releases", rows, None)
+    assert "Measured on Some CPU at 2.0 GHz with vLLM 0.32.0." in html
+    assert "machine</th>" not in html
+    assert rows[1].result is not None
+    rows[1] = changed(rows[1], result=changed(rows[1].result, vllm_version="0.33.0"))
+    html = render_html("Two releases", rows, None)
+    assert "Measured on Some CPU at 2.0 GHz." in html
+    assert ">vLLM</th>" in html
+    assert [cells[7:9] for cells in table(html)] == [["a", "0.32.0"], ["b", "0.33.0"], ["c", ""]]
 
 
 def test_a_long_value_is_cut_to_what_differs_and_kept_as_a_title() -> None:

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,16 @@ def test_the_page_shows_what_was_kept_of_each_result(tmp_path: Path) -> None:
     assert row.result == Summary.of(experiment_result())
     assert row.settings == {"tp": "0"}
     assert "tp=0" in sweep.html.read_text()
+
+
+def test_a_summary_with_fields_of_an_older_release_is_read(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    path = tmp_path / "0" / "summary.json"
+    summary.sum_up(Summary.of(experiment_result()), path.parent)
+    older = json.loads(path.read_bytes()) | {"sentence": "Batch invariance costs 7.4 %.", "started_at": 1.0}
+    write_atomically(path, json.dumps(older).encode())
+    (row,) = summary.to_rows(sweep, [done(0, 7.4)], OF)
+    assert row.result == Summary.of(experiment_result())
 
 
 def test_a_page_that_cannot_be_drawn_does_not_end_the_sweep(
