@@ -74,6 +74,9 @@ def invariance_word(verdict: Invariance | None) -> str:
     return (verdict or Invariance.NOT_PROBED).replace("_", " ")
 
 
+AA = "A/A"
+"""What an experiment of two baselines is called, in which batch-invariant mode was not measured."""
+
 NO_INTERVAL = "no interval"
 """What is said of a single launch of an arm everywhere: nothing can be said, for launches differ too."""
 

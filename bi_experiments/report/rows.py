@@ -81,6 +81,11 @@ class Row:
     """`Summary.of` its record; None when it has none."""
 
     @property
+    def control(self) -> bool:
+        """Whether both arms were baselines (A/A), so that the cost is none of the mode's."""
+        return self.result is not None and self.result.second_arm is Arm.CONTROL
+
+    @property
     def cost(self) -> Metric | None:
         """The total time, where its change is known."""
         metric = self.result.total_time if self.result else None

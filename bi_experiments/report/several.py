@@ -13,13 +13,23 @@ from urllib.parse import quote
 
 from bi_experiments.analysis.agreement import outputs_alike
 from bi_experiments.analysis.multiplicity import benjamini_hochberg
-from bi_experiments.config.plain import flatten
+from bi_experiments.config.plain import flatten, setting
 from bi_experiments.files import write_atomically
-from bi_experiments.records import Difference, ExperimentResult
+from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report.answer import invariance_tone
 from bi_experiments.report.labels import changing_keys, short_names
 from bi_experiments.report.rows import Row, Summary
-from bi_experiments.wording import band, count, finding_name, four_digits, invariance_word, signed, verdict_word
+from bi_experiments.wording import (
+    AA,
+    NO_INTERVAL,
+    band,
+    count,
+    finding_name,
+    four_digits,
+    invariance_word,
+    signed,
+    verdict_word,
+)
 
 IGNORED = frozenset({"tracking", "gate"})
 """Groups that change nothing of what is measured."""
@@ -123,9 +133,9 @@ def render_html(
             for at, row in enumerate(rows)
         ],
         note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; invariance: "
-        "the verdict on the second arm, and of its probe outputs those that changed with the batch; adjusted p: that "
-        "there is no change, over all rows together (Benjamini-Hochberg): of the rows below 0.05, 5 % at most are "
-        "expected to show a change where there is none."
+        "the verdict on the second arm, and of its probe outputs those that changed with the batch; A/A: two "
+        "baselines; adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows "
+        "below 0.05, 5 % at most are expected to show a change where there is none."
         + "".join(f" With {key} change too: {', '.join(others)}." for key, others in beside.items() if others),
         command=command,
     )
@@ -172,7 +182,8 @@ def _counted(rows: Sequence[Row]) -> str:
 def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
     """The range of the costs, what is said of the lowest, and whether invariance held everywhere."""
     said = []
-    known = [(row.cost, row.label) for row in rows if row.cost is not None]
+    of_mode = [row for row in rows if not row.control]
+    known = [(row.cost, row.label) for row in of_mode if row.cost is not None]
     costs = sorted(
         (one.change_pct, name) for one, name in known if one.change_pct is not None and one.low_pct is not None
     )
@@ -190,11 +201,29 @@ def _sentences(rows: Sequence[Row], cheapest: str | None) -> list[str]:
                 "The extremes of several measurements are extreme by luck too: measure the one that you choose again "
                 "in fresh pairs, before you call it the cheapest."
             )
-    verdicts = Counter(invariance_word(row.result.invariance) for row in rows if row.result)
+    if controls := [f"{row.label}, {_control(row)}" for row in rows if row.control]:
+        said.append(f"A/A (two baselines): {'; '.join(controls)}.")
+    verdicts = Counter(invariance_word(row.result.invariance) for row in of_mode if row.result)
     if verdicts:
         said.append("Invariance: " + ", ".join(f"{word} in {number}" for word, number in verdicts.items()) + ".")
-    outputs = [(row.label, row.result.alone) for row in rows if row.result is not None and row.result.alone is not None]
+    outputs = [
+        (row.label, row.result.alone) for row in of_mode if row.result is not None and row.result.alone is not None
+    ]
     return said + [alike.sentence for alike in outputs_alike(outputs)]
+
+
+def _control(row: Row) -> str:
+    """By how much two baselines differ, and what was injected into one of them on purpose."""
+    assert row.result is not None
+    injected = setting(row.result.configuration, "protocol.inject_pct") or 0
+    on_purpose = f" with {injected:g} % injected" if injected else ""
+    if row.cost is None or row.cost.change_pct is None:
+        return f"not compared{on_purpose}"
+    return f"{signed(row.cost.change_pct)} {_interval(row.cost) or f'({NO_INTERVAL})'}{on_purpose}"
+
+
+def _interval(cost: Metric) -> str:
+    return "" if cost.low_pct is None or cost.high_pct is None else band(cost.low_pct, cost.high_pct)
 
 
 def _first_cells(row: Row) -> list[_Cell]:
@@ -204,17 +233,16 @@ def _first_cells(row: Row) -> list[_Cell]:
         return [_Cell("", "number")] * 3 + [_Cell(row.status), _Cell("")]
     cost = result.total_time
     change = cost.change_pct if cost is not None else None
-    interval = ""
-    if cost is not None and cost.low_pct is not None and cost.high_pct is not None:
-        interval = band(cost.low_pct, cost.high_pct)
+    interval = _interval(cost) if cost is not None else ""
     word, tone = invariance_word(result.invariance), invariance_tone(result.invariance)
+    bits = _Cell(f"{word} {result.differing}/{result.probed}" if result.probed else word, tone)
     decided = bool(interval) and cost is not None and cost.verdict is not Difference.INCONCLUSIVE
     return [
         _Cell("" if change is None else signed(change), "number strong" if decided else "number"),
         _Cell(interval, "number"),
         _Cell(str(result.pairs), "number"),
         _Cell(verdict_word(cost) if cost is not None else ""),
-        _Cell(f"{word} {result.differing}/{result.probed}" if result.probed else word, tone),
+        _Cell(AA) if row.control else bits,
     ]
 
 

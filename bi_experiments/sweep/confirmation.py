@@ -32,7 +32,8 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
     """The experiment of the lowest cost with an interval; None with fewer than two to choose from.
 
     Where a sweeper searches, it is the one with what it searched for, the lowest own time per token of the mode. One in
-    which the mode does not hold, or in which the arms do not compute the same, is not one to choose.
+    which the mode does not hold, in which the arms do not compute the same, or which has no mode (A/A), is not one to
+    choose.
 
     Args:
         records: All experiments.
@@ -48,7 +49,7 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
 
 
 def _is_usable(record: ExperimentRecord) -> bool:
-    return record.invariance not in _UNUSABLE and record.alike is not False
+    return not record.control and record.invariance not in _UNUSABLE and record.alike is not False
 
 
 def confirm(sweep: SweepFolder, config: DictConfig, run: TaskFunction) -> None:

@@ -11,7 +11,7 @@ from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import INTERRUPTED, RECORD_VERSION, Difference, ExperimentResult, Invariance, Record
+from bi_experiments.records import INTERRUPTED, RECORD_VERSION, Arm, Difference, ExperimentResult, Invariance, Record
 
 
 class Status(StrEnum):
@@ -81,13 +81,21 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     """What vLLM ran the arms with differently, besides the mode; None where it reports nothing of the kind."""
     own_s_per_token: float | None = None
     """Time of the second arm for each token that it generated, in seconds: what a search makes as small as it can."""
+    second_arm: Arm | None = None
+    """None: without a result, or written before it was."""
     invariance: Invariance | None = None
+    """The verdict on the second arm."""
     alike: bool | None = None
     """Whether both arms compute the same, up to rounding; None: not looked at, or written before it was."""
     probed_alone: str | None = None
     """The same where two experiments ran the same probes alone; None: no probe."""
     outputs_alone: str | None = None
     """The same where the second arm's outputs of these are the same to the bit."""
+
+    @property
+    def control(self) -> bool:
+        """Whether both arms were baselines (A/A), so that the change is no cost of the mode."""
+        return self.second_arm is Arm.CONTROL
 
     @property
     def alone(self) -> AloneDigest | None:
@@ -143,6 +151,7 @@ def with_result(record: ExperimentRecord, result: ExperimentResult) -> Experimen
     record = msgspec.structs.replace(
         record,
         wall_time_s=result.wall_time_s,
+        second_arm=second_arm(result.phases),
         invariance=verdicts.get(second_arm(result.phases)),
         alike=agreement.explained if agreement else None,
         own_s_per_token=own_s_per_token(result.phases),

@@ -29,7 +29,7 @@ from bi_experiments.sweep.command import labels, record_of, settings_of, that_di
 from bi_experiments.sweep.confirmation import measured_once
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
-from bi_experiments.wording import band, change_text, count, invariance_word, shortened, signed
+from bi_experiments.wording import AA, band, change_text, count, invariance_word, shortened, signed
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -144,9 +144,10 @@ def outcome(record: ExperimentRecord) -> str:
     parts = [] if record.change_pct is None else [signed(record.change_pct)]
     if record.low_pct is not None and record.high_pct is not None:
         parts.append(band(record.low_pct, record.high_pct))
-    if record.invariance is not None:
-        parts.append(f"invariance {record.invariance.replace('_', ' ')}")
-    return " ".join(parts) or "no complete pair"
+    if record.invariance is not None and not record.control:
+        parts.append(f"invariance {invariance_word(record.invariance)}")
+    said = " ".join(parts) or "no complete pair"
+    return f"{AA} {said}" if record.control else said
 
 
 # --- All of them ------------------------------------------------------------------------------------------------------
@@ -168,17 +169,22 @@ def to_text(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | Non
 def alike_in(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> list[Alike]:
     """Whether the second arm's outputs of the probes alone are the same in all experiments of a sweep."""
     names = labels(records, sweep_record)
-    return outputs_alike([(names[one.number], one.alone) for one in records if one.alone is not None])
+    return outputs_alike(
+        [(names[one.number], one.alone) for one in records if one.alone is not None and not one.control]
+    )
 
 
 def _parts(records: Sequence[ExperimentRecord]) -> list[tuple[str, Sequence[ExperimentRecord]]]:
     if len(records) <= ALL_ROWS:
         return [("", records)] if records else []
-    measured = sorted((one for one in records if one.change_pct is not None), key=lambda one: one.change_pct or 0.0)
+    costs = [one for one in records if one.change_pct is not None and not one.control]
+    measured = sorted(costs, key=lambda one: one.change_pct or 0.0)
+    controls = [one for one in records if one.change_pct is not None and one.control]
     others = [one for one in records if one.status is not Status.DONE]
     parts = [
         ("The lowest costs:", measured[:SOME_ROWS]),
         ("The highest costs:", measured[SOME_ROWS:][-SOME_ROWS:]),
+        (f"{AA} (two baselines), the first of {len(controls)}:", controls[:SOME_ROWS]),
         (f"Not done, the first of {len(others)}:", others[:SOME_ROWS]),
     ]
     return [(title, some) for title, some in parts if some]
@@ -204,7 +210,7 @@ def _cells(record: ExperimentRecord) -> tuple[str, str, str, str]:
     interval = "-"
     if record.low_pct is not None and record.high_pct is not None:
         interval = f"{change_text(record.low_pct)} .. {change_text(record.high_pct)}"
-    verdict = invariance_word(record.invariance) if record.invariance else "-"
+    verdict = AA if record.control else invariance_word(record.invariance) if record.invariance else "-"
     return change, interval, verdict, str(record.status)
 
 

@@ -81,7 +81,8 @@ def _outputs(records: Sequence[ExperimentRecord], sweep_record: SweepRecord) -> 
 
 def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:
     """How many experiments ended how, and the range of what they cost."""
-    costs = [record.change_pct for record in measured_once(records) if record.change_pct is not None]
+    once = [record for record in measured_once(records) if not record.control]
+    costs = [record.change_pct for record in once if record.change_pct is not None]
     metrics = {
         f"experiments/{status.value.replace(' ', '_')}": float(sum(record.status is status for record in records))
         for status in (Status.DONE, Status.FAILED, Status.CANNOT_RUN)

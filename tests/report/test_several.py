@@ -6,7 +6,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bi_experiments.analysis.agreement import AloneDigest
-from bi_experiments.records import Finding, Invariance
+from bi_experiments.records import Arm, Finding, Invariance
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
 from bi_experiments.report.figures.several import draw_all
@@ -131,6 +131,36 @@ def test_costs_without_an_interval_are_counted_and_not_ranked() -> None:
     assert "Without an interval: 1 experiment" in head
     assert "46.0" not in head
     assert "violated in 2" in head
+
+
+def control(change_pct: float, **settings: str) -> Row:
+    one = row(change_pct, **settings)
+    assert one.result is not None
+    return changed(one, result=changed(one.result, second_arm=Arm.CONTROL))
+
+
+def test_two_baselines_are_no_cost_and_no_verdict_on_the_mode() -> None:
+    rows = [row(2.0, kind="a"), row(9.0, kind="b"), control(0.3, kind="c")]
+    html = render_html("Three", rows, None)
+    head = html.partition("<table>")[0]
+    assert "Total time changes by +2.0 % (run a) to +9.0 % (run b)." in head
+    assert "A/A (two baselines): run c, +0.3 % [-0.7 %, +1.3 %]." in head
+    assert "Invariance: violated in 2." in head
+    assert [cells[5] for cells in table(html)] == ["violated 1/24", "violated 1/24", "A/A"]
+    assert "from +2.0 % (a) to +9.0 % (b), median +5.5 %" in drawings(rows)["experiments_overhead"].description
+    assert "second arm" in svg(drawings(rows)["experiments_throughput"])
+    alone = render_html("Two", [rows[0], rows[2]], None).partition("<table>")[0]
+    assert "before you call it the cheapest" not in alone
+    only = render_html("None of the mode", [rows[2], control(-0.2, kind="d")], None).partition("<table>")[0]
+    assert "Total time changes" not in only
+    assert "Invariance:" not in only
+
+
+def test_a_slow_down_on_purpose_is_said_with_its_size() -> None:
+    one = control(3.0, kind="c")
+    assert one.result is not None
+    result = changed(one.result, configuration={"protocol": {"inject_pct": 3.0}})
+    assert "run c, +3.0 % [+2.0 %, +4.0 %] with 3 % injected." in render_html("A", [changed(one, result=result)], None)
 
 
 def test_nothing_of_a_row_is_markup() -> None:

@@ -37,6 +37,11 @@ def test_what_the_engines_of_the_arms_do_not_share_is_part_of_the_row() -> None:
     assert with_result(record(0), experiment_result()).differs is None
 
 
+def test_two_baselines_are_known_by_their_second_arm() -> None:
+    controls = experiment_result(factories.phases((0.1, -0.1), second=Arm.CONTROL))
+    assert [with_result(record(0), one).control for one in (controls, experiment_result())] == [True, False]
+
+
 def test_the_last_line_of_an_experiment_counts(folder: SweepFolder) -> None:
     for one in (record(1, Status.RUNNING), record(0), record(1)):
         folder.append(one)

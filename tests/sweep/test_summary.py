@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from bi_experiments.errors import ExitCode
 from bi_experiments.files import write_atomically
-from bi_experiments.records import Invariance, to_json
+from bi_experiments.records import Arm, Invariance, to_json
 from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import confirmation, summary
 from bi_experiments.sweep.folder import SweepFolder
@@ -69,6 +69,7 @@ def test_the_cheapest_has_an_interval_and_a_mode_that_holds() -> None:
         done(0, 7.5),
         replace(done(1, 1.0), invariance=Invariance.VIOLATED),
         replace(done(5, -44.0), invariance=Invariance.HOLDS, alike=False),  # float32 against TF32
+        replace(done(6, 0.1), second_arm=Arm.CONTROL),
         replace(done(2, 2.0), low_pct=None, high_pct=None),
         replace(done(3, 3.0), again=4),
         replace(done(4, 9.0), own_s_per_token=0.1),
@@ -77,7 +78,7 @@ def test_the_cheapest_has_an_interval_and_a_mode_that_holds() -> None:
     assert chosen is not None
     assert chosen.number == 0
     assert confirmation.cheapest(records, search=True) is None  # one alone has what is searched for
-    assert confirmation.cheapest(records[1:5], search=False) is None
+    assert confirmation.cheapest(records[1:6], search=False) is None
 
 
 def test_what_measuring_the_cheapest_again_gave_is_said() -> None:
@@ -119,6 +120,23 @@ def test_a_thousand_experiments_are_shown_by_their_extremes_and_failures() -> No
     assert "+0.00" in text
     assert "+989.00" in text
     assert "999: it broke" in text
+
+
+def test_two_baselines_are_called_so_and_are_not_among_the_lowest_costs() -> None:
+    control = replace(done(1000, -3.0), second_arm=Arm.CONTROL, invariance=Invariance.NOT_PROBED)
+    lines = summary.to_text([*(done(number, float(number)) for number in range(50)), control], OF)
+    lowest = lines[lines.index("The lowest costs:") :]
+    (shown,) = (line for line in lowest if line.startswith("1000"))
+    assert shown.split()[-2:] == ["A/A", "done"]
+    assert lines[lines.index(shown) - 3] == "A/A (two baselines), the first of 1:"
+    assert summary.outcome(control) == "A/A -3.0 % [-4.0 %, -2.0 %]"
+    same = {"probed_alone": "probes", "outputs_alone": "bits"}
+    alike = [
+        replace(done(0, 7.5), **same),
+        replace(done(1, 7.5), **same),
+        replace(control, **same | {"outputs_alone": "x"}),
+    ]
+    assert [one.agree for one in summary.alike_in(alike, OF)] == [True]
 
 
 def test_the_csv_has_every_experiment_with_its_settings() -> None:

@@ -95,12 +95,16 @@ def _overhead(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
         axes.set_ylabel("change of total time [%]")
         theme.read_along(axes, "y")
     theme.head(figure, f"{title} [%], with its 95 % interval, n = {count(len(rows), 'experiment')}")
-    costs = [_cost_pct(row) for row in ordered]
-    said = f"from {signed(costs[-1])} ({names[-1]}) to {signed(costs[0])} ({names[0]})"
+    costs = [(_cost_pct(row), name) for row, name in zip(ordered, names, strict=True) if not row.control]
+    said = "two baselines each"
+    if costs:
+        (highest, most_expensive), (lowest, cheapest) = costs[0], costs[-1]
+        middle = median(cost for cost, _ in costs)
+        said = f"from {signed(lowest)} ({cheapest}) to {signed(highest)} ({most_expensive}), median {signed(middle)}"
     return Drawing(
         name="experiments_overhead",
         title=title,
-        description=f"{title}, n = {len(rows)}: {said}, median {signed(median(costs))}.",
+        description=f"{title}, n = {len(rows)}: {said}.",
         caption=f"{_names(keys)}The most expensive first. Shaded: what counts as no change."
         if named
         else "Grey: 95 % intervals.",
@@ -226,7 +230,8 @@ def _by_value(key: str, rows: Iterable[Row]) -> list[tuple[str, list[float]]]:
 
 def _throughput(rows: Sequence[Row], keys: Sequence[str]) -> Drawing:
     title = "Throughput of both arms"
-    label = LABELS[rows[0].result.second_arm if rows[0].result else Arm.BATCH_INVARIANT]
+    arms = {row.result.second_arm for row in rows if row.result is not None}
+    label = LABELS[arms.pop()] if len(arms) == 1 else "second arm"
     both = [
         (row.result.throughput.baseline, row.result.throughput.second)
         for row in rows
