@@ -1050,6 +1050,8 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
     """Prompts that were drawn too and do not count: time was over before their turn (`verify.time_share`)."""
     bound_pct: float | None = None
     """At most this share of the workload's outputs changes with the batch, in per cent (one-sided 95 %)."""
+    census: bool = False
+    """Whether all of the workload's prompts were compared: the bound is then the share that changed."""
     agreement: ArmAgreement | None = None
     """None where an arm has no probe alone."""
 

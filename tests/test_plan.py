@@ -1,5 +1,6 @@
 """The planner says what it would take, in pairs, minutes and a command."""
 
+import math
 import re
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_of_a_decided_cost_a_narrower_interval_is_planned(costs_pct: list[float]
     assert 4 < int(planned[3]) < 30
     assert "to distinguish" not in first
     assert "to show" not in first
+
+
+def test_the_plan_of_two_stages_says_that_the_interval_rests_on_the_first() -> None:
+    costs_pct = [3.0, 3.2, -9.0, 21.0]
+    settings = ("protocol.pairs=2", "protocol.target_half_width_pct=3", "protocol.max_pairs=4")
+    said = planning(factories.whole_result(factories.phases(costs_pct), *settings))
+    deviation_pct = 100 * math.log(1.032 / 1.03) / math.sqrt(2)
+    assert said[-1].endswith(f"rests on the 2 pairs of the first stage alone, {deviation_pct:.2f} %.")
+    assert not any("would narrow the interval to" in sentence for sentence in said)
 
 
 def test_own_targets_are_planned_for_where_the_cost_is_decided_too() -> None:

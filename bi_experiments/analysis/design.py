@@ -122,11 +122,19 @@ class Design(NamedTuple):
             second: Those of the second arm.
             pairs: The pairs that they are of, those of the first stage first.
         """
-        baseline, second = self.units(baseline, pairs), self.units(second, pairs)
-        differences = log_ratios(baseline, second)
-        if self.first_stage is not None:
-            return two_stage_estimate(differences, self.first_stage)
-        return paired_estimate(differences) if self.paired else welch_estimate(baseline, second)
+        if self.first_stage is None and not self.paired:
+            return welch_estimate(self.units(baseline, pairs), self.units(second, pairs))
+        return self.mean(log_ratios(baseline, second), pairs)
+
+    def mean(self, differences: Sequence[float], pairs: Sequence[Pair]) -> Estimate:
+        """The mean of one difference of logarithms a pair, in two stages by the spread of the first.
+
+        Args:
+            differences: One a pair.
+            pairs: The pairs that they are of, those of the first stage first.
+        """
+        units = self.units(differences, pairs)
+        return paired_estimate(units) if self.first_stage is None else two_stage_estimate(units, self.first_stage)
 
 
 def prompts_differ(pairs: Sequence[Pair]) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
     NEGATIVE_CONTROL,
@@ -55,6 +56,8 @@ class Evidence:
     """Trials with a needle."""
     first_tokens: tuple[StepCount, ...] = ()
     """Of the probes: steps that end a prompt, from which first output tokens come."""
+    workload_prompts: int = 0
+    """Prompts of all trials of the first launch; 0: it has no trial."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -106,14 +109,36 @@ class Evidence:
     def begins_in_split_prompts(self) -> bool:
         """Whether every change begins at the first output token of a prompt that was computed in several steps."""
         changed = [one for output in self.differing for one in output.results if not one.equal]
-        whole = [step for step in self.first_tokens if not step.split]
-        split = [step for step in self.first_tokens if step.split]
+        split = {step.composition for step in self.first_tokens if step.split and step.changed}
         return (
-            not self.needle_differing
-            and all(one.first_difference == one.prompt_positions for one in changed)
-            and all(step.changed == 0 for step in whole)
-            and any(step.changed for step in split)
+            bool(changed)
+            and not self.needle_differing
+            and all(one.composition in split and one.first_difference == one.prompt_positions for one in changed)
+            and all(step.changed == 0 for step in self.first_tokens if not step.split)
         )
+
+    @property
+    def prompts(self) -> int:
+        """Prompts whose outputs were compared with those of another batch, each once under whatever names."""
+        same: dict[tuple[str | None, int], tuple[str | None, int]] = {}
+        by_request: dict[str, tuple[str | None, int]] = {}
+
+        def first_name(name: tuple[str | None, int]) -> tuple[str | None, int]:
+            while same[name] != name:
+                name = same[name]
+            return name
+
+        for result in (output.results[0] for output in self.compared):
+            name = (result.composition if result.composition in OWN_PROMPTS else None, result.probe)
+            same.setdefault(name, name)
+            if result.request:
+                same[first_name(name)] = first_name(by_request.setdefault(result.request, name))
+        return sum(name == other for name, other in same.items())
+
+    @property
+    def census(self) -> bool:
+        """Whether every prompt of the workload was compared, so that nothing is left to be bounded."""
+        return 0 < self.workload_prompts <= self.sampled[1]
 
     def unrepeatable(self, composition: str) -> bool:
         """Whether the same batch of it gave other bits when it ran again."""
@@ -161,4 +186,5 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
         first_tokens=tuple(
             step for phase in phases for step in phase.steps if step.kind is StepKind.PREFILL and step.composition
         ),
+        workload_prompts=sum(trial.batch_size for trial in phases[0].trials) if phases else 0,
     )

@@ -60,10 +60,14 @@ def judge(
     ran = {entry.composition for entry in counts}
     # A needle licenses nothing but the needle, also where the workload has steps like its own.
     licenses = {one.composition: one for one in counts if one.verdict and one.composition != "needle"}
-    ledger = make_ledger(ordered, licenses)
+    baseline = evidence.get(Arm.BASELINE)
+    controlled = {name for name in licenses if baseline is not None and _is_control(name, baseline)}
+    ledger = make_ledger(ordered, licenses, controlled)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     mode = evidence.get(Arm.BATCH_INVARIANT)
     sampled_differing, sampled = mode.sampled if mode else (0, 0)
+    census = mode is not None and mode.census
+    left_out = max((phase.left_out for phase in ordered if phase.arm is Arm.BATCH_INVARIANT), default=0)
     report = InvarianceReport(
         level=level,
         arms=verdicts,
@@ -77,8 +81,9 @@ def judge(
         ruled_pct=ruled_pct(ordered),
         sampled=sampled,
         sampled_differing=sampled_differing,
-        left_out=max((phase.left_out for phase in ordered if phase.arm is Arm.BATCH_INVARIANT), default=0),
-        bound_pct=upper_bound_pct(sampled_differing, sampled),
+        left_out=0 if census else left_out,
+        bound_pct=100 * sampled_differing / sampled if census else upper_bound_pct(sampled_differing, sampled),
+        census=census,
         agreement=compare_arms(ordered),
     )
     return replace(report, sentence=sentence(evidence, report))

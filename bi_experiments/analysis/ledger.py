@@ -10,7 +10,7 @@ other tokens before, and no others: what it compared elsewhere without a change 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bi_experiments.phase.proof.compositions import NEEDED_SHARE
@@ -32,12 +32,15 @@ class _Class(NamedTuple):
     split: bool
 
 
-def make_ledger(phases: Sequence[PhaseResult], counts: Mapping[str, CompositionCount]) -> tuple[LedgerRow, ...]:
+def make_ledger(
+    phases: Sequence[PhaseResult], counts: Mapping[str, CompositionCount], controlled: Collection[str]
+) -> tuple[LedgerRow, ...]:
     """Every class that the workload has, the largest first; none where no phase says which steps there are.
 
     Args:
         phases: In launch order.
         counts: Of the batch-invariant arm, by composition, with their verdicts; others probe nothing.
+        controlled: Compositions in which the baseline differs because of the batch.
     """
     own, baseline = _steps(phases, Arm.BATCH_INVARIANT), _steps(phases, Arm.BASELINE)
     changed_own = {
@@ -86,7 +89,11 @@ def make_ledger(phases: Sequence[PhaseResult], counts: Mapping[str, CompositionC
                 control_behind=sum(step.tokens - _comparable(step) for step in compared),
                 verdict=_best(
                     {
-                        _in_class(counts[name], (name, _class(one), one.padded) in changed_own, controls[name])
+                        _in_class(
+                            counts[name],
+                            (name, _class(one), one.padded) in changed_own,
+                            controls[name] if name in controlled else (),
+                        )
                         for name in probes
                         if name is not None
                     }

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from bi_experiments.analysis.design import Design
-from bi_experiments.analysis.estimates import Estimate, paired_estimate, per_cent
+from bi_experiments.analysis.estimates import Estimate, per_cent
 from bi_experiments.analysis.pairs import Pair, mean_log
 from bi_experiments.records import Trial, TrialCost
 
@@ -63,7 +63,7 @@ def size_effect(pairs: Sequence[Pair], design: Design) -> SizeEffect | None:
         large=round(fmean(large for _, large in sizes)),
         small_pct=per_cent(fmean(small_costs)),
         large_pct=per_cent(fmean(large_costs)),
-        difference=paired_estimate(design.units(differences, pairs)),
+        difference=design.mean(differences, pairs),
     )
 
 

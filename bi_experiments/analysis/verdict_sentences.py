@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from bi_experiments.analysis.evidence import Evidence
 from bi_experiments.analysis.ledger import in_words, needed, not_comparable, share_in_words, uncontrolled_prefill
-from bi_experiments.phase.proof.compositions import OWN_PROMPTS
 from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
@@ -16,7 +15,7 @@ from bi_experiments.records import (
     ProbeResult,
     Reproducibility,
 )
-from bi_experiments.wording import count
+from bi_experiments.wording import LABELS, count
 
 
 def sentence(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:
@@ -47,12 +46,8 @@ def sentence(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:
 
 
 def _unchanged(evidence: Evidence) -> str:
-    prompts = {
-        (one.composition if one.composition in OWN_PROMPTS else None, one.probe)
-        for one in (output.results[0] for output in evidence.compared)
-    }
     outputs = count(len(evidence.compared), "probe output")
-    return f"none of {outputs} ({count(len(prompts), 'prompt')}) changed with the batch"
+    return f"none of {outputs} ({count(evidence.prompts, 'prompt')}) changed with the batch"
 
 
 def _changed(evidence: Mapping[Arm, Evidence]) -> str:
@@ -76,6 +71,9 @@ def _named(rows: Sequence[LedgerRow]) -> str:
 def _bound(report: InvarianceReport) -> str:
     if report.bound_pct is None:
         return ""
+    if report.census:
+        greedy = f", by greedy continuations of {count(report.greedy_tokens, 'token')}" if report.greedy_tokens else ""
+        return f" All of this workload's prompts were compared ({report.sampled}{greedy})."
     basis = f"{count(report.sampled, 'prompt')} sampled"
     if report.left_out:
         were = "was" if report.sampled == 1 else "were"
@@ -188,7 +186,16 @@ def _decode_and_prefill(report: InvarianceReport) -> str:
         f" Decode and prefill compute other bits ({differs.differing} of {count(differs.total, 'probe output')}, "
         f"largest |delta logprob| {differs.largest_logprob_difference:.2g}): this does not depend on the "
         "batch, but it changes outputs that a prefill recomputes: after a preemption, or as part of another prompt."
+        f"{_by_preemption(report)}"
     )
+
+
+def _by_preemption(report: InvarianceReport) -> str:
+    """What a violation in `preempted` is made of, where decode and prefill compute other bits."""
+    preempted = next((one for one in report.compositions if one.composition == "preempted" and one.verdict), None)
+    if preempted is None or preempted.verdict is not Invariance.VIOLATED:
+        return ""
+    return " It may be all that changed in preempted: whether a sequence is preempted does depend on the batch."
 
 
 def _between_launches(evidence: Evidence) -> str:
@@ -214,7 +221,7 @@ def _without_the_mode(arms: Sequence[Evidence], report: InvarianceReport) -> str
             "No control: without the mode no probe output changed with the batch: these probes are too insensitive to "
             f"tell, {_remedy(report.level)}."
         )
-    changed = " and ".join(_subject(one) for one in arms)
+    changed = " and ".join(f"{_subject(one)} of the {LABELS[one.arm]}" for one in arms)
     return f"Without the mode {changed} changed with the batch, as expected: the probes see a difference."
 
 

@@ -75,7 +75,7 @@ def _length_of_probes(result: ExperimentResult) -> str:
             others = max(others, tokens)
     lengths = [(own, " of the workload's prompts"), (others, " of other probes")]
     said = " and ".join(f"up to {count(tokens, 'token')}{whose}" for tokens, whose in lengths if tokens)
-    return f" Outputs compared: {said}." if said else ""
+    return f" Outputs compared, with logprobs, which timed requests do not ask for: {said}." if said else ""
 
 
 def subject(result: ExperimentResult) -> str:

@@ -3,11 +3,12 @@
 import math
 import re
 from collections.abc import Sequence
+from statistics import stdev
 
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.levels import Share, levels, repetition_times
 from bi_experiments.analysis.outcome import primary
-from bi_experiments.analysis.pairs import complete_pairs
+from bi_experiments.analysis.pairs import complete_pairs, log_ratios, total_time_logs
 from bi_experiments.analysis.planner import (
     MOST_PAIRS,
     POWER,
@@ -59,7 +60,9 @@ def planning(
         }
         limits = [key for key, value in ended_by.items() if value is not None]
         said.append(f"Run: {_command(result.command, largest, limits)}")
-    return (*said, _basis(found, design), *_by_level(result))
+    if design.first_stage is None:
+        return (*said, _basis(found, design), *_by_level(result))
+    return (*said, _basis(found, design) + _of_first_stage(result, design.first_stage))
 
 
 def _plans(
@@ -152,6 +155,15 @@ def _basis(found: Spread, design: Design) -> str:
         f"From a deviation of {100 * found.deviation:.2f} % [{100 * low:.2f} %, {100 * high:.2f} %] of {what}, "
         f"estimated from {sample}; the numbers of pairs go with its square."
     )
+
+
+def _of_first_stage(result: ExperimentResult, pairs: int) -> str:
+    """What the interval of an experiment in two stages rests on, where the plan rests on all of its pairs."""
+    first = complete_pairs(result.phases)[:pairs]
+    if len(first) < 2:
+        return ""
+    deviation = stdev(log_ratios(*total_time_logs(first)))
+    return f" The interval above rests on the {len(first)} pairs of the first stage alone, {100 * deviation:.2f} %."
 
 
 def _command(command: str, pairs: int, limits: Sequence[str]) -> str:

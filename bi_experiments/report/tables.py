@@ -10,6 +10,7 @@ from msgspec import structs
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
+from bi_experiments.analysis.evidence import gather
 from bi_experiments.analysis.findings.clocks import throttled_share
 from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_comparable, source
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
@@ -312,7 +313,8 @@ def ledger_note(report: InvarianceReport) -> str:
 def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:
     """What was left out of the proof and why, and whether both arms compute the same, a sentence each."""
     said = list(not_made(report, result))
-    if left_out := max((phase.left_out for phase in result.phases if phase.arm is Arm.BASELINE), default=0):
+    left_out = max((phase.left_out for phase in result.phases if phase.arm is Arm.BASELINE), default=0)
+    if left_out and not gather(result.phases)[Arm.BASELINE].census:
         said.append(f"The baseline compared {left_out} fewer of the workload's prompts that were drawn: time was over.")
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))

@@ -4,12 +4,21 @@ from msgspec.structs import replace
 
 from bi_experiments.analysis.evidence import gather
 from bi_experiments.records import Arm
-from tests.analysis.probed_phases import UNCHANGED, launches, probe
+from tests.analysis.probed_phases import UNCHANGED, launches, probe, probes
 
 
 def test_outputs_are_counted_once_and_launches_apart() -> None:
     found = gather(launches(Arm.BATCH_INVARIANT, *UNCHANGED))[Arm.BATCH_INVARIANT]
     assert (len(found.compared), len(found.launches)) == (4, 2)
+
+
+def test_a_prompt_under_several_names_is_one_prompt() -> None:
+    trial = probes(None, None, composition="trial", request="a")
+    results = (*trial[:1], replace(trial[1], request="b"), *probes(None, composition="workload", request="b"))
+    needle = probes(None, composition="needle", request="a")
+    plain = (probe(0, request="c"), replace(probe(0, request="d"), position=3), probe(1, request="e"))
+    (found,) = gather(launches(Arm.BATCH_INVARIANT, (*results, *needle, *plain))).values()
+    assert (len(found.compared), found.prompts) == (7, 4)
 
 
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:

@@ -166,6 +166,20 @@ def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable
     ]
 
 
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_class_that_did_not_change_gets_no_better_verdict_by_a_violation_elsewhere(repeatable: bool) -> None:
+    workload = (step(None), step(None, context=129))
+    mode = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129))
+    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 3, 129))
+    control = probes(None, 0, None, 3, repeatable=repeatable)
+    phases = [
+        *launches(Arm.BASELINE, control, steps=baseline),
+        *launches(Arm.BATCH_INVARIANT, CHANGED[0], steps=mode),
+    ]
+    verdict = Invariance.HOLDS if repeatable else Invariance.NO_CONTROL
+    assert {row.context: row.verdict for row in report(phases).ledger} == {1: Invariance.VIOLATED, 129: verdict}
+
+
 @pytest.mark.parametrize(
     ("changed", "fault", "verdict"),
     [
@@ -396,6 +410,14 @@ def test_decode_and_prefill_that_compute_other_bits_are_said_and_are_no_violatio
     assert "Decode and prefill" not in same.sentence
 
 
+@pytest.mark.parametrize("differs_at", [None, 0])
+def test_what_a_preemption_changes_is_not_said_to_be_independent_of_the_batch(differs_at: int | None) -> None:
+    found = (*probes(2, None, composition="prefill"), *probes(differs_at, composition="preempted"))
+    judged = report(both([(*CHANGED[0], *found)], [(*UNCHANGED[0], *found)]))
+    said = "whether a sequence is preempted does depend on the batch"
+    assert (said in judged.sentence) is (differs_at is not None)
+
+
 def test_decode_against_prefill_is_no_control_and_no_probe_of_any_step() -> None:
     prefill = [probes(1, 1, composition="prefill"), probes(None, None, composition="prefill")]
     workload = step(None, kind=StepKind.PREFILL, sequences=0)
@@ -483,6 +505,19 @@ def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None
     assert "At most 13.9 % of this workload's outputs change (20 prompts sampled; 95 % confidence)." in judged.sentence
 
 
+@pytest.mark.parametrize("differing", [0, 1])
+def test_where_every_prompt_was_compared_nothing_is_bounded(differing: int) -> None:
+    total = sum(trial.batch_size for trial in launches(Arm.BATCH_INVARIANT, UNCHANGED[0])[0].trials)
+    found = probes(*[0] * differing, *[None] * (total - differing), composition="workload", sampled=True)
+    phases = [replace(phase, left_out=4) for phase in both([(*CHANGED[0], *found)], [(*UNCHANGED[0], *found)])]
+    judged = report(phases)
+    assert (judged.census, judged.left_out) == (True, 0)
+    assert judged.bound_pct == pytest.approx(100 * differing / total)
+    assert (f"All of this workload's prompts were compared ({total})." in judged.sentence) is not differing
+    fewer = [replace(phase, probes=phase.probes[:-1]) for phase in phases]
+    assert (report(fewer).census, report(fewer).left_out) == (False, 4)
+
+
 # --- From launch to launch ------------------------------------------------------------------------------------------
 
 
@@ -530,7 +565,7 @@ def test_a_control_is_another_baseline(second: Sequence[Sequence[ProbeResult]], 
     judged = report([*launches(Arm.BASELINE, *CHANGED), *launches(Arm.CONTROL, *second)])
     assert judged.verdict(Arm.CONTROL) is verdict
     assert judged.verdict(Arm.BATCH_INVARIANT) is None
-    assert judged.sentence.startswith("Without the mode 2 of 4 probe outputs and ")
+    assert judged.sentence.startswith("Without the mode 2 of 4 probe outputs of the baseline and ")
     assert "as expected" in judged.sentence
 
 

@@ -25,6 +25,14 @@ def test_both_reasons_for_no_control_are_said() -> None:
     assert "use a wider model or verify=full; and where 20 % of this workload's output tokens are (513" in sentence
 
 
+def test_a_change_outside_the_steps_that_are_known_is_not_put_down_to_split_prompts() -> None:
+    steps = (step(None), prefill_of(False, 0), prefill_of(True, 1))
+    split, cached = probes(0), probes(0, composition="prefix_cache")
+    said = "of a prompt that was computed in several steps"
+    assert said in report(launches(Arm.BATCH_INVARIANT, split, steps=steps)).sentence
+    assert said not in report(launches(Arm.BATCH_INVARIANT, (*split, *cached), steps=steps)).sentence
+
+
 def prefill_of(split: bool, changed: int | None) -> StepCount:
     return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
 

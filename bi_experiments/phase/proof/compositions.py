@@ -34,6 +34,8 @@ LAST_CHUNK = 9
 LONG_SPLIT = 2048
 """Most prompt tokens of the long probe of `chunked_prefill`: both pieces have more than the 512 tokens up to which
 FLASH_ATTN_MLA computes a piece as it decodes (vLLM's v1/attention/backends/mla/flashattn_mla.py)."""
+WITHOUT_NEIGHBOURS = ("batch_1", "prefill", "prefix_cache")
+"""Compositions of one sequence."""
 NOT_SPLIT = "chunked prefill is off: no prompt is split"
 """Why no prompt is computed in several steps."""
 
@@ -333,7 +335,10 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
             missing.remove(context)
             yield Batch((*fill, request), (Probed(number, len(fill), request),))
     if missing:
-        material.lacks(f"{material.max_num_seqs}, {material.step}", f"the prompts from {min(missing)} tokens on")
+        piece = material.limits.long_prefill_tokens
+        threshold = f", long_prefill_token_threshold is {piece}" if piece else ""
+        why = f"{material.max_num_seqs}, {material.step}{threshold}"
+        material.lacks(why, f"the prompts from {min(missing)} tokens on")
 
 
 def long_prompt(material: Material, _: int) -> Iterator[Batch]:
@@ -583,4 +588,7 @@ def compose(name: str, material: Material) -> Iterator[Batch]:
     """
     make, size = composition(name)
     material.restart(name)
+    if material.limits.max_num_seqs < 2 and name not in WITHOUT_NEIGHBOURS:
+        material.lacks(material.max_num_seqs)
+        return iter(())
     return make(material, size)

@@ -11,9 +11,12 @@ from bi_experiments.records import Arm, Finding, PhaseResult
 from tests import factories
 
 
-def findings(phases: Sequence[PhaseResult], interleave: Interleave = Interleave.launch) -> tuple[Finding, ...]:
+def findings(
+    phases: Sequence[PhaseResult], interleave: Interleave = Interleave.launch, **protocol: object
+) -> tuple[Finding, ...]:
     pairs = len({phase.pair for phase in phases})
-    return all_findings(phases, factories.protocol(interleave=interleave), planned_pairs=pairs, cpu_count=2)
+    rules = factories.protocol(interleave=interleave, **protocol)
+    return all_findings(phases, rules, planned_pairs=pairs, cpu_count=2)
 
 
 def last_changed(trial: int, **changes: object) -> tuple[PhaseResult, ...]:
@@ -97,6 +100,21 @@ def test_a_cost_that_depends_on_the_batch() -> None:
     assert finding.kind == "batch_size"
     assert "23.1 % at 64 prompts, 13.1 % at 128" in finding.message
     assert findings(sized((20.0, 20.2, 19.9, 20.1))) == ()
+
+
+def test_in_two_stages_a_cost_that_depends_on_the_batch_is_judged_by_the_spread_of_the_first() -> None:
+    phases = sized((23.0, 20.0, 16.0, 13.0))
+    quiet = [phase for phase in phases if phase.pair > 1]
+    wild = [
+        factories.with_trial(phase, 0, time_s=phase.trials[0].time_s * (1.5 if phase.pair else 0.75))
+        if phase.pair < 2 and phase.arm is not Arm.BASELINE
+        else phase
+        for phase in phases
+        if phase.pair < 2
+    ]
+    kinds = {one.kind for one in findings((*wild, *quiet), pairs=2, target_half_width_pct=1.0, max_pairs=4)}
+    assert "batch_size" not in kinds
+    assert "batch_size" in {one.kind for one in findings(phases, pairs=2, target_half_width_pct=1.0, max_pairs=4)}
 
 
 @pytest.mark.parametrize("interleave", [Interleave.launch, Interleave.trial])

@@ -468,3 +468,18 @@ def test_prompt_logprobs_scores_the_prompts_of_the_probes() -> None:
         scored = {at for at, request in enumerate(batch.requests) if request.score_prompt}
         assert scored == {probed.position for probed in batch.probed}
         assert len(batch.requests) == 8
+
+
+@pytest.mark.parametrize("name", ["needle", "shuffled", "ragged", "chunked_prefill", "seeded", "trial"])
+def test_an_engine_of_one_sequence_has_no_batches(name: str) -> None:
+    made = material(replace(LIMITS, max_num_seqs=1))
+    assert list(compose(name, made)) == []
+    assert [one.why for one in made.not_made] == ["max_num_seqs is 1"]
+    assert list(compose("batch_1", made))
+
+
+def test_the_threshold_of_long_prompts_is_said_where_it_keeps_a_prompt_from_being_split() -> None:
+    limits = replace(LIMITS, long_prefill_tokens=100)
+    made = Material.drawn(plan(), of_lengths((200,) * 3), limits, TOKEN_IDS, alone)
+    assert list(compose("last_chunk", made)) == []
+    assert "long_prefill_token_threshold is 100" in made.not_made[0].why
