@@ -38,6 +38,7 @@ from bi_experiments.records import (
     PhaseResult,
     PhaseStatus,
     TokenCounts,
+    Workload,
     to_json,
 )
 from bi_experiments.report import output
@@ -153,7 +154,7 @@ def make_inputs(config: ExperimentConfig, folder: OutputFolder, *, keep_order: b
     Raises:
         ExperimentError: The seeded checkpoint could not be made.
     """
-    digest = write_workload(build_workload(config.workload, config.seed), folder.workload)
+    digest = write_workload(workload_of_pair(config, 0), folder.workload)
     seed = config.protocol.seed
     if seed is None:
         seed = own_seed(json.dumps(recorded_configuration(config)).encode(), folder.order, keep=keep_order)
@@ -167,13 +168,26 @@ def make_inputs(config: ExperimentConfig, folder: OutputFolder, *, keep_order: b
 
 
 def pair_workloads(config: ExperimentConfig, folder: OutputFolder) -> tuple[tuple[Path, str], ...]:
-    """Draw and write the inputs of the trials of every pair, each by a seed of its own; returns files and digests."""
-    written = []
-    for pair in range(most_pairs(config.protocol)):
-        path = folder.pair_workload(pair)
+    """Draw and write the inputs of the trials of every pair; returns files and digests."""
+    paths = [folder.pair_workload(pair) for pair in range(most_pairs(config.protocol))]
+    return tuple(
+        (path.resolve(), write_workload(workload_of_pair(config, pair), path)) for pair, path in enumerate(paths)
+    )
+
+
+def workload_of_pair(config: ExperimentConfig, pair: int) -> Workload:
+    """Draw the inputs of a pair's trials, by a seed of its own where `workload.fresh_prompts` asks for that.
+
+    The first pair's are the workload of the experiment, which every launch proves: so that it was timed too.
+
+    Args:
+        config: The configuration.
+        pair: Number of the pair, from 0.
+    """
+    seed = config.seed
+    if config.workload.fresh_prompts:
         seed = random.Random(f"{config.seed}-pair-{pair}").getrandbits(32)
-        written.append((path.resolve(), write_workload(build_workload(config.workload, seed), path)))
-    return tuple(written)
+    return build_workload(config.workload, seed)
 
 
 def record(

@@ -275,8 +275,8 @@ class PhaseSpec(Record, frozen=True, kw_only=True):
     """Whether the phase waits for the parent's word before each trial (`protocol.interleave=trial`)."""
     probes: ProbePlan | None = None
     trials_path: str | None = None
-    """Workload file of the trials, where every pair has prompts of its own; None: `workload_path`. The probes are those
-    of `workload_path` in every phase."""
+    """Workload file of the trials, where every pair has prompts of its own; None: `workload_path`, which
+    is that of the first pair. The probes are those of `workload_path` in every phase."""
     trials_digest: str | None = None
     """SHA-256 of `trials_path`."""
     trial_order: tuple[int, ...] = ()

@@ -9,7 +9,7 @@ from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import ExitCode, PhaseError
-from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase
+from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase, workload_of_pair
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
@@ -25,6 +25,7 @@ from bi_experiments.records import (
 )
 from bi_experiments.report.method import method
 from bi_experiments.tracking.runs import of_experiment
+from bi_experiments.workload import build_workload
 
 
 @pytest.fixture
@@ -294,7 +295,19 @@ def test_fresh_prompts_are_the_same_within_a_pair_only(run: Run) -> None:
     digests = [spec.trials_digest for spec in specs(run, result)]
     assert digests[::2] == digests[1::2]
     assert len(set(digests)) == 3
-    assert len({spec.workload_digest for spec in specs(run, result)}) == 1  # the probes stay the same
+
+
+def test_with_fresh_prompts_every_launch_proves_what_the_first_pair_timed(run: Run) -> None:
+    result = run("protocol.pairs=2", "protocol.discard_first=true", "workload.fresh_prompts=true")
+    first, *_ = specs(run, result)
+    assert {spec.workload_digest for spec in specs(run, result)} == {first.trials_digest} == {result.workload_digest}
+    assert run.folder.workload.read_bytes() == run.folder.pair_workload(0).read_bytes()
+    assert f"of the first pair's {result.workload_digest[:12]}" in dict(method(result))["trials"]
+
+
+def test_the_same_prompts_in_all_pairs_are_those_of_the_seed(run: Run) -> None:
+    config = compose(run.overrides("seed=5"))
+    assert workload_of_pair(config, 0) == workload_of_pair(config, 1) == build_workload(config.workload, 5)
 
 
 def test_a_slow_down_on_purpose_is_the_second_arms_alone(run: Run) -> None:

@@ -79,8 +79,11 @@ def _rules(protocol: Mapping[str, Any], step_sizes: int) -> Entries:
 
 
 def _trials(workload: Mapping[str, Any], result: ExperimentResult) -> Entries:
-    same = "both launches of a pair, others in every pair" if workload.get("fresh_prompts") else "every launch"
-    what = f"workload {result.workload_kind}, the same prompts in {same} (SHA-256 {result.workload_digest[:12]})"
+    same, whose = "every launch", ""
+    if workload.get("fresh_prompts"):
+        same, whose = "both launches of a pair, others in every pair", "of the first pair's "
+    digest = result.workload_digest[:12]
+    what = f"workload {result.workload_kind}, the same prompts in {same} (SHA-256 {whose}{digest})"
     if {"num_trials", "max_batch_size", "max_tokens"} <= workload.keys():
         what = (
             f"{count(workload['num_trials'], 'trial')} a launch, up to {workload['max_batch_size']} prompts each, "
@@ -98,6 +101,8 @@ def _probes(verify: Mapping[str, Any], result: ExperimentResult) -> Entries:
         what += f"; {size}, outside the timed part"
     if verify.get("later_launches") is not None:
         what += f"; later launches run {', '.join(verify['later_launches'])} alone"
+    if setting(result.configuration, "workload.fresh_prompts"):
+        what += "; in every launch the workload's prompts are those of the first pair"
     return [("proof", f"verify={result.invariance.level}: {what}")]
 
 

@@ -92,3 +92,12 @@ def test_the_method_says_what_the_warm_up_ran(sizes: int | None, end: str) -> No
     said = dict(method(factories.whole_result(phases)))["warm-up"]
     assert said.startswith("uncounted: the needle alone, then 1 round of one batch of every shape")
     assert said.endswith(end)
+
+
+def test_with_fresh_prompts_the_method_says_whose_prompts_are_proved() -> None:
+    said = {
+        fresh: dict(method(factories.whole_result(None, f"workload.fresh_prompts={fresh}")))["proof"]
+        for fresh in ("true", "false")
+    }
+    assert said["true"].endswith("; in every launch the workload's prompts are those of the first pair")
+    assert "first pair" not in said["false"]
