@@ -11,7 +11,7 @@ import msgspec
 from bi_experiments.phase import engine
 from bi_experiments.phase.proof.compositions import compose
 from bi_experiments.phase.proof.material import Material
-from bi_experiments.phase.proof.probes import first_difference, prompt_token_ids, scored_prompt
+from bi_experiments.phase.proof.probes import first_difference, on_engine, run_batch, scored_prompt, vocabulary
 from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (
@@ -73,7 +73,7 @@ class _Search:
         self._plan = plan
         self._max_model_len = max_model_len
         self._probes = probes
-        self._prefix_caching = engine.keeps_prompts(llm)
+        self._generate = on_engine(llm, probes.logprobs)
 
     def find(self, workload: Workload, observed: ObservedEngine) -> tuple[Batch, Request] | None:
         """The batch, composed again from the plan's seed, and the probe's reference, all prompts as token ids.
@@ -85,21 +85,15 @@ class _Search:
         limits = engine.limits(self._llm, *steps, self._max_model_len)
         if plan.graph_sizes is not None and plan.borders is not None:
             limits = replace(limits, graph_sizes=frozenset(plan.graph_sizes), borders=plan.borders)
-        tokenizer = engine.tokenizer(self._llm)
-
-        def alone(request: Request) -> Output:
-            return self.generate([request])[0]
-
-        def text_tokens(text: str) -> int:
-            return len(tokenizer.encode(text))
-
-        token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(self._llm))
-        material = Material.drawn(self._probes, workload, limits, token_ids, alone, text_tokens)
+        token_ids, text_tokens = vocabulary(self._llm)
+        material = Material.drawn(self._probes, workload, limits, token_ids, self._alone, text_tokens)
         batch = next(itertools.islice(compose(plan.composition, material), plan.batch, None), None)
         probed = () if batch is None else batch.probed
         reference = next((each.reference for each in probed if each.position == plan.position), None)
         if batch is None or reference is None:
             return None
+
+        tokenizer = engine.tokenizer(self._llm)
 
         def tokens(request: Request) -> Request:
             if not isinstance(request.prompt, str):
@@ -107,15 +101,6 @@ class _Search:
             return replace(request, prompt=tuple(tokenizer.encode(request.prompt)))
 
         return replace(batch, requests=tuple(map(tokens, batch.requests))), tokens(reference)
-
-    def generate(
-        self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
-    ) -> list[Output]:
-        """The outputs of a batch; `kv_blocks` as in `Batch`."""
-        if self._prefix_caching and empty_cache and not engine.empty_prefix_cache(self._llm):
-            raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
-        with engine.small_kv_cache(self._llm, kv_blocks):
-            return engine.generate_together(self._llm, requests, self._probes.logprobs)
 
     def run(self, found: Location, batch: Batch, reference: Request) -> Location:
         """What is found of a difference.
@@ -126,15 +111,15 @@ class _Search:
             reference: What runs alone.
         """
         position = self._plan.position
-        alone = self.generate([reference])[0]
-        if self.first_difference(alone, self.generate([reference])[0]) is not None:
+        alone = self._alone(reference)
+        if self.first_difference(alone, self._alone(reference)) is not None:
             return msgspec.structs.replace(found, repeatable=False, stopped=f"the probe alone {OTHER_BITS}")
-        in_batch = self._run_batch(batch)[position]
+        in_batch = self._in_batch(batch, position)
         first = self.first_difference(alone, in_batch)
         if first is None:
             return msgspec.structs.replace(found, stopped="the probe's output is the same in the batch as alone")
         found = msgspec.structs.replace(found, first_difference=first)
-        if self.first_difference(in_batch, self._run_batch(batch)[position]) is not None:
+        if self.first_difference(in_batch, self._in_batch(batch, position)) is not None:
             return msgspec.structs.replace(found, stopped=f"the batch {OTHER_BITS}")
         return self._look_into(found, batch, reference, first)
 
@@ -168,13 +153,15 @@ class _Search:
         sample = self._plan.sample
         return first_difference(alone.samples[sample], output.samples[sample])
 
-    def _run_batch(self, batch: Batch) -> list[Output]:
-        outputs = self.generate(batch.requests, kv_blocks=batch.kv_blocks)
-        return self.generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
+    def _alone(self, request: Request) -> Output:
+        return self._generate([request])[0]
+
+    def _in_batch(self, batch: Batch, position: int) -> Output:
+        return run_batch(self._generate, batch)[position]
 
     def _observe(self, batch: Batch, position: int, reference: Request, first: int) -> list[ModuleDifference] | str:
         """What every module computes, in the first step that differs; where the output is another, why."""
-        unobserved = self.generate([reference])[0], self._run_batch(batch)[position]
+        unobserved = self._alone(reference), self._in_batch(batch, position)
         last_position = len(reference.prompt) + output_token(first, reference) - 1
         sample = self._plan.sample
 
@@ -184,16 +171,16 @@ class _Search:
 
         try:
             start(0, compare=False)
-            alone = self.generate([reference])[0]
+            alone = self._alone(reference)
             engine.end_observation(self._llm)
             if batch.primed:
-                self.generate(batch.requests)
+                self._generate(batch.requests)
             start(position, compare=True)
-            in_batch = self.generate(batch.requests, not batch.primed, batch.kv_blocks)[position]
+            in_batch = self._generate(batch.requests, not batch.primed, batch.kv_blocks)[position]
         finally:
             compared = engine.end_observation(self._llm)
         if self._changed(unobserved, (alone, in_batch)):
-            again = self.generate([reference])[0], self._run_batch(batch)[position]
+            again = self._alone(reference), self._in_batch(batch, position)
             return f"the batch {OTHER_BITS}" if self._changed(unobserved, again) else HOOKS_CHANGE_IT
         earliest = min((one.step for one in compared), default=0)
         return [one for one in compared if one.step == earliest]
@@ -204,16 +191,16 @@ class _Search:
     def _shrink(self, batch: Batch, reference: Request) -> SmallestBatch | None:
         """The smallest batch that still changes the probe; None where it does not when it runs again."""
         plan = self._plan
-        alone = self.generate([reference])[0]
+        alone = self._alone(reference)
 
         def differs(requests: Sequence[Request], position: int) -> bool:
-            return self.first_difference(alone, self.generate(requests)[position]) is not None
+            return self.first_difference(alone, self._generate(requests)[position]) is not None
 
         deadline = time.monotonic() + plan.shrink_time_s
         shrinker = Shrinker(batch.requests, plan.position, differs, deadline, self._max_model_len)
         shrinker.shrink()
         border, differing, equal = shrinker.border()
-        output = self.generate(shrinker.requests)[shrinker.position]
+        output = self._generate(shrinker.requests)[shrinker.position]
         first = self.first_difference(alone, output)
         if first is None:
             return None

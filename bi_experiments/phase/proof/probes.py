@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -41,8 +41,24 @@ CONSTANT_FROM = 3
 KEPT_ALONE = 32
 """Most output tokens of a probe alone that are kept, to compare the arms by."""
 
-Generate = Callable[[Sequence[Request], bool, int | None], list[Output]]
-"""Run one batch; passed whether the prefix cache is emptied before it, and the blocks that the KV cache has for it."""
+
+class Generate(Protocol):
+    """What runs one batch."""
+
+    def __call__(
+        self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
+    ) -> list[Output]:
+        """The outputs of a batch.
+
+        Args:
+            requests: Those of the batch.
+            empty_cache: Whether the prefix cache is emptied before it.
+            kv_blocks: As in `Batch`.
+
+        Raises:
+            RuntimeError: The engine did not empty its prefix cache.
+        """
+        ...
 
 
 def warm_up(llm: "LLM", plan: ProbePlan) -> None:
@@ -86,25 +102,30 @@ def run_probes(
         ValueError: A composition does not exist, or the plan does not fit the engine's limits.
     """
     limits = engine.limits(llm, max_num_batched_tokens, max_num_seqs, max_model_len)
-    tokenizer = engine.tokenizer(llm)
-    token_ids = prompt_token_ids(tokenizer, engine.vocabulary_size(llm))
-
-    def generate(requests: Sequence[Request], empty_cache: bool, kv_blocks: int | None) -> list[Output]:
-        if limits.prefix_caching and empty_cache and not engine.empty_prefix_cache(llm):
-            raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
-        with engine.small_kv_cache(llm, kv_blocks):
-            return engine.generate_together(llm, requests, plan.logprobs)
-
-    def text_tokens(text: str) -> int:
-        return len(tokenizer.encode(text))
-
+    token_ids, text_tokens = vocabulary(llm)
+    generate = on_engine(llm, plan.logprobs)
     run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens, time_s)
 
 
-def prompt_token_ids(tokenizer: engine.Tokenizer, vocabulary_size: int) -> tuple[int, ...]:
-    """The token ids that prompts are drawn from: the vocabulary without special and added tokens."""
+def on_engine(llm: "LLM", logprobs: int) -> Generate:
+    """What runs batches on an engine, and returns so many logprobs for each token."""
+    keeps_prompts = engine.keeps_prompts(llm)
+
+    def generate(requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None) -> list[Output]:
+        if keeps_prompts and empty_cache and not engine.empty_prefix_cache(llm):
+            raise RuntimeError("the engine did not empty its prefix cache between two probe batches")
+        with engine.small_kv_cache(llm, kv_blocks):
+            return engine.generate_together(llm, requests, logprobs)
+
+    return generate
+
+
+def vocabulary(llm: "LLM") -> tuple[tuple[int, ...], Callable[[str], int]]:
+    """The token ids that prompts are drawn from (no special and no added ones), and what counts a text's tokens."""
+    tokenizer = engine.tokenizer(llm)
     left_out = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    return tuple(token for token in range(vocabulary_size) if token not in left_out)
+    token_ids = tuple(token for token in range(engine.vocabulary_size(llm)) if token not in left_out)
+    return token_ids, lambda text: len(tokenizer.encode(text))
 
 
 def run_compositions(
@@ -149,7 +170,7 @@ class References:
         key = replace(request, max_tokens=0)
         tokens, output = self._longest.get(key, (0, None))
         if output is None or tokens < request.max_tokens:
-            (output,) = self._generate([request], True, None)
+            (output,) = self._generate([request])
             self._longest[key] = request.max_tokens, output
             return output
         left_out = tokens - request.max_tokens
@@ -270,7 +291,7 @@ def run_references(probed: Iterable[Probed], alone: Callable[[Request], Output],
 
 def run_batch(generate: Generate, batch: Batch) -> list[Output]:
     """The outputs of a batch, after the same batch where it is to find its prompts in the prefix cache."""
-    outputs = generate(batch.requests, True, batch.kv_blocks)
+    outputs = generate(batch.requests, kv_blocks=batch.kv_blocks)
     return generate(batch.requests, False, batch.kv_blocks) if batch.primed else outputs
 
 
@@ -289,7 +310,7 @@ def with_repeats(
     in_batch = {probed.position: output for probed, _, output in compared}
     position = next(one.position for one in found if not one.equal)
     probed, reference = next((each, alone) for each, alone, _ in compared if each.position == position)
-    (alone_again,) = generate([probed.reference], True, None)
+    (alone_again,) = generate([probed.reference])
     alone_repeats = all(map(same_bits, reference.samples, alone_again.samples))
 
     def repeats(one: ProbeResult) -> bool:

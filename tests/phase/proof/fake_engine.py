@@ -104,7 +104,9 @@ class FakeEngine:
         self.preemptions = preemptions
         self.batches: list[tuple[tuple[Request, ...], bool]] = []
 
-    def __call__(self, requests: Sequence[Request], empty_cache: bool, kv_blocks: int | None = None) -> list[Output]:
+    def __call__(
+        self, requests: Sequence[Request], empty_cache: bool = True, kv_blocks: int | None = None
+    ) -> list[Output]:
         self.batches.append((tuple(requests), empty_cache))
         outputs = []
         for at, request in enumerate(requests):

@@ -51,7 +51,7 @@ class Model:
         return [EQUAL, LINEAR]
 
 
-def located(model: Model, monkeypatch: pytest.MonkeyPatch, observe: bool = True) -> Location:
+def located(model: Model, monkeypatch: pytest.MonkeyPatch, observe: bool = True, at: int = 1) -> Location:
     for name, value in {
         "keeps_prompts": lambda _: False,
         "generate_together": model.generate,
@@ -61,10 +61,10 @@ def located(model: Model, monkeypatch: pytest.MonkeyPatch, observe: bool = True)
         "ranks_a_stage": lambda _: 1,
     }.items():
         monkeypatch.setattr(engine, name, value)
-    asked = LocatePlan(composition="batch_4", batch=0, position=1, sample=0, observe=observe, shrink_time_s=60.0)
+    asked = LocatePlan(composition="batch_4", batch=0, position=at, sample=0, observe=observe, shrink_time_s=60.0)
     others = [Request(prompt=(90 + number,) * 4, max_tokens=4) for number in range(3)]
-    batch = Batch((others[0], PROBE, *others[1:]), (Probed(0, 1, PROBE),))
-    named = Location(arm=Arm.BATCH_INVARIANT, composition="batch_4", batch=0, position=1, sample=0, logprobs=5)
+    batch = Batch((*others[:at], PROBE, *others[at:]), (Probed(0, at, PROBE),))
+    named = Location(arm=Arm.BATCH_INVARIANT, composition="batch_4", batch=0, position=at, sample=0, logprobs=5)
     llm: Any = model
     return _Search(llm, asked, plan("batch_4"), 64).run(named, batch, PROBE)
 
@@ -97,11 +97,15 @@ def test_a_batch_is_composed_for_the_steps_that_the_plan_names_whatever_this_eng
     assert batch.requests[1] == reference
 
 
-def test_a_probe_that_changes_in_company_has_an_operator_and_a_smallest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = located(Model(lambda _, size, sample: with_next_bits(sample, 1) if size > 1 else sample), monkeypatch)
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_probe_that_changes_in_company_has_an_operator_and_a_smallest_batch(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    changed = Model(lambda _, size, sample: with_next_bits(sample, 1) if size > 1 else sample)
+    found = located(changed, monkeypatch, at=at)
     assert (found.first_difference, found.first, found.stopped, found.not_shrunk) == (1, LINEAR, None, None)
     assert found.smallest is not None
-    assert [len(one.prompt) for one in found.smallest.requests] == [1, len(PROBE.prompt)]
+    assert sorted(len(one.prompt) for one in found.smallest.requests) == [1, len(PROBE.prompt)]
     assert (found.smallest.first, found.smallest.first_difference) == (LINEAR, 1)
 
 

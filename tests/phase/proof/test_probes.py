@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from bi_experiments.phase.proof.probes import (
     digest,
     first_difference,
     largest_logprob_difference,
+    on_engine,
     run_compositions,
     run_probes,
 )
@@ -435,6 +437,30 @@ def test_outputs_alone_that_are_no_numbers_are_not_kept() -> None:
     assert [event.alone for event in events] == [()]
 
 
+@pytest.mark.parametrize(
+    ("keeps_prompts", "empty_cache", "emptied"), [(True, True, 1), (True, False, 0), (False, True, 0)]
+)
+def test_the_prefix_cache_is_emptied_where_there_is_one_and_a_batch_is_to_find_nothing(
+    monkeypatch: pytest.MonkeyPatch, keeps_prompts: bool, empty_cache: bool, emptied: int
+) -> None:
+    done: list[str] = []
+
+    def empty(llm: str) -> bool:
+        done.append(llm)
+        return llm == "emptied"
+
+    monkeypatch.setattr(engine, "keeps_prompts", lambda _: keeps_prompts)
+    monkeypatch.setattr(engine, "empty_prefix_cache", empty)
+    monkeypatch.setattr(engine, "generate_together", lambda *_: [Output((SAMPLE,))])
+    llm: Any = "emptied"
+    assert on_engine(llm, 5)([], empty_cache) == [Output((SAMPLE,))]
+    assert done == ["emptied"] * emptied
+    if emptied:
+        llm = "not emptied"
+        with pytest.raises(RuntimeError, match="did not empty its prefix cache"):
+            on_engine(llm, 5)([], empty_cache)
+
+
 def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: set[int] = set()
 
@@ -458,6 +484,7 @@ def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest
         return fake(requests, True)
 
     monkeypatch.setattr(engine, "limits", lambda *_: LIMITS)
+    monkeypatch.setattr(engine, "keeps_prompts", lambda _: False)
     monkeypatch.setattr(engine, "vocabulary_size", lambda _: 8)
     monkeypatch.setattr(engine, "generate_together", generate_together)
     run_probes(
