@@ -453,11 +453,35 @@ def _check_engine(config: ExperimentConfig) -> None:
             engine.get(name),
             "one LLM object runs one replica; measure one with tp and pp, replicas run the same",
         )
+    _check_split_prompts(config)
     if engine.get("speculative_config") is not None and not config.protocol.control:
         raise ConfigurationError(
             "backend.engine.speculative_config is not possible with batch-invariant mode: vLLM checks several tokens "
             "in one step, whose size depends on the guesses; leave it out, or set protocol=control"
         )
+
+
+def _check_split_prompts(config: ExperimentConfig) -> None:
+    """A prompt that is not split must fit into a step, and vLLM cannot sample behind one that is on the CPU."""
+    whole = config.backend.engine.get("enable_chunked_prefill") is False
+    step, longest = config.backend.max_num_batched_tokens, config.model.max_model_len
+    too_short = step is not None and step < longest
+    _require(
+        not (whole and too_short),
+        "backend.max_num_batched_tokens",
+        step,
+        "with backend.engine.enable_chunked_prefill=false a prompt must fit into one step; use at least "
+        f"model.max_model_len={longest}",
+    )
+    # It turns back the generator of a prompt that is not complete, which torch's generator for the CPU does not do.
+    _require(
+        whole or config.backend.platform is not Platform.cpu or not config.workload.temperature,
+        "workload.temperature",
+        config.workload.temperature,
+        "vLLM fails on the CPU when it samples and a prompt is split over steps; set workload.temperature=0, or "
+        "+backend.engine.enable_chunked_prefill=false"
+        + (f" with backend.max_num_batched_tokens={longest}" if too_short else ""),
+    )
 
 
 def _exists(path: str) -> bool:

@@ -107,6 +107,27 @@ def test_contradictions_are_refused_with_what_to_type_instead(overrides: list[st
     assert "\n" not in str(caught.value)
 
 
+def test_sampling_on_the_cpu_needs_whole_prompts() -> None:
+    whole, short = "+backend.engine.enable_chunked_prefill=false", "backend.max_num_batched_tokens=1000"
+    said = refusal("workload.temperature=0.7")
+    assert said.startswith("workload.temperature=0.7 is not possible: vLLM fails on the CPU when it samples")
+    assert said.endswith(f"set workload.temperature=0, or {whole}")
+    assert refusal("workload.temperature=0.7", short).endswith(f"{whole} with backend.max_num_batched_tokens=1024")
+    assert "workload.temperature" in refusal("workload.temperature=0.7", whole.replace("false", "true"))
+    for sampled in (("workload.temperature=0", short), ("workload.temperature=0.7", whole)):
+        composed(*sampled)
+    check(compose(["workload.temperature=0.7"]))  # on a GPU
+
+
+def test_prompts_that_are_not_split_fit_into_a_step() -> None:
+    whole = "+backend.engine.enable_chunked_prefill=false"
+    said = refusal(whole, "backend.max_num_batched_tokens=1023")
+    assert said.startswith("backend.max_num_batched_tokens=1023 is not possible: with backend.engine.enable_chunked_")
+    assert said.endswith("use at least model.max_model_len=1024")
+    for fits in ("1024", "null"):
+        composed(whole, f"backend.max_num_batched_tokens={fits}")
+
+
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 NUMERIC = [key for key, hint in key_types().items() if set(alternatives(hint)) & {int, float}]
