@@ -80,7 +80,8 @@ def launch(rounds: int) -> None:
 
     def phase() -> float:
         switch(metrics=True)
-        return trials.run_trial(llm, 0, prompts, largest.needle_position, params, ()).time_s
+        trial, _ = trials.run_trial(llm, 0, prompts, largest.needle_position, params, ())
+        return trial.time_s
 
     kinds: dict[str, Callable[[], float]] = {
         "loop": lambda: loop(metrics=False),

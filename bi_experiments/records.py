@@ -41,6 +41,9 @@ NEGATIVE_CONTROL = "batch_1"
 DECODE_AGAINST_PREFILL = "prefill"
 """The composition that compares a probe alone with its output as part of a prompt alone: it says nothing of batches."""
 
+TIMED = "timed"
+"""The composition of what `trial` and `workload` compare, as it was timed: without logprobs, by its tokens alone."""
+
 
 class RecordError(ValueError):
     """A stored record cannot be read: another format version, another type, or damaged."""

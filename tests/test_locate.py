@@ -235,3 +235,21 @@ def test_the_settings_of_the_experiment_stay_when_graphs_are_taken_away(
     tried = list(levels(engine))
     assert tried[1][1].extra == {"compilation_config": {**kept, "cudagraph_mode": "NONE"}, "seed": 1}
     assert tried[-1][1] == engine
+
+
+def test_of_timed_outputs_alone_nothing_is_looked_for(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = read_result(experiment.root)
+    phases = tuple(
+        msgspec.structs.replace(
+            phase,
+            probes=tuple(
+                one if one.equal else msgspec.structs.replace(one, composition="timed") for one in phase.probes
+            ),
+        )
+        for phase in result.phases
+    )
+    experiment.result.write_bytes(to_json(msgspec.structs.replace(result, phases=phases)))
+    assert main([str(experiment.root)]) is ExitCode.CANNOT_RUN
+    assert "only tokens of timed outputs differ" in capsys.readouterr().err

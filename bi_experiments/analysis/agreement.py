@@ -13,6 +13,7 @@ from bi_experiments.config.plain import setting
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
     NEGATIVE_CONTROL,
+    TIMED,
     AloneOutput,
     Arm,
     ArmAgreement,
@@ -26,7 +27,7 @@ EXPLAINED_TIMES = 3.0
 ROUNDING = {"float32": 3e-5, "float16": 0.06, "bfloat16": 0.5}
 """|delta logprob| by type that rounding explains anyway: 256 units in the last place of 1 for float32, 64 for the
 others, for a baseline that does not differ from itself. TF32 in one arm alone gives about 1e-3."""
-PROMPTS_OF_THE_WORKLOAD = ("needle", "trial", "workload")
+PROMPTS_OF_THE_WORKLOAD = ("needle", "trial", "workload", TIMED)
 """Compositions whose probes are the workload's prompts."""
 
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from bi_experiments.phase.proof.compositions import OWN_PROMPTS
+from bi_experiments.phase.proof.compositions import BATCHES_OF_THE_WORKLOAD, OWN_PROMPTS
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
     NEGATIVE_CONTROL,
+    TIMED,
     Arm,
     Fault,
     PhaseResult,
@@ -18,8 +19,8 @@ from bi_experiments.records import (
     StepKind,
 )
 
-TOKENS_ALONE = "without_logprobs"
-"""The composition whose digests are of tokens alone: few tokens may be equal for two prompts."""
+TOKENS_ALONE = ("without_logprobs", TIMED)
+"""Compositions whose digests are of tokens alone: few tokens may be equal for two prompts."""
 ALONE = (NEGATIVE_CONTROL, DECODE_AGAINST_PREFILL)
 """Compositions that compare the probe alone with itself alone."""
 
@@ -108,7 +109,10 @@ class Evidence:
     @property
     def begins_in_split_prompts(self) -> bool:
         """Whether every change begins at the first output token of a prompt that was computed in several steps."""
-        changed = [one for output in self.differing for one in output.results if not one.equal]
+        every = [one for output in self.differing for one in output.results if not one.equal]
+        # What was timed had the steps of `trial`, which has their classes.
+        own = {(one.batch, one.position) for one in every if one.composition in BATCHES_OF_THE_WORKLOAD}
+        changed = [one for one in every if one.composition != TIMED or (one.batch, one.position) not in own]
         split = {step.composition for step in self.first_tokens if step.split and step.changed}
         return (
             bool(changed)
@@ -151,7 +155,7 @@ class Evidence:
             return fault
         probes = {result.probe for result in results}
         alike = len({result.digest for result in results}) == 1
-        return Fault.CONSTANT if alike and len(probes) > 1 and composition != TOKENS_ALONE else None
+        return Fault.CONSTANT if alike and len(probes) > 1 and composition not in TOKENS_ALONE else None
 
     @property
     def launches_differing(self) -> int:

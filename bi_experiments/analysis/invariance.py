@@ -12,7 +12,7 @@ from bi_experiments.analysis.ledger import make_ledger, needed, ruled_pct, uncon
 from bi_experiments.analysis.verdict_sentences import sentence
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.phase.proof.compositions import OWN_PROMPTS
+from bi_experiments.phase.proof.compositions import BATCHES_OF_THE_WORKLOAD, OWN_PROMPTS
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
     RECORD_VERSION,
@@ -25,9 +25,6 @@ from bi_experiments.records import (
     LedgerRow,
     PhaseResult,
 )
-
-BATCHES_OF_THE_WORKLOAD = ("trial", "workload")
-"""Compositions whose batches are the workload's own."""
 
 
 def judge(

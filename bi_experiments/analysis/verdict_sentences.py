@@ -106,8 +106,8 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
         behind = ", ".join(one.composition for one in changed if one.composition != first.composition)
         clauses.append(
             f"probe {first.probe + 1} changed at {place(first)} in composition "
-            f"{first.composition}, {as_others}{f' (also in {behind})' if behind else ''}, "
-            f"largest |delta logprob| {largest:.2g}"
+            f"{first.composition}, {as_others}{f' (also in {behind})' if behind else ''}"
+            f"{f', largest |delta logprob| {largest:.2g}' if largest else ''}"
         )
     if evidence.needle_differing:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")

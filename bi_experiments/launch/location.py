@@ -22,6 +22,7 @@ from bi_experiments.paths import OutputFolder, PhaseFolder, log_tail
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
     RECORD_VERSION,
+    TIMED,
     Arm,
     EngineSpec,
     ExperimentResult,
@@ -59,8 +60,15 @@ def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = Fal
         for phase in result.phases
         if phase.arm is arm
         for probe in phase.probes
-        if not probe.equal and not (of_the_batch and probe.composition == DECODE_AGAINST_PREFILL)
+        if not probe.equal
+        and probe.composition != TIMED
+        and not (of_the_batch and probe.composition == DECODE_AGAINST_PREFILL)
     ]
+    if not found and any(not one.equal for phase in result.phases if phase.arm is arm for one in phase.probes):
+        raise ConfigurationError(
+            f"in the {LABELS[arm]} arm only tokens of timed outputs differ, or decode from prefill: no batch of theirs "
+            "can be composed again, so that there is nothing to locate"
+        )
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)

@@ -86,7 +86,7 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
         if spec.probes is not None:
             probes.warm_up(llm, spec.probes)
         wait = pipes.wait_for_turn if spec.wait_for_turn else _start_at_once
-        trial_time_s = trials.run_workload(llm, timed, spec, pipes.emit, wait)
+        done = trials.run_workload(llm, timed, spec, pipes.emit, wait)
         wait()
         probed = time.perf_counter()
         if spec.probes is not None:
@@ -99,7 +99,8 @@ def run_phase(spec: PhaseSpec, pipes: ParentPipes, folder: Path) -> None:
                 max_model_len=spec.engine.max_model_len,
                 emit=pipes.emit,
                 keep_folder=folder if spec.probes.keep else None,
-                time_s=None if spec.probes.trial_times is None else spec.probes.trial_times * trial_time_s,
+                time_s=None if spec.probes.trial_times is None else spec.probes.trial_times * done.time_s,
+                timed=done.token_ids if timed.trials == workload.trials else {},
             )
         probe_time_s = time.perf_counter() - probed
         if profiler is not None:  # last, so that neither trials nor probes run in a process that was profiled

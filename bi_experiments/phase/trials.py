@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bi_experiments.phase import engine
 from bi_experiments.phase.pipes import Emit
@@ -51,9 +51,18 @@ def read_workload(path: Path, digest: str) -> Workload:
     return from_json(data, Workload, path)
 
 
+class Timed(NamedTuple):
+    """What the timed trials made."""
+
+    time_s: float
+    """Time of all of them."""
+    token_ids: dict[int, tuple[tuple[int, ...], ...]]
+    """The outputs of each, by its number, in the order of its prompts."""
+
+
 def run_workload(
     llm: "LLM", workload: Workload, spec: PhaseSpec, emit: Emit, wait_for_turn: Callable[[], None]
-) -> float:
+) -> Timed:
     """Warm up, then time every trial.
 
     Uncounted are the needle alone, whose output the trials' needles are compared with, and `spec.warmup_batches` rounds
@@ -67,8 +76,6 @@ def run_workload(
         emit: Receives `WarmedUp` and one `TrialDone` a trial.
         wait_for_turn: Called before each trial; returns when the trial may start.
 
-    Returns:
-        Time of all trials, in seconds.
     """
     params = engine.sampling_params(workload.sampling)
     batches = [engine.token_prompts(llm, trial.prompts) for trial in workload.trials]
@@ -91,13 +98,16 @@ def run_workload(
         )
     )
     time_s = 0.0
+    token_ids: dict[int, tuple[tuple[int, ...], ...]] = {}
     for index in spec.trial_order or range(len(batches)):
         wait_for_turn()
         position = workload.trials[index].needle_position
-        trial = run_trial(llm, index, batches[index], position, params, alone, spec.inject_pct, limits)
+        trial, token_ids[index] = run_trial(
+            llm, index, batches[index], position, params, alone, spec.inject_pct, limits
+        )
         time_s += trial.time_s
         emit(TrialDone(trial=trial))
-    return time_s
+    return Timed(time_s, token_ids)
 
 
 def warm_up(
@@ -174,8 +184,10 @@ def run_trial(
     needle_alone: Sequence[int],
     inject_pct: float = 0.0,
     limits: EngineLimits | None = None,
-) -> Trial:
+) -> tuple[Trial, tuple[tuple[int, ...], ...]]:
     """Time one `generate`; nothing else is between the two readings of the clock, but for what is injected on purpose.
+
+    Its outputs come back too, as token ids.
 
     Args:
         llm: The engine.
@@ -209,7 +221,7 @@ def run_trial(
     first_difference = first_differing_index(requests[needle_position].token_ids, needle_alone)
     decode_steps_s = steps.decode_steps_s()
     enough = len(decode_steps_s) >= FEWEST_STEPS
-    return Trial(
+    trial = Trial(
         index=index,
         batch_size=len(requests),
         started_at=started_at,
@@ -227,6 +239,7 @@ def run_trial(
         longest_step_s=max(decode_steps_s) if enough else None,
         ruled_pct=None if limits is None else ruled_pct(requests, params.max_tokens, limits, steps.tokens()),
     )
+    return trial, tuple(request.token_ids for request in requests)
 
 
 def ruled_pct(

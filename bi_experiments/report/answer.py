@@ -15,6 +15,7 @@ from bi_experiments.config.plain import setting
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
+    TIMED,
     Arm,
     Difference,
     ExperimentResult,
@@ -75,7 +76,11 @@ def _length_of_probes(result: ExperimentResult) -> str:
             others = max(others, tokens)
     lengths = [(own, " of the workload's prompts"), (others, " of other probes")]
     said = " and ".join(f"up to {count(tokens, 'token')}{whose}" for tokens, whose in lengths if tokens)
-    return f" Outputs compared, with logprobs, which timed requests do not ask for: {said}." if said else ""
+    if not said:
+        return ""
+    timed = any(probe.composition == TIMED for phase in result.phases for probe in phase.probes)
+    also = "also as they were timed, by their tokens" if timed else "not as they were timed"
+    return f" Outputs compared: {said}, with logprobs asked for; the workload's {also}."
 
 
 def subject(result: ExperimentResult) -> str:

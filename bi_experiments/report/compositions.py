@@ -9,6 +9,7 @@ from bi_experiments.wording import LABELS, invariance_word
 _MEANINGS = {
     "batch_1": "the probe alone again: what differs here is not deterministic",
     "trial": "prompts of the workload's own trials, in the batch of their trial",
+    "timed": "the prompts of trial as they were timed: without logprobs, by their tokens alone",
     "workload": "every prompt of the workload, in the batch of its trial",
     "needle": "the needle in the largest trial's batch",
     "batch": "a batch of that many prompts, the probe first, in the middle and last",

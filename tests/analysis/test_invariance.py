@@ -505,6 +505,15 @@ def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None
     assert "At most 13.9 % of this workload's outputs change (20 prompts sampled; 95 % confidence)." in judged.sentence
 
 
+def test_timed_tokens_that_change_violate_though_no_probe_with_logprobs_does() -> None:
+    timed = probes(None, 2, composition="timed", largest_logprob_difference=0.0)
+    judged = report(both([(*CHANGED[0], *timed)], [(*UNCHANGED[0], *timed)]))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
+    assert judged.sentence.startswith(
+        "VIOLATED: probe 2 changed at output token 3 in composition timed, the only one of 6 probe outputs."
+    )
+
+
 @pytest.mark.parametrize("differing", [0, 1])
 def test_where_every_prompt_was_compared_nothing_is_bounded(differing: int) -> None:
     total = sum(trial.batch_size for trial in launches(Arm.BATCH_INVARIANT, UNCHANGED[0])[0].trials)

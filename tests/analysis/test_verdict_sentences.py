@@ -33,6 +33,20 @@ def test_a_change_outside_the_steps_that_are_known_is_not_put_down_to_split_prom
     assert said not in report(launches(Arm.BATCH_INVARIANT, (*split, *cached), steps=steps)).sentence
 
 
+def test_a_timed_output_that_changed_as_its_probe_did_began_where_the_probe_did() -> None:
+    steps = (
+        step(None),
+        replace(prefill_of(False, 0), composition="trial"),
+        replace(prefill_of(True, 1), composition="trial"),
+    )
+    probed = probes(None, 0, composition="trial")
+    timed = probes(None, 3, composition="timed")
+    said = "of a prompt that was computed in several steps"
+    assert said in report(launches(Arm.BATCH_INVARIANT, (*probed, *timed), steps=steps)).sentence
+    other = probes(3, None, composition="timed")
+    assert said not in report(launches(Arm.BATCH_INVARIANT, (*probed, *other), steps=steps)).sentence
+
+
 def prefill_of(split: bool, changed: int | None) -> StepCount:
     return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from bi_experiments.phase.proof.material import LONGEST_PROBE, SHORT_OUTPUT, Material, named
 from bi_experiments.phase.proof.requests import Batch, Probed, Request
 from bi_experiments.phase.proof.steps import CONTEXTS, StepClass, lower_end
-from bi_experiments.records import StepKind
+from bi_experiments.records import TIMED, StepKind
 
 REPEATS_ALONE = 2
 """How often `batch_1` runs each probe alone again: once more than the reference would not see a lot that fell alike."""
@@ -561,7 +561,9 @@ UNSIZED: dict[str, Compose] = {
 }
 
 
-OWN_PROMPTS = ("needle", "trial", "workload", "sizes", "arrivals", "preempted", "last_chunk", "long_prompt")
+BATCHES_OF_THE_WORKLOAD = ("trial", "workload")
+"""Compositions whose batches are the workload's own, one for each trial."""
+OWN_PROMPTS = ("needle", "trial", "workload", TIMED, "sizes", "arrivals", "preempted", "last_chunk", "long_prompt")
 """Compositions whose probes are not the plan's."""
 
 

@@ -8,22 +8,24 @@ import math
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.proof.compositions import compose, composition, workload_steps
+from bi_experiments.phase.proof.compositions import BATCHES_OF_THE_WORKLOAD, compose, composition, workload_steps
 from bi_experiments.phase.proof.material import TEMPERATURE, Material
 from bi_experiments.phase.proof.requests import Batch, EngineLimits, Output, Probed, Request, Sample
 from bi_experiments.phase.proof.steps import StepClass, counted
 from bi_experiments.records import (
     NEGATIVE_CONTROL,
+    TIMED,
     AloneOutput,
     Fault,
     ProbeDone,
@@ -84,6 +86,7 @@ def run_probes(
     emit: Callable[[ProbeDone], None],
     keep_folder: Path | None,
     time_s: float | None,
+    timed: Mapping[int, Sequence[tuple[int, ...]]] = MappingProxyType({}),
 ) -> None:
     """Run all compositions of the plan on the engine, and emit the results of each when it is over.
 
@@ -97,6 +100,8 @@ def run_probes(
         emit: Takes the results of one composition.
         keep_folder: Where the raw logprobs are written when the plan keeps them.
         time_s: Time in seconds after which no more prompts of the workload are compared than needed; None: no limit.
+        timed: Token ids that the timed trials made, by trial and prompt; those of the prompts that are compared are
+            compared too, where the timed outputs are greedy and have their whole length.
 
     Raises:
         ValueError: A composition does not exist, or the plan does not fit the engine's limits.
@@ -104,7 +109,7 @@ def run_probes(
     limits = engine.limits(llm, max_num_batched_tokens, max_num_seqs, max_model_len)
     token_ids, text_tokens = vocabulary(llm)
     generate = on_engine(llm, plan.logprobs)
-    run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens, time_s)
+    run_compositions(generate, plan, workload, limits, token_ids, emit, keep_folder, text_tokens, time_s, timed)
 
 
 def on_engine(llm: "LLM", logprobs: int) -> Generate:
@@ -138,6 +143,7 @@ def run_compositions(
     keep_folder: Path | None,
     text_tokens: Callable[[str], int] = len,
     time_s: float | None = None,
+    timed: Mapping[int, Sequence[tuple[int, ...]]] = MappingProxyType({}),
 ) -> None:
     """What `run_probes` does, on anything that generates."""
     for name in plan.compositions:
@@ -146,12 +152,13 @@ def run_compositions(
     material = Material.drawn(plan, workload, limits, token_ids, References(generate).alone, text_tokens)
     of_workload = counted(None, workload_steps(material))
     graph_sizes = tuple(sorted(limits.graph_sizes))
+    as_timed = TimedOutputs(timed if workload.sampling.temperature == 0 and workload.sampling.ignore_eos else {})
     with ExitStack() as stack:
         raw = None
         if plan.keep and keep_folder is not None:
             raw = stack.enter_context((keep_folder / RAW_LOGPROBS).open("wb"))
         for name in plan.compositions:
-            done = run_composition(name, material, generate, raw, deadline)
+            done = run_composition(name, material, generate, raw, deadline, as_timed)
             if done.results or done.not_made:
                 steps = (*of_workload, *done.steps)
                 emit(msgspec.structs.replace(done, steps=steps, graph_sizes=graph_sizes, borders=limits.borders))
@@ -183,8 +190,37 @@ def beginning(sample: Sample, left_out: int) -> Sample:
     return Sample(sample.token_ids[:kept], sample.logprobs[:kept])
 
 
+class TimedOutputs:
+    """The outputs that the timed trials made, each compared once with the same request alone.
+
+    Args:
+        token_ids: By trial and prompt.
+    """
+
+    def __init__(self, token_ids: Mapping[int, Sequence[tuple[int, ...]]]) -> None:
+        self._token_ids = token_ids
+        self._compared: set[tuple[int, int]] = set()
+
+    def compare(self, trial: int, probed: Probed, alone: Output) -> list[ProbeResult]:
+        """The result of one prompt of a trial, by its tokens; none where it was not timed or has been compared."""
+        place = (trial, probed.position)
+        if trial not in self._token_ids or place in self._compared:
+            return []
+        self._compared.add(place)
+        expected, found = (
+            Output(samples=(Sample(token_ids, ((),) * len(token_ids)),))
+            for token_ids in (alone.samples[0].token_ids, self._token_ids[trial][probed.position])
+        )
+        return compare_output(TIMED, trial, probed, expected, found, sampled=False)
+
+
 def run_composition(
-    name: str, material: Material, generate: Generate, raw: IO[bytes] | None, deadline: float = math.inf
+    name: str,
+    material: Material,
+    generate: Generate,
+    raw: IO[bytes] | None,
+    deadline: float = math.inf,
+    timed: TimedOutputs | None = None,
 ) -> ProbeDone:
     """Run all batches of one composition.
 
@@ -197,6 +233,7 @@ def run_composition(
         generate: Runs a batch.
         raw: Takes the raw logprobs; None: they are not kept.
         deadline: Time by `time.perf_counter` after which only needed probes are compared.
+        timed: What the timed trials made of the same requests, for compositions of the workload's own batches.
     """
     ran: list[tuple[int, Batch, list[Output]]] = []
     for index, batch in enumerate(compose(name, material)):
@@ -226,6 +263,8 @@ def run_composition(
         if any(not one.equal for one in found) and all(one.equal for one in results):
             found = with_repeats(found, batch, compared, generate)
         results += found
+        if timed is not None and name in BATCHES_OF_THE_WORKLOAD:
+            results += [one for probed, alone, _ in compared for one in timed.compare(index, probed, alone)]
         # The steps are those of the rule, which follows neither preemption nor what is found in the prefix cache.
         if batch.kv_blocks is None and not batch.primed and compared:
             classes = material.step_classes(batch.requests)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bi_experiments.analysis.verdict_sentences import place
@@ -25,10 +26,12 @@ from bi_experiments.phase.proof.probes import (
 )
 from bi_experiments.phase.proof.requests import EngineLimits, Output, Request, Sample
 from bi_experiments.records import (
+    TIMED,
     Fault,
     ProbeDone,
     ProbePlan,
     ProbeResult,
+    Sampling,
     StepKind,
     event_from_line,
     event_to_line,
@@ -346,6 +349,42 @@ def test_the_prompts_that_are_left_out_are_the_last_drawn() -> None:
     sampled = {(one.batch, one.position) for event in events for one in event.results if one.sampled}
     assert sampled < whole
     assert len(sampled) == 4
+
+
+def as_timed(changed: tuple[int, int] | None = None, sampling: Sampling = WORKLOAD.sampling) -> list[ProbeResult]:
+    """The results of a plan whose workload was timed; one output has another last token than alone."""
+    engine, workload = FakeEngine(), msgspec.structs.replace(WORKLOAD, sampling=sampling)
+    token_ids = {
+        number: [
+            engine([Request(prompt, sampling.max_tokens)], True, None)[0].samples[0].token_ids for prompt in one.prompts
+        ]
+        for number, one in enumerate(WORKLOAD.trials)
+    }
+    if changed is not None:
+        trial, at = changed
+        token_ids[trial][at] = (*token_ids[trial][at][:-1], 1)
+    events: list[ProbeDone] = []
+    of_plan = plan("batch_8", "trial", "workload", trial_prompts=1)
+    run_compositions(engine, of_plan, workload, LIMITS, TOKEN_IDS, events.append, None, timed=token_ids)
+    return [one for event in events for one in event.results if one.composition == TIMED]
+
+
+def test_what_was_timed_is_compared_by_its_tokens_each_prompt_once() -> None:
+    places = [(number, at) for number, one in enumerate(WORKLOAD.trials) for at in range(len(one.prompts))]
+    found = as_timed()
+    assert sorted((one.batch, one.position) for one in found) == places
+    assert all(one.equal and one.positions == WORKLOAD.sampling.max_tokens for one in found)
+
+
+def test_another_token_of_a_timed_output_differs() -> None:
+    (differing,) = (one for one in as_timed((1, 2)) if not one.equal)
+    assert (differing.batch, differing.position) == (1, 2)
+    assert differing.first_difference == WORKLOAD.sampling.max_tokens - 1
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.7}, {"ignore_eos": False}])
+def test_timed_outputs_that_are_sampled_or_may_end_early_are_no_greedy_continuations(change: dict[str, object]) -> None:
+    assert as_timed(sampling=msgspec.structs.replace(WORKLOAD.sampling, **change)) == []
 
 
 def test_the_steps_of_the_workload_and_of_the_probes_are_counted() -> None:
