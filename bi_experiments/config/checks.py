@@ -17,6 +17,7 @@ from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
 from bi_experiments.errors import ConfigurationError, did_you_mean
 from bi_experiments.phase.proof.compositions import composition
+from bi_experiments.wording import count
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,13 @@ def _check_lengths(config: ExperimentConfig) -> None:
         "workload.needle",
         f"{workload.needle[:30]}...",
         f"its {needle} words and workload.max_tokens={workload.max_tokens} do not fit into model.max_model_len={limit}",
+    )
+    _require(
+        workload.max_batch_size > 1 or needle >= workload.min_prompt,
+        "workload.max_batch_size",
+        workload.max_batch_size,
+        f"it leaves room for the needle alone, of {count(needle, 'word')}; set workload.needle to the prompt that is "
+        f"to be timed, of workload.min_prompt={workload.min_prompt} words or more, or use 2",
     )
 
 

@@ -149,7 +149,7 @@ class WorkloadConfig:
     kind: str = MISSING
     """Module of `bi_experiments.workload` that builds the prompts: `needle`, `vllm_script`."""
     max_batch_size: int = MISSING
-    """Largest batch, in prompts; sizes are uniform in half of it to all of it."""
+    """Largest batch, in prompts; sizes are uniform in half of it to all of it, and 2 at least where it allows that."""
     num_trials: int = MISSING
     """Timed trials in each phase."""
     min_prompt: int = MISSING

@@ -101,13 +101,17 @@ def subject(result: ExperimentResult) -> str:
 
 
 def _workload(result: ExperimentResult) -> str:
-    """The trials' sizes: `64 to 128 prompts of 1024 to 2048 words, 128 tokens`."""
+    """The trials' sizes: `64 to 128 prompts of 1024 to 2048 words, 128 tokens`; a batch of one is the needle alone."""
     asked = setting(result.configuration, "workload") or {}
     sizes = [trial.batch_size for phase in result.phases for trial in phase.trials]
     if not sizes or "max_tokens" not in asked:
         return ""
-    lengths = f" of {asked['min_prompt']} to {asked['max_prompt']} words" if "max_prompt" in asked else ""
     smallest, largest = min(sizes), max(sizes)
+    lengths = ""
+    if "max_prompt" in asked:
+        needle = len(asked.get("needle", "").split())
+        shortest, longest = needle if smallest == 1 else asked["min_prompt"], asked["max_prompt"]
+        lengths = f" of {count(needle, 'word')}" if largest == 1 else f" of {shortest} to {longest} words"
     prompts = f"{smallest} to {largest} prompts" if smallest < largest else count(largest, "prompt")
     return f"{prompts}{lengths}, {count(asked['max_tokens'], 'token')}"
 

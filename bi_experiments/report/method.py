@@ -85,8 +85,9 @@ def _trials(workload: Mapping[str, Any], result: ExperimentResult) -> Entries:
     digest = result.workload_digest[:12]
     what = f"workload {result.workload_kind}, the same prompts in {same} (SHA-256 {whose}{digest})"
     if {"num_trials", "max_batch_size", "max_tokens"} <= workload.keys():
+        largest = count(workload["max_batch_size"], "prompt")
         what = (
-            f"{count(workload['num_trials'], 'trial')} a launch, up to {workload['max_batch_size']} prompts each, "
+            f"{count(workload['num_trials'], 'trial')} a launch, up to {largest} each, "
             f"{workload['max_tokens']} tokens a prompt; {what}"
         )
     return [("trials", what)]

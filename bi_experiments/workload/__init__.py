@@ -36,7 +36,8 @@ def prompt_maker(kind: str) -> PromptMaker:
 def build_workload(config: WorkloadConfig, seed: int) -> Workload:
     """Draw the batches of all trials.
 
-    Each batch has between half and all of `max_batch_size` prompts, and the needle at a random position of it.
+    Each batch has between half and all of `max_batch_size` prompts, at least two where that allows it, and the needle
+    at a random position of it.
 
     Args:
         config: Group `workload`.
@@ -47,9 +48,10 @@ def build_workload(config: WorkloadConfig, seed: int) -> Workload:
     """
     random_prompt = prompt_maker(config.kind)
     rng = random.Random(seed)
+    fewest = min(2, config.max_batch_size)  # the needle, which may be as short as it likes, and one to be timed
     trials = []
     for _ in range(config.num_trials):
-        batch_size = rng.randint(max(1, config.max_batch_size // 2), config.max_batch_size)
+        batch_size = max(fewest, rng.randint(max(1, config.max_batch_size // 2), config.max_batch_size))
         needle_position = rng.randrange(batch_size)
         prompts = [
             config.needle if position == needle_position else random_prompt(rng, config.min_prompt, config.max_prompt)

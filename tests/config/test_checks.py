@@ -128,6 +128,14 @@ def test_prompts_that_are_not_split_fit_into_a_step() -> None:
         composed(whole, f"backend.max_num_batched_tokens={fits}")
 
 
+def test_one_prompt_a_batch_is_the_needle_which_is_then_as_long_as_others() -> None:
+    said = refusal("workload.max_batch_size=1", "workload.needle=There once was")
+    assert said.startswith("workload.max_batch_size=1 is not possible: it leaves room for the needle alone, of 3 words")
+    assert said.endswith("of workload.min_prompt=136 words or more, or use 2")
+    composed("workload.max_batch_size=2", "workload.needle=There once was")
+    composed("workload.max_batch_size=1", "workload.needle=There once was", "workload.min_prompt=3")
+
+
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 NUMERIC = [key for key, hint in key_types().items() if set(alternatives(hint)) & {int, float}]

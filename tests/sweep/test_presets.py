@@ -12,7 +12,7 @@ from tests.sweep.conftest import Sweep
 
 SWEEPS = {
     "backend_matrix": 3,
-    "batch_scaling": 10,
+    "batch_scaling": 9,
     "prompt_scaling": 5,
     "tp_scaling": 4,
     "dtype": 3,

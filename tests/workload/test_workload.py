@@ -33,6 +33,28 @@ def test_a_largest_batch_of_one_is_the_needle_alone() -> None:
         assert trial.prompts == (config.needle,)
 
 
+@pytest.mark.parametrize("largest", [2, 3])
+def test_a_batch_that_has_room_for_two_has_an_ordinary_prompt(largest: int) -> None:
+    config = configured(f"workload.max_batch_size={largest}", "workload.num_trials=50", "workload.max_prompt=1024")
+    trials = build_workload(config, 1).trials
+    assert {trial.batch_size for trial in trials} == set(range(2, largest + 1))
+    assert all(any(len(prompt.split()) == 1024 for prompt in trial.prompts) for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "digest"),
+    [
+        (["workload.max_batch_size=128"], "ea0ed08e1b40ad4f"),
+        (["workload.max_batch_size=4"], "9b77b85bb5f4260a"),
+        (["workload=vllm_script", "workload.max_batch_size=128"], "003706813e2b1db4"),
+        (["experiment=cpu_demo"], "33b6ee2b392547aa"),
+    ],
+)
+def test_the_prompts_of_a_seed_are_those_of_stored_records(overrides: list[str], digest: str, tmp_path: Path) -> None:
+    written = write_workload(build_workload(configured(*overrides), 12345), tmp_path / "workload.json")
+    assert written.startswith(digest)
+
+
 def test_the_needle_stands_where_the_trial_says_and_moves() -> None:
     config = configured("workload.max_batch_size=8", "workload.num_trials=50", "workload.max_prompt=1024")
     workload = build_workload(config, 1)
