@@ -824,7 +824,7 @@ class Environment(Record, frozen=True, kw_only=True):
 
 
 class TokenCounts(Record, frozen=True, kw_only=True):
-    """Measured size of the trials of one arm, in tokens and prompts, over one launch."""
+    """Measured size of the trials of one arm, in tokens and prompts, over its first launch."""
 
     prompts: int
     prompt_tokens: int
@@ -865,10 +865,10 @@ class TrialCost(Record, frozen=True, kw_only=True):
     """What one trial costs: the same prompts in both arms of each pair."""
 
     index: int
-    batch_size: int
+    batch_size: float
     """Prompts; here and below the mean over the pairs, where these have prompts of their own."""
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: float
+    output_tokens: float
     baseline_s: float
     """Geometric mean over the launches, in seconds."""
     second_s: float

@@ -22,11 +22,17 @@ def band(low_pct: float, high_pct: float) -> str:
     return f"[{signed(low_pct)}, {signed(high_pct)}]"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things: `1 pair`, `3 pairs`, `2 batches`."""
-    if number == 1:
-        return f"{number} {noun}"
-    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+def one_decimal(value: float) -> str:
+    """A mean of whole numbers, with one decimal where it is not whole itself: `56`, `3.5`, `1,024.5`."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def count(number: float, noun: str) -> str:
+    """A number of things, or a mean of such numbers: `1 pair`, `3 pairs`, `2 batches`, `3.5 prompts`."""
+    shown = one_decimal(number).replace(",", "")
+    if shown == "1":
+        return f"{shown} {noun}"
+    return f"{shown} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
 
 
 def shortened(text: str, longest: int) -> str:

@@ -1,5 +1,5 @@
 from bi_experiments.records import Invariance
-from bi_experiments.wording import count, finding_name, invariance_word, shortened
+from bi_experiments.wording import count, finding_name, invariance_word, one_decimal, shortened
 
 
 def test_a_finding_is_called_what_it_is_about_whatever_word_is_stored() -> None:
@@ -24,3 +24,9 @@ def test_more_than_one_is_plural() -> None:
         "2 boxes",
     ]
     assert count(1, "class") == "1 class"
+    assert count(4096, "token") == "4096 tokens"
+
+
+def test_a_mean_of_whole_numbers_has_a_decimal_where_it_is_not_whole() -> None:
+    assert [one_decimal(value) for value in (56, 56.0, 3.5, 1024.25)] == ["56", "56", "3.5", "1,024.2"]
+    assert [count(value, "prompt") for value in (1.0, 3.5)] == ["1 prompt", "3.5 prompts"]

@@ -29,9 +29,9 @@ def trial_costs(pairs: Sequence[Pair], design: Design) -> tuple[TrialCost, ...]:
 class SizeEffect(NamedTuple):
     """How the cost differs between the largest and the smallest batch."""
 
-    small: int
-    """Prompts of the smallest batch."""
-    large: int
+    small: float
+    """Prompts of the smallest batch, the mean over the pairs."""
+    large: float
     small_pct: float
     """Cost of the smallest batch."""
     large_pct: float
@@ -48,19 +48,19 @@ def size_effect(pairs: Sequence[Pair], design: Design) -> SizeEffect | None:
         pairs: Complete pairs.
         design: The rules that they were measured by.
     """
-    differences, small_costs, large_costs, sizes = [], [], [], set()
+    differences, small_costs, large_costs, sizes = [], [], [], []
     for pair in pairs:
         trials = _both(pair)
         small, large = (pick(one.batch_size for one, _ in trials) for pick in (min, max))
-        sizes.add((small, large))
+        sizes.append((small, large))
         small_costs.append(fmean(_log_ratio(both) for both in trials if both[0].batch_size == small))
         large_costs.append(fmean(_log_ratio(both) for both in trials if both[0].batch_size == large))
         differences.append(large_costs[-1] - small_costs[-1])
     if len(pairs) < FEWEST_PAIRS or all(small == large for small, large in sizes):
         return None
     return SizeEffect(
-        small=round(fmean(small for small, _ in sizes)),
-        large=round(fmean(large for _, large in sizes)),
+        small=fmean(small for small, _ in sizes),
+        large=fmean(large for _, large in sizes),
         small_pct=per_cent(fmean(small_costs)),
         large_pct=per_cent(fmean(large_costs)),
         difference=design.mean(differences, pairs),
@@ -84,9 +84,9 @@ def _cost(both: Sequence[tuple[Trial, Trial]], pairs: Sequence[Pair], design: De
         estimate = design.estimate(logs[0], logs[1], pairs)
     return TrialCost(
         index=baseline[0].index,
-        batch_size=round(fmean(trial.batch_size for trial in baseline)),
-        prompt_tokens=round(fmean(trial.prompt_tokens for trial in baseline)),
-        output_tokens=round(fmean(trial.output_tokens for trial in baseline)),
+        batch_size=fmean(trial.batch_size for trial in baseline),
+        prompt_tokens=fmean(trial.prompt_tokens for trial in baseline),
+        output_tokens=fmean(trial.output_tokens for trial in baseline),
         baseline_s=math.exp(mean_log([trial.time_s for trial in baseline])),
         second_s=math.exp(mean_log([trial.time_s for trial in second])),
         change_pct=estimate.change_pct if estimate else None,

@@ -43,7 +43,7 @@ def render(result: ExperimentResult, drawn: Sequence[Drawing | LeftOut]) -> str:
         layers=tables.layers(result.location) if result.location and result.location.layers else None,
         layers_note=tables.LAYERS_NOTE,
         profile=profiles.sections(result),
-        tokens=tables.tokens(result.tokens),
+        tokens=tables.tokens(result),
         launches=tables.launches(result.phases),
         clocks=tables.clocks(result.phases),
         findings=[(finding_name(one.kind), one) for one in comparison.findings] if comparison else [],

@@ -16,7 +16,7 @@ from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_com
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.analysis.verdict_sentences import place
-from bi_experiments.config.plain import as_text
+from bi_experiments.config.plain import as_text, setting
 from bi_experiments.machine.clocks import REASONS
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
@@ -31,7 +31,6 @@ from bi_experiments.records import (
     Metric,
     ModuleDifference,
     PhaseResult,
-    TokenCounts,
 )
 from bi_experiments.report.compositions import not_made
 from bi_experiments.report.estimator import interval, not_in_it
@@ -42,6 +41,7 @@ from bi_experiments.wording import (
     four_digits,
     invariance_word,
     metric_name,
+    one_decimal,
     shown_in,
     signed,
     verdict_word,
@@ -152,9 +152,9 @@ def trial_costs(result: ExperimentResult) -> Table:
         rows=tuple(
             (
                 str(cost.index + 1),
-                f"{cost.batch_size:,}",
-                f"{cost.prompt_tokens:,}",
-                f"{cost.output_tokens:,}",
+                one_decimal(cost.batch_size),
+                one_decimal(cost.prompt_tokens),
+                one_decimal(cost.output_tokens),
                 four_digits(cost.baseline_s),
                 four_digits(cost.second_s),
                 "withheld" if cost.change_pct is None else change_text(cost.change_pct),
@@ -169,7 +169,10 @@ def trial_costs(result: ExperimentResult) -> Table:
 def trials_note(result: ExperimentResult) -> str:
     """What the interval of the total time is about, and what that of a trial is."""
     comparison = result.comparison
-    about = "other prompts in every pair (workload.fresh_prompts), so that the intervals are about such workloads"
+    about = (
+        "other prompts in every pair (workload.fresh_prompts), so that the intervals are about such workloads; a "
+        "trial's prompts and tokens are means over the pairs"
+    )
     if comparison is not None and not comparison.fresh_prompts:
         about = (
             "the same prompts in every pair, so that the intervals are about these prompts; with "
@@ -389,10 +392,13 @@ def _count_cells(count: CompositionCount | None) -> tuple[str, str, str]:
 # --- What was run ---------------------------------------------------------------------------------------------------
 
 
-def tokens(counts: Mapping[Arm, TokenCounts]) -> Table:
-    """The measured size of the trials."""
+def tokens(result: ExperimentResult) -> Table:
+    """The measured size of the trials, in every launch or, where pairs have prompts of their own, in the first pair."""
+    where = "one launch"
+    if setting(result.configuration, "workload.fresh_prompts"):
+        where = next((f"pair {phase.pair + 1}" for phase in result.phases if phase.trials), where)
     return Table(
-        header=("Measured, one launch", "prompts", "prompt tokens", "in a trial", "generated tokens"),
+        header=(f"Measured, {where}", "prompts", "prompt tokens", "in a trial", "generated tokens"),
         rows=tuple(
             (
                 LABELS[arm],
@@ -401,7 +407,7 @@ def tokens(counts: Mapping[Arm, TokenCounts]) -> Table:
                 f"{size.prompt_tokens_min:,} .. {size.prompt_tokens_max:,}",
                 f"{size.output_tokens:,}",
             )
-            for arm, size in counts.items()
+            for arm, size in result.tokens.items()
         ),
     )
 

@@ -71,7 +71,7 @@ def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
     if result.invariance is not None:
         sections.append(_invariance(result.invariance, result))
     sections += _profile(result)
-    sections.append(_lines(tables.tokens(result.tokens)))
+    sections.append(_lines(tables.tokens(result)))
     if plans := planning(result):
         # The command is one line, to be copied.
         sections.append([line for said in plans for line in ([said] if said.startswith("Run: ") else paragraph(said))])

@@ -7,7 +7,7 @@ from bi_experiments.analysis.pairs import Pair, equal_tokens
 from bi_experiments.analysis.trial_costs import size_effect
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
-from bi_experiments.wording import band, unsigned
+from bi_experiments.wording import band, count, one_decimal, unsigned
 
 
 def batch_size(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
@@ -21,9 +21,9 @@ def batch_size(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Find
     if low * high > 0 and abs(effect.difference.change_pct) > protocol.equivalence_pct:
         yield Finding(
             kind="batch_size",
-            message=f"The cost depends on the batch: {_said(effect.small_pct)} at {effect.small} prompts, "
-            f"{_said(effect.large_pct)} at {effect.large}, a difference of {band(low, high)}. One number for all "
-            "trials is about this mix of batches alone.",
+            message=f"The cost depends on the batch: {_said(effect.small_pct)} at {count(effect.small, 'prompt')}, "
+            f"{_said(effect.large_pct)} at {one_decimal(effect.large)}, a difference of {band(low, high)}. One number "
+            "for all trials is about this mix of batches alone.",
             remedy="Read the cost by trial, set workload.max_batch_size to what you serve, or sweep it: "
             "experiment=batch_scaling.",
         )

@@ -12,7 +12,7 @@ from bi_experiments.records import Difference, ExperimentResult, Metric, TrialCo
 from bi_experiments.report import tables
 from bi_experiments.report.figures import theme
 from bi_experiments.report.figures.drawing import Drawing, LeftOut
-from bi_experiments.wording import NO_INTERVAL, band, count, metric_name, signed, verdict_word
+from bi_experiments.wording import NO_INTERVAL, band, count, metric_name, one_decimal, signed, verdict_word
 
 MARKS = {
     Difference.SLOWER: (theme.OTHER, "s", "full"),
@@ -103,12 +103,13 @@ def trial_costs(result: ExperimentResult) -> Drawing | LeftOut:
     theme.head(figure, f"{title} [%], smallest batch first, n = {count(result.comparison.pairs, 'pair')}")
     axes.set_xlabel("change of the trial's time against the baseline [%], on a scale of ratios")
     said = "; ".join(f"{_size_text(cost)}: {_cost_text(cost)}" for cost in costs)
+    means = ", prompts and tokens being means over the pairs" if result.comparison.fresh_prompts else ""
     return Drawing(
         name="trial_costs",
         title=title,
         description=f"Change of the time of every trial, with its 95 % interval: {said}.",
-        caption="Tokens: of the prompts + generated. Dashed, shaded: the change of total time with its interval. "
-        "Each trial's interval stands alone: they do not all hold at once.",
+        caption=f"Tokens: of the prompts + generated{means}. Dashed, shaded: the change of total time with its "
+        "interval. Each trial's interval stands alone: they do not all hold at once.",
         figure=figure,
         shape="wide",
     )
@@ -126,7 +127,7 @@ def _draw_total(axes: Axes, total_time: Metric | None) -> list[float]:
 
 
 def _size_text(cost: TrialCost) -> str:
-    tokens = f"{cost.prompt_tokens:,} + {cost.output_tokens:,} tokens"
+    tokens = f"{one_decimal(cost.prompt_tokens)} + {one_decimal(cost.output_tokens)} tokens"
     return f"trial {cost.index + 1}: {count(cost.batch_size, 'prompt')}, {tokens}"
 
 
