@@ -45,7 +45,7 @@ from bi_experiments.report import output
 from bi_experiments.signals import held_back
 from bi_experiments.tracking import system_metrics
 from bi_experiments.tracking.uri import refuse_store
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 from bi_experiments.workload import build_workload, prompt_maker, write_workload
 
 
@@ -274,7 +274,7 @@ def run_single_phase(config: ExperimentConfig, arm: Arm) -> PhaseResult:
             follow(phase)
         if phase.result.status is not PhaseStatus.OK:
             log = "\n".join(log_tail(folder.phase(0, arm).log))
-            raise PhaseError(f"the {LABELS[arm]} phase failed: {phase.result.error}\n{log}")
+            raise PhaseError(f"the {before_noun(arm)} phase failed: {phase.result.error}\n{log}")
         return phase.result
 
 

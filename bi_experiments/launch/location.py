@@ -35,7 +35,7 @@ from bi_experiments.records import (
     RecordError,
     from_json,
 )
-from bi_experiments.wording import LABELS, count
+from bi_experiments.wording import before_noun, count
 
 SHRINK_TIME_S = 60.0
 """Longest search for a smaller batch, in seconds."""
@@ -66,14 +66,14 @@ def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = Fal
     ]
     if not found and any(not one.equal for phase in result.phases if phase.arm is arm for one in phase.probes):
         raise ConfigurationError(
-            f"in the {LABELS[arm]} arm only tokens of timed outputs differ, or decode from prefill: no batch of theirs "
+            f"in the {before_noun(arm)} arm only tokens of timed outputs differ, or decode from prefill: no batch of theirs "
             "can be composed again, so that there is nothing to locate"
         )
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
-            f"none of {count(probed, 'probe output')} of the {LABELS[arm]} arm differs, so that there is nothing to "
+            f"none of {count(probed, 'probe output')} of the {before_noun(arm)} arm differs, so that there is nothing to "
             f"locate: pass --arm {other}, or an experiment in which one does"
         )
 

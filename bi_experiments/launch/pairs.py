@@ -35,7 +35,7 @@ from bi_experiments.records import (
     RecordError,
     from_json,
 )
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _run_counted(
         save()
         launches.run_pair(first, second)
         if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:
-            return f"the {LABELS[failed[0].arm]} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"
+            return f"the {before_noun(failed[0].arm)} phase of pair {failed[0].pair + 1} failed: {failed[0].error}"
         if first.pair == protocol.pairs - 1:
             launches.say_second_stage()
     return None

@@ -48,7 +48,7 @@ from bi_experiments.records import (
     to_json,
 )
 from bi_experiments.signals import held_back
-from bi_experiments.wording import LABELS
+from bi_experiments.wording import before_noun
 
 EXIT_GRACE_S = 60.0
 """Time that a phase has to end after its last event, and its engine's processes with it."""
@@ -480,7 +480,7 @@ def _check_observed(event: EngineReady, spec: PhaseSpec) -> str | None:
     observed, wanted = event.observed, spec.engine.attention_backend
     if observed.batch_invariant != spec.arm.batch_invariant:
         return (
-            f"vLLM runs with VLLM_BATCH_INVARIANT={int(observed.batch_invariant)} in the {LABELS[spec.arm]} arm: "
+            f"vLLM runs with VLLM_BATCH_INVARIANT={int(observed.batch_invariant)} in the {before_noun(spec.arm)} arm: "
             "the mode did not reach its processes"
         )
     if wanted is not None and observed.attention_backend != wanted:

@@ -27,7 +27,16 @@ from bi_experiments.records import (
     PhaseStatus,
 )
 from bi_experiments.tracking.system_metrics import Reading
-from bi_experiments.wording import LABELS, change_text, device, four_digits, verdict_word, version
+from bi_experiments.wording import (
+    LABELS,
+    change_text,
+    device,
+    four_digits,
+    invariance_word,
+    shortened,
+    verdict_word,
+    version,
+)
 
 PARAMETER_LIMIT = 500
 """Longest parameter value, in characters: what every MLflow server takes. The whole configuration is an artifact."""
@@ -119,7 +128,7 @@ def of_sweep(
         start_ms=_ms(started_at),
         step=done,
         status=status,
-        parameters={key: _shortened(as_text(value), PARAMETER_LIMIT) for key, value in parameters.items()},
+        parameters={key: shortened(as_text(value), PARAMETER_LIMIT) for key, value in parameters.items()},
         metrics=dict(metrics),
         tags=_short({**_SOURCE, KIND: "sweep", **tags, IDENTITY: known, "mlflow.note.content": note}),
     )
@@ -401,7 +410,7 @@ def _four_digits(value: float) -> float:
 
 
 def _parameters(result: ExperimentResult) -> dict[str, str]:
-    return {key: _shortened(value, PARAMETER_LIMIT) for key, value in flatten(result.configuration).items()}
+    return {key: shortened(value, PARAMETER_LIMIT) for key, value in flatten(result.configuration).items()}
 
 
 def _common_tags(result: ExperimentResult) -> dict[str, str | None]:
@@ -430,7 +439,7 @@ def _columns(result: ExperimentResult) -> dict[str, str | None]:
         "low": None if low is None else str(_four_digits(low)),
         "high": None if high is None else str(_four_digits(high)),
         "verdict": None if metric is None else verdict_word(metric),
-        "holds": None if holds is None else holds.value.replace("_", " "),
+        "holds": None if holds is None else invariance_word(holds),
         "model": None if model is None else str(model).rstrip("/").rpartition("/")[2],
         "backend": setting(plain, "backend.attention"),
         "tp": None if tp is None else str(tp),
@@ -492,8 +501,4 @@ def _ms(seconds: float) -> int:
 
 
 def _short(tags: dict[str, str | None]) -> dict[str, str]:
-    return {key: _shortened(value, TAG_LIMIT) for key, value in tags.items() if value is not None}
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return {key: shortened(value, TAG_LIMIT) for key, value in tags.items() if value is not None}

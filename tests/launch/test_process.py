@@ -184,7 +184,7 @@ def test_a_mode_that_vllm_does_not_see_is_an_error(make_phase: MakePhase) -> Non
     result = run(make_phase("ignores_mode", Arm.BATCH_INVARIANT))
     assert result.status is PhaseStatus.FAILED
     assert result.error is not None
-    assert "VLLM_BATCH_INVARIANT=0 in the batch invariant arm" in result.error
+    assert "VLLM_BATCH_INVARIANT=0 in the batch-invariant arm" in result.error
     assert result.trials == ()
 
 

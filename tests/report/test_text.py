@@ -201,14 +201,14 @@ def test_a_control_experiment_does_not_speak_of_batch_invariance() -> None:
 def test_a_failed_phase_says_why_and_where_its_log_is() -> None:
     baseline, other = factories.phases([7.0])
     failed = replace(other, status=PhaseStatus.FAILED, error="OutOfMemoryError: out of memory", trials=other.trials[:1])
-    result = replace(result_of([baseline, failed]), stopped="the batch invariant phase of pair 1 failed")
+    result = replace(result_of([baseline, failed]), stopped="the batch-invariant phase of pair 1 failed")
     text = render(result)
     block = section(text, "PHASE 2: Running WITH batch invariance")
     assert "Trial 1/4: batch_size=8" in block
     assert "FAILED after 60.0s: OutOfMemoryError: out of memory" in block
     assert "No comparison: no pair is complete." in text
     assert "phases/01-batch_invariant/engine.log" in section(text, "RESULT")
-    assert "It ended early, with 1 of 2 phases finished: the batch invariant phase of pair 1 failed." in unwrapped(text)
+    assert "It ended early, with 1 of 2 phases finished: the batch-invariant phase of pair 1 failed." in unwrapped(text)
 
 
 def interrupted(one: PhaseResult, **changes: Any) -> PhaseResult:  # noqa: ANN401  fields of the record
