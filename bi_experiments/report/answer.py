@@ -79,7 +79,7 @@ def _length_of_probes(result: ExperimentResult) -> str:
     if not said:
         return ""
     timed = any(probe.composition == TIMED for phase in result.phases for probe in phase.probes)
-    also = "also as they were timed, by their tokens" if timed else "not as they were timed"
+    also = "also as they were timed, without, by their tokens" if timed else "not as they were timed, without"
     return f" Outputs compared: {said}, with logprobs asked for; the workload's {also}."
 
 
