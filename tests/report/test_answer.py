@@ -32,3 +32,9 @@ def test_the_subject_of_a_batch_of_one_is_the_needle(sizes: tuple[int, ...], sai
     configuration = factories.whole_result(None, "workload.needle=There once was").configuration
     result = factories.experiment_result(phases, configuration=configuration)
     assert f" · {said} · " in subject(result)
+
+
+def test_prompts_that_have_fewer_words_than_asked_for_are_not_said_to_have_as_many() -> None:
+    configuration = factories.whole_result(None, "workload=vllm_script").configuration
+    result = factories.experiment_result(factories.phases(), configuration=configuration)
+    assert "words" not in subject(result)
