@@ -66,15 +66,15 @@ def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = Fal
     ]
     if not found and any(not one.equal for phase in result.phases if phase.arm is arm for one in phase.probes):
         raise ConfigurationError(
-            f"in the {before_noun(arm)} arm only tokens of timed outputs differ, or decode from prefill: no batch of theirs "
-            "can be composed again, so that there is nothing to locate"
+            f"in the {before_noun(arm)} arm only tokens of timed outputs differ, or decode from prefill: no batch of "
+            "theirs can be composed again, so that there is nothing to locate"
         )
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
-            f"none of {count(probed, 'probe output')} of the {before_noun(arm)} arm differs, so that there is nothing to "
-            f"locate: pass --arm {other}, or an experiment in which one does"
+            f"none of {count(probed, 'probe output')} of the {before_noun(arm)} arm differs, so that there is nothing "
+            f"to locate: pass --arm {other}, or an experiment in which one does"
         )
 
     def cost(probe: ProbeResult) -> tuple[bool, int]:
