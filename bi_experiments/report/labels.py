@@ -4,15 +4,17 @@ import re
 from collections.abc import Mapping, Sequence
 
 LONGEST = 40
-"""Characters of a name in a figure; names that would be alike are longer."""
+"""Characters of a name in a figure."""
 
 
 def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
     """The texts, where they are long without the words at beginning and end that all share; different ones stay so.
 
+    Those that would be cut to the same are numbered.
+
     Args:
         texts: Names or values; equal ones get equal names.
-        longest: Most characters, where that leaves them different.
+        longest: Most characters.
     """
     kinds = list(dict.fromkeys(texts))
     if len(kinds) < 2 or max(map(len, kinds)) <= longest:
@@ -27,7 +29,10 @@ def short_names(texts: Sequence[str], longest: int = LONGEST) -> list[str]:
     if any(not one or one.isdigit() for one in kept) or len(set(kept)) < len(kinds):
         kept = kinds
     shown = [cut(one, longest) for one in kept]
-    names = dict(zip(kinds, shown if len(set(shown)) == len(kinds) else kept, strict=True))
+    if len(set(shown)) < len(kinds):
+        numbers = [f" #{number}" for number in range(1, len(kinds) + 1)]
+        shown = [cut(one, longest - len(number)) + number for one, number in zip(kept, numbers, strict=True)]
+    names = dict(zip(kinds, shown, strict=True))
     return [names[text] for text in texts]
 
 
