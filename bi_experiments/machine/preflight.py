@@ -304,6 +304,10 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
     return None
 
 
+OWN_VLLM = "runtime.python=PYTHON for a vLLM that supports it"
+"""For those who teach a backend the mode: what is known here is of one release."""
+
+
 def _mode_problem(config: ExperimentConfig) -> str | None:
     """Why the attention backend cannot run the arm with the mode, which vLLM itself says only when it starts."""
     name = config.backend.attention
@@ -317,7 +321,7 @@ def _mode_problem(config: ExperimentConfig) -> str | None:
     ]
     return (
         f"backend.attention={name} does not support batch-invariant mode in vLLM {backends.RELEASE}; "
-        f"use {' or '.join([*instead, 'protocol=control for the baseline against itself'])}"
+        f"use {' or '.join([*instead, 'protocol=control for the baseline against itself', OWN_VLLM])}"
     )
 
 

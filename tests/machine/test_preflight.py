@@ -189,7 +189,10 @@ def test_a_backend_without_the_mode_is_refused_unless_no_arm_has_it(overrides: t
 
 def test_on_the_cpu_latent_attention_runs_without_the_mode_alone() -> None:
     latent = ("experiment=cpu_demo", "model.attention=mla", "backend.attention=CPU_MLA")
-    assert problem(CPU_MACHINE, *latent).endswith("vLLM 0.32; use protocol=control for the baseline against itself")
+    assert problem(CPU_MACHINE, *latent).endswith(
+        "vLLM 0.32; use protocol=control for the baseline against itself or runtime.python=PYTHON for a vLLM that "
+        "supports it"
+    )
     assert runs(CPU_MACHINE, *latent, "protocol=control")
 
 
