@@ -58,7 +58,7 @@ class Evidence:
     first_tokens: tuple[StepCount, ...] = ()
     """Of the probes: steps that end a prompt, from which first output tokens come."""
     workload_prompts: int = 0
-    """Prompts of all trials of the first launch; 0: it has no trial."""
+    """Prompts of all trials of the first launch that was probed; 0: none was."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -190,5 +190,5 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
         first_tokens=tuple(
             step for phase in phases for step in phase.steps if step.kind is StepKind.PREFILL and step.composition
         ),
-        workload_prompts=sum(trial.batch_size for trial in phases[0].trials) if phases else 0,
+        workload_prompts=next((sum(trial.batch_size for trial in one.trials) for one in phases if one.probes), 0),
     )

@@ -21,6 +21,13 @@ def test_a_prompt_under_several_names_is_one_prompt() -> None:
     assert (len(found.compared), found.prompts) == (7, 4)
 
 
+def test_a_launch_that_was_not_probed_does_not_say_how_many_prompts_there_are() -> None:
+    ended, probed = launches(Arm.BATCH_INVARIANT, (), (probe(0, composition="trial", sampled=True),))
+    found = gather([replace(ended, trials=ended.trials[:1]), probed])[Arm.BATCH_INVARIANT]
+    assert found.workload_prompts == sum(trial.batch_size for trial in probed.trials)
+    assert not found.census
+
+
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:
     here, there = replace(probe(0), position=1, digest="a"), replace(probe(0), position=2, digest="b")
     assert gather(launches(Arm.BATCH_INVARIANT, (here,), (there,)))[Arm.BATCH_INVARIANT].launches_differing == 0
