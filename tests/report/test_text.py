@@ -332,24 +332,23 @@ def test_decode_against_prefill_has_no_verdict_and_says_whether_the_bits_are_the
         assert next(line for line in lines if line.startswith("prefill ") and "/" in line).endswith(word)
 
 
-def test_the_ledger_says_where_nothing_of_the_baseline_is_comparable() -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"control_tokens": 0, "control_of": 0, "control_behind": 7}, "none comparable"),
+        ({"control_tokens": None}, "not counted"),
+    ],
+)
+def test_the_ledger_says_what_is_no_control_because_it_was_not_compared_or_counted(
+    changes: dict[str, object], said: str
+) -> None:
     report = factories.proof_report()
-    first = replace(report.ledger[0], control_tokens=0, control_of=0, control_behind=7)
+    first = replace(report.ledger[0], **changes)
     lines = render_end(
         replace(result_of(factories.phases([7.0])), invariance=replace(report, ledger=(first, *report.ledger[1:])))
     ).splitlines()
     row = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
-    assert row.split()[-4:] == ["1,234", "none", "comparable", "holds"]
-
-
-def test_the_ledger_of_a_record_that_does_not_count_the_baselines_changes_says_so() -> None:
-    report = factories.proof_report()
-    first = replace(report.ledger[0], control_tokens=None)
-    lines = render_end(
-        replace(result_of(factories.phases([7.0])), invariance=replace(report, ledger=(first, *report.ledger[1:])))
-    ).splitlines()
-    row = next(line for line in lines if line.startswith("1025 to 2048 tokens of context, 33 to 64 sequences "))
-    assert row.split()[-4:] == ["1,234", "not", "counted", "holds"]
+    assert row.split()[-4:] == ["1,234", *said.split(), "holds"]
 
 
 def test_small_classes_are_shown_one_by_one_where_they_violate_or_count_for_the_verdict() -> None:
