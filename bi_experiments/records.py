@@ -330,6 +330,9 @@ class ObservedEngine(Record, frozen=True, kw_only=True):
     quantization: str | None = None
     cudagraph_sizes: int | None = None
     """How many batch sizes have a captured graph."""
+    fusions: str | None = None
+    """Switches of vLLM's compile passes that put several operators into one kernel, and which are on; `none` where it
+    compiles nothing. Those into a quantization are left out where nothing is quantized."""
     all_reduce: str | None = None
     """What adds up over the devices of a tensor-parallel group, and how it is pinned; None with one device."""
     fp32_precision: str | None = None

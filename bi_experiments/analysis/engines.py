@@ -18,6 +18,7 @@ FIELDS = (
     "enforce_eager",
     "cudagraph_mode",
     "cudagraph_sizes",
+    "fusions",
     "prefix_caching",
     "chunked_prefill",
     "max_num_batched_tokens",

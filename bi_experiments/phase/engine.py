@@ -6,9 +6,10 @@ releases.
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from bi_experiments.records import EngineSpec, ModuleDifference, ObservedEngine,
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.config import CompilationConfig
     from vllm.inputs import TokensPrompt
     from vllm.v1.metrics.stats import IterationStats
 
@@ -283,9 +285,25 @@ def observe(llm: "LLM") -> ObservedEngine:
         kv_cache_dtype=str(cache.cache_dtype),
         quantization=config.model_config.quantization,
         cudagraph_sizes=len(compilation.cudagraph_capture_sizes or ()),
+        fusions=fusions(compilation, quantized=config.model_config.quantization is not None),
         all_reduce=_distinct(worker["all_reduce"] for worker in workers),
         fp32_precision=_distinct(worker["fp32_precision"] for worker in workers),
     )
+
+
+def fusions(compilation: "CompilationConfig", *, quantized: bool) -> str:
+    """What vLLM fuses when it compiles, by the names that it logs (`PassConfig.log_enabled_passes`), or `none`.
+
+    Args:
+        compilation: vLLM's own configuration.
+        quantized: Whether anything is quantized; without, the fusions into a quantization find nothing to fuse.
+    """
+    if compilation.mode.name != "VLLM_COMPILE":
+        return "none"
+    passes = compilation.pass_config
+    on = (one.name for one in fields(passes) if re.match("fuse_|enable_", one.name) and getattr(passes, one.name))
+    named = (name.split("_", 1)[1] for name in on)
+    return " ".join(sorted(name for name in named if quantized or not name.endswith("_quant"))) or "none"
 
 
 def _distinct(values: Iterable[str | None]) -> str | None:

@@ -1,10 +1,15 @@
-"""What is passed on to vLLM besides the program's own arguments."""
+"""What is passed on to vLLM besides the program's own arguments, and what is read back from it."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.spec import engine_spec
-from bi_experiments.phase.engine import further_arguments
+from bi_experiments.phase.engine import further_arguments, fusions
 
 
 def test_settings_of_attention_are_added_to_the_backend() -> None:
@@ -16,3 +21,34 @@ def test_without_a_backend_vllm_chooses() -> None:
     spec = replace(engine_spec(compose([]), "m"), attention_backend=None)
     assert further_arguments(spec) == {}
     assert further_arguments(replace(spec, extra={"attention_config": {"a": 1}})) == {"attention_config": {"a": 1}}
+
+
+@dataclass
+class Passes:
+    """As vLLM's `PassConfig`: switches, None where its defaults were not decided, and numbers."""
+
+    fuse_norm_quant: bool | None = True
+    fuse_allreduce_rms: bool | None = None
+    enable_qk_norm_rope_fusion: bool = False
+    eliminate_noops: bool = True
+    fi_allreduce_fusion_max_size_mb: float | None = 64
+
+
+@pytest.mark.parametrize(
+    ("mode", "passes", "quantized", "expected"),
+    [
+        ("VLLM_COMPILE", Passes(), False, "none"),
+        ("VLLM_COMPILE", Passes(), True, "norm_quant"),
+        ("VLLM_COMPILE", Passes(fuse_allreduce_rms=True), False, "allreduce_rms"),
+        (
+            "VLLM_COMPILE",
+            Passes(fuse_allreduce_rms=True, enable_qk_norm_rope_fusion=True),
+            True,
+            "allreduce_rms norm_quant qk_norm_rope_fusion",
+        ),
+        ("NONE", Passes(fuse_allreduce_rms=True), True, "none"),
+    ],
+)
+def test_fusions_are_those_that_can_change_a_kernel(mode: str, passes: Passes, quantized: bool, expected: str) -> None:
+    compilation: Any = SimpleNamespace(mode=SimpleNamespace(name=mode), pass_config=passes)
+    assert fusions(compilation, quantized=quantized) == expected

@@ -27,6 +27,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "enforce_eager": "Set backend.enforce_eager=true, so that both arms run without graphs.",
         "cudagraph_mode": _COMPILE_ALIKE,
         "cudagraph_sizes": "Fix them for both arms: +backend.engine.compilation_config.cudagraph_capture_sizes=[...].",
+        "fusions": "Switch it off for both arms: +backend.engine.compilation_config.pass_config.fuse_NAME=false. With "
+        "it the number is what a user pays; without, what the kernels cost.",
         "prefix_caching": "Set backend.enable_prefix_caching=false, so that both arms compute every prompt token.",
         "chunked_prefill": "Fix it for both arms: +backend.engine.enable_chunked_prefill=true.",
         "max_num_batched_tokens": "Set backend.max_num_batched_tokens to a number that both arms keep.",
