@@ -68,10 +68,10 @@ def outputs_in_common(first: ExperimentResult, second: ExperimentResult) -> tupl
     """Probe outputs of the second arm that two experiments have in common: how many are equal, of how many.
 
     They have it in common where both asked the same at the same place of a composition, whose prompts may depend on the
-    engine: on the size of its blocks, its seats, its longest step. Records that do not say what was asked are compared
-    with each other alone: the workload's prompts where both have the same workload, others as they are. Whether these
-    drew the same probes is the caller's to know: they do with the same `verify` settings, vocabulary and longest
-    sequence.
+    engine: on the size of its blocks, on how many sequences and tokens a step takes. Records that do not say what was
+    asked are compared with each other alone: the workload's prompts where both have the same workload, others as they
+    are. Whether these drew the same probes is the caller's to know: they do with the same `verify` settings, vocabulary
+    and longest sequence.
     """
     one, two = _digests(first), _digests(second)
     same_workload = first.workload_digest == second.workload_digest

@@ -52,7 +52,7 @@ def make_ledger(
     # The arms may pad other steps: the ledger has those of the arm that the verdict is about.
     workload = own.get(None) or baseline.get(None) or []
     total = sum(one.tokens for one in workload)
-    seats = max((phase.observed.max_num_seqs for phase in phases if phase.observed is not None), default=None)
+    most = max((phase.observed.max_num_seqs for phase in phases if phase.observed is not None), default=None)
     same_graphs = _padding(workload) == _padding(baseline.get(None, ()))
     rows = []
     for one in sorted(workload, key=lambda one: -one.tokens):
@@ -78,7 +78,7 @@ def make_ledger(
                 context=one.context,
                 context_below=upper_end(one.context, CONTEXTS),
                 sequences=one.sequences,
-                sequences_below=_sequences_below(one.sequences, seats) if one.sequences else None,
+                sequences_below=_sequences_below(one.sequences, most) if one.sequences else None,
                 padded=one.padded,
                 split=one.split,
                 workload_tokens=one.tokens,
@@ -103,10 +103,10 @@ def make_ledger(
     return tuple(rows)
 
 
-def _sequences_below(sequences: int, seats: int | None) -> int | None:
-    """Where a class of sequences that decode together ends, at the latest where the engine has no more seats."""
+def _sequences_below(sequences: int, most: int | None) -> int | None:
+    """Where a class of sequences that decode together ends, at the latest with all that the engine takes."""
     end = upper_end(sequences, SEQUENCES)
-    return end if seats is None else min(end or seats + 1, seats + 1)
+    return end if most is None else min(end or most + 1, most + 1)
 
 
 def _steps(phases: Sequence[PhaseResult], arm: Arm) -> dict[str | None, list[StepCount]]:

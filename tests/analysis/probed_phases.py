@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from bi_experiments.analysis.invariance import judge
-from bi_experiments.records import Arm, InvarianceReport, PhaseResult, ProbeResult, StepCount, StepKind
+from bi_experiments.records import Arm, Invariance, InvarianceReport, PhaseResult, ProbeResult, StepCount, StepKind
 from tests import factories
 
 
@@ -70,3 +70,7 @@ def report(
     judged = judge(phases, level, compositions)
     assert judged is not None
     return judged
+
+
+def verdicts(judged: InvarianceReport) -> dict[str, Invariance | None]:
+    return {one.composition: one.verdict for one in judged.compositions if one.arm is Arm.BATCH_INVARIANT}

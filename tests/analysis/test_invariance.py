@@ -7,13 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.invariance import greedy_tokens, judge, judged_anew, upper_bound_pct
-from bi_experiments.analysis.ledger import in_words, source
+from bi_experiments.analysis.ledger import source
 from bi_experiments.records import (
     Arm,
     ExperimentResult,
     Fault,
     Invariance,
-    InvarianceReport,
     NeedleCheck,
     PhaseStatus,
     ProbeResult,
@@ -22,14 +21,21 @@ from bi_experiments.records import (
     from_json,
 )
 from tests import factories
-from tests.analysis.probed_phases import CHANGED, STEPS, UNCHANGED, both, counted, launches, probe, probes, report, step
+from tests.analysis.probed_phases import (
+    CHANGED,
+    STEPS,
+    UNCHANGED,
+    both,
+    launches,
+    probe,
+    probes,
+    report,
+    step,
+    verdicts,
+)
 
 DIFFERENT = NeedleCheck(equal=False, first_difference=2)
 VERSION_1 = Path(__file__).parent / "version_1_result.json"
-
-
-def verdicts(judged: InvarianceReport) -> dict[str, Invariance | None]:
-    return {one.composition: one.verdict for one in judged.compositions if one.arm is Arm.BATCH_INVARIANT}
 
 
 # --- The headline ---------------------------------------------------------------------------------------------------
@@ -75,213 +81,6 @@ def test_not_probed_when_the_mode_was_never_probed() -> None:
     judged = report([*launches(Arm.BASELINE, *CHANGED), factories.phase(Arm.BATCH_INVARIANT)])
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
     assert judged.sentence == "Not probed: no probe of the batch-invariant arm was run."
-
-
-def test_a_class_of_the_workload_without_a_probe_is_not_probed_and_named() -> None:
-    far = step(None, 300, context=1025, kind=StepKind.BESIDE_PREFILL)
-    judged = report(both(CHANGED, UNCHANGED, steps=(*STEPS, far)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
-    assert [(row.workload_pct, row.probe_tokens, row.verdict) for row in judged.ledger] == [
-        (75.0, 0, Invariance.NOT_PROBED),
-        (25.0, 10, Invariance.HOLDS),
-    ]
-    assert "75 % of this workload's output tokens" in judged.sentence
-    assert "1025 to 2048 tokens of context, 9 to 16 sequences, alongside a prefill" in judged.sentence
-
-
-def test_a_class_that_the_workload_hardly_has_is_listed_and_not_needed() -> None:
-    judged = report(both(CHANGED, UNCHANGED, steps=(*STEPS, step(None, 1, context=1025))))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    assert judged.ledger[1].verdict is Invariance.NOT_PROBED
-
-
-def test_the_needed_class_without_a_control_is_the_headline_whatever_holds_elsewhere() -> None:
-    steps = (step(None), step("trial", 10), step("batch_8", 10, context=129))
-    trials = probes(None, None, composition="trial")
-    judged = report(both([(*CHANGED[0], *trials)], [(*UNCHANGED[0], *trials)], steps=steps))
-    assert verdicts(judged) == {"batch_8": Invariance.HOLDS, "trial": Invariance.NO_CONTROL}
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
-    assert "100 % of this workload's output tokens" in judged.sentence
-
-
-@pytest.mark.parametrize(
-    ("elsewhere", "verdict"),
-    [(0, Invariance.NO_CONTROL), (1, Invariance.HOLDS), (None, Invariance.HOLDS)],
-)
-def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verdict: Invariance) -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", elsewhere, 129))
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
-    ]
-    judged = report(phases)
-    assert verdicts(judged) == {"batch_8": Invariance.HOLDS}
-    assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.HOLDS, 129: verdict}
-    assert {row.context: row.control_tokens for row in judged.ledger} == {1: 3, 129: elsewhere}
-    assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
-
-
-@pytest.mark.parametrize(
-    ("comparable", "of", "said"),
-    [
-        (
-            0,
-            0,
-            "where 50 % of this workload's output tokens are (129 to 512 tokens of context, 9 to 16 sequences) the ",
-        ),
-        (4, 4, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
-        (None, 10, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
-    ],
-)
-@pytest.mark.parametrize("level", ["standard", "full"])
-def test_tokens_behind_other_tokens_are_no_control_and_not_said_to_be_unchanged(
-    comparable: int | None, of: int, said: str, level: str
-) -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=comparable))
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
-    ]
-    judged = report(phases, level=level)
-    row = next(row for row in judged.ledger if row.context == 129)
-    assert (row.control_tokens, row.control_of, row.probe_tokens) == (0, of, 10)
-    assert row.verdict is judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
-    assert said in judged.sentence
-    assert ("wider model" in judged.sentence) is (of > 0)
-    assert ("compare more prompts" in judged.sentence) is (of == 0)
-    assert ("verify.trial_prompts" in judged.sentence) is (of == 0 and level == "standard")
-
-
-def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable() -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=0))
-    judged = report([*launches(Arm.BATCH_INVARIANT, *CHANGED, steps=mode)])
-    assert [(row.verdict, row.probe_tokens) for row in judged.ledger] == [
-        (Invariance.VIOLATED, 10),
-        (Invariance.VIOLATED, 0),
-    ]
-
-
-@pytest.mark.parametrize("repeatable", [True, False])
-def test_a_class_that_did_not_change_gets_no_better_verdict_by_a_violation_elsewhere(repeatable: bool) -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129))
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 3, 129))
-    control = probes(None, 0, None, 3, repeatable=repeatable)
-    phases = [
-        *launches(Arm.BASELINE, control, steps=baseline),
-        *launches(Arm.BATCH_INVARIANT, CHANGED[0], steps=mode),
-    ]
-    verdict = Invariance.HOLDS if repeatable else Invariance.NO_CONTROL
-    assert {row.context: row.verdict for row in report(phases).ledger} == {1: Invariance.VIOLATED, 129: verdict}
-
-
-@pytest.mark.parametrize(
-    ("changed", "fault", "verdict"),
-    [
-        (0, None, Invariance.HOLDS),
-        (1, None, Invariance.VIOLATED),
-        (None, None, Invariance.VIOLATED),
-        (0, Fault.NAN, Invariance.VIOLATED),
-    ],
-)
-def test_a_violation_is_one_of_the_classes_in_which_bits_changed(
-    changed: int | None, fault: Fault | None, verdict: Invariance
-) -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 3), counted("batch_8", changed, 129))
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 3, 129))
-    violated = [tuple(replace(one, fault=fault) for one in found) for found in CHANGED]
-    judged = report(
-        [*launches(Arm.BASELINE, *CHANGED, steps=baseline), *launches(Arm.BATCH_INVARIANT, *violated, steps=mode)]
-    )
-    assert {row.context: row.verdict for row in judged.ledger} == {1: Invariance.VIOLATED, 129: verdict}
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.VIOLATED
-
-
-def test_a_class_of_prefill_counts_by_the_prompts_and_not_by_their_few_output_tokens() -> None:
-    prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
-    seldom = step(None, 4, context=129)
-    workload = (step(None, 991), prefill, seldom)
-    probed = (counted("batch_8", 3), counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL))
-    judged = report(both(CHANGED, UNCHANGED, steps=(*workload, *probed)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-    share = "100 % of this workload's prompts (prefill of 1025 to 2048 tokens)"
-    assert f"No control for the prefill of {share}: nothing changed there" in judged.sentence
-    unprobed = report(both(CHANGED, UNCHANGED, steps=(*workload, probed[0])))
-    assert unprobed.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
-    assert "in 1 class of steps with 100 % of this workload's prompts (most in: prefill of 1025" in unprobed.sentence
-
-
-def test_prompts_that_take_several_steps_are_not_proved_by_whole_ones() -> None:
-    prefill = step(None, 90, context=1025, sequences=0, kind=StepKind.PREFILL)
-    split = replace(prefill, split=True, tokens=10)
-    probed = counted("batch_8", 3, 1025, sequences=0, kind=StepKind.PREFILL)
-    judged = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed)))
-    assert [row.verdict for row in judged.ledger] == [Invariance.HOLDS, Invariance.NOT_PROBED]
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
-    assert (
-        "10 % of this workload's prompts (most in: prefill of 1025 to 2048 tokens, in several steps)" in judged.sentence
-    )
-    covered = report(both(CHANGED, UNCHANGED, steps=(prefill, split, probed, replace(probed, split=True))))
-    assert covered.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
-
-
-def test_prefill_without_a_control_decides_where_the_workload_has_nothing_else() -> None:
-    prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
-    probed = counted("batch_8", 0, 1025, sequences=0, kind=StepKind.PREFILL)
-    judged = report(both(CHANGED, UNCHANGED, steps=(prefill, probed)))
-    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
-
-
-@pytest.mark.parametrize("same_graphs", [True, False])
-def test_a_control_in_another_graph_counts_where_the_arms_have_other_graphs(same_graphs: bool) -> None:
-    workload = (step(None), step(None, padded=True))
-    other = workload if same_graphs else (step(None, 200),)
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, padded=True))
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=(*other, counted("batch_8", 3), counted("batch_8", 0, padded=True))),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
-    ]
-    found = {row.padded: (row.control_tokens, row.control_of, row.verdict) for row in report(phases).ledger}
-    assert found[False] == (3, 10 if same_graphs else 20, Invariance.HOLDS)
-    assert found[True][2] is (Invariance.NO_CONTROL if same_graphs else Invariance.HOLDS)
-
-
-def test_a_class_of_one_sequence_is_said_so() -> None:
-    (row,) = report(both(CHANGED, UNCHANGED, steps=(step(None, sequences=1),))).ledger
-    assert in_words(row) == "1 to 128 tokens of context, 1 sequence"
-
-
-def test_a_class_ends_where_the_engine_has_no_more_seats() -> None:
-    (row,) = report(both(CHANGED, UNCHANGED)).ledger
-    observed = factories.phases([7.0])[0].observed
-    assert observed is not None
-    assert (row.sequences, row.sequences_below) == (9, min(33, observed.max_num_seqs + 1))
-
-
-def test_a_class_that_the_baseline_did_not_probe_has_no_control() -> None:
-    workload = (step(None), step(None, context=129))
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=(*workload, counted("batch_8", 3))),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
-    ]
-    assert {row.context: row.verdict for row in report(phases).ledger}[129] is Invariance.NO_CONTROL
-
-
-def test_the_ledger_has_the_steps_of_the_mode_where_the_arms_pad_others() -> None:
-    baseline = (step(None, padded=True), counted("batch_8", 3, padded=True))
-    phases = [
-        *launches(Arm.BASELINE, *CHANGED, steps=baseline),
-        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=(step(None), counted("batch_8", 0))),
-    ]
-    judged = report(phases)
-    assert [(row.padded, row.control_tokens, row.verdict) for row in judged.ledger] == [(False, 3, Invariance.HOLDS)]
 
 
 def test_a_needle_licenses_nothing_but_the_needle() -> None:
@@ -442,17 +241,6 @@ def test_a_fault_and_a_lot_in_decode_against_prefill_count_as_elsewhere(
 
 
 # --- What says which steps there are ----------------------------------------------------------------------------------
-
-
-def test_whether_the_engine_counted_the_steps_of_the_rule_is_said() -> None:
-    assert report(both(CHANGED, UNCHANGED)).ruled_pct is None
-    phases = both(CHANGED, UNCHANGED)
-    phases[-1] = factories.with_trial(phases[-1], 0, ruled_pct=50.0)
-    phases[-1] = factories.with_trial(phases[-1], 1, ruled_pct=100.0)
-    share_pct = report(phases).ruled_pct
-    assert share_pct is not None
-    assert 50.0 < share_pct < 100.0
-    assert "the sequences that the engine counted in its steps agree for 75.0 %" in source(share_pct)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_no_step_is_larger_than_the_largest_which_is_among_them(sizes: tuple[int
     assert made == [7, 8, 511, 512]
 
 
-def test_what_takes_more_seats_than_there_are_is_left_out() -> None:
+def test_what_takes_more_sequences_than_the_engine_has_is_left_out() -> None:
     made = list(steps_of_every_size(replace(BORDERS, max_num_seqs=3)))
     assert [sum(len(request.prompt) for request in batch) for batch in made] == [1, 7, 8, 63, 64]
 

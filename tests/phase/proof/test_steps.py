@@ -73,7 +73,7 @@ def test_a_prompt_that_took_several_steps_has_a_class_of_its_own() -> None:
     assert [one.split for one in counted(None, [made[0][0], made[1][0]])] == [False, True]
 
 
-def test_a_sequence_without_a_seat_waits_until_another_leaves() -> None:
+def test_a_sequence_that_a_step_has_no_room_for_waits_until_another_leaves() -> None:
     assert kinds([(1, 3), (1, 2), (1, 2), (1, 2), (1, 1)])[0] == [
         StepKind.PREFILL,
         StepKind.DECODE,
