@@ -1006,6 +1006,8 @@ class LedgerRow(Record, frozen=True, kw_only=True):
     """Those that the baseline compared there; None: not counted."""
     control_behind: int = 0
     """Further ones there, behind the first other token id of their output: not comparable."""
+    control_in_doubt: bool = False
+    """Whether compositions in which it differs, and nothing shows that the batch did it, are there: not counted."""
     verdict: Invariance
     """The best of the compositions that probe this class, unless one of them is violated."""
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.estimates import CONFIDENCE
 from bi_experiments.analysis.evidence import ALONE, Evidence, gather
-from bi_experiments.analysis.ledger import make_ledger, needed, ruled_pct, uncontrolled_prefill
+from bi_experiments.analysis.ledger import deciding, make_ledger, ruled_pct
 from bi_experiments.analysis.verdict_sentences import sentence
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import ExperimentConfig
@@ -59,7 +59,8 @@ def judge(
     licenses = {one.composition: one for one in counts if one.verdict and one.composition != "needle"}
     baseline = evidence.get(Arm.BASELINE)
     controlled = {name for name in licenses if baseline is not None and _is_control(name, baseline)}
-    ledger = make_ledger(ordered, licenses, controlled)
+    in_doubt = {one.composition for one in counts if one.arm is Arm.BASELINE and (one.differing or one.fault)}
+    ledger = make_ledger(ordered, licenses, controlled, in_doubt - controlled)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     mode = evidence.get(Arm.BATCH_INVARIANT)
     sampled_differing, sampled = mode.sampled if mode else (0, 0)
@@ -218,6 +219,5 @@ def _headline(evidence: Evidence, counts: Sequence[CompositionCount], ledger: Se
     if found:
         return _worst(found)
     if ledger:
-        rows, beside = needed(ledger), uncontrolled_prefill(ledger)
-        return _worst(row.verdict for row in [row for row in rows if row not in beside] or rows)
+        return _worst(row.verdict for row in deciding(ledger))
     return _worst(verdict for name, verdict in by_composition.items() if name in BATCHES_OF_THE_WORKLOAD)

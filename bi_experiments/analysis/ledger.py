@@ -4,13 +4,21 @@ A class has a control of its own where the baseline's bits changed with the batc
 composition that the batch-invariant arm ran there too. Where the change began does not matter: it may have come with
 the KV cache from an earlier step. It shows that bits of this class are seen to change, which is what a control is for.
 Tokens behind the first other token id of their output have another context: they are no control, and were not compared.
+Nor is a change that is not shown to be the batch's: where the baseline differs from itself too, or gives no numbers.
 
 A violated composition violates the classes in which the batch-invariant arm's own bits changed, or had all changed to
 other tokens before, and no others: what it compared elsewhere without a change is evidence like any other.
+
+A class without a control decides the verdict where nothing says that its probes would see a change. It is said beside
+the verdict where the baseline itself says why it has none: whole prompts may be so many rows that the same kernels
+compute them alone and in any step, and where the baseline's outputs had changed to other tokens before they came to a
+class, they had changed by more than a control asks for. The batch-invariant arm's outputs were compared there all the
+same, by a comparison that other classes show to work; where the workload has no such other class, these decide too.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from enum import Enum, auto
 from typing import NamedTuple
 
 from bi_experiments.phase.proof.compositions import NEEDED_SHARE
@@ -32,8 +40,24 @@ class _Class(NamedTuple):
     split: bool
 
 
+class NoControl(Enum):
+    """Why a class has no control of its own."""
+
+    UNCHANGED = auto()
+    """The baseline's bits did not change there."""
+    CHANGED_BEFORE = auto()
+    """Most of what the baseline has there comes behind the first other token of its output."""
+    IN_DOUBT = auto()
+    """They changed, and nothing shows that it was the batch's doing."""
+    NOT_COMPARED = auto()
+    """The baseline has no probe there."""
+
+
 def make_ledger(
-    phases: Sequence[PhaseResult], counts: Mapping[str, CompositionCount], controlled: Collection[str]
+    phases: Sequence[PhaseResult],
+    counts: Mapping[str, CompositionCount],
+    controlled: Collection[str],
+    in_doubt: Collection[str] = (),
 ) -> tuple[LedgerRow, ...]:
     """Every class that the workload has, the largest first; none where no phase says which steps there are.
 
@@ -41,6 +65,7 @@ def make_ledger(
         phases: In launch order.
         counts: Of the batch-invariant arm, by composition, with their verdicts; others probe nothing.
         controlled: Compositions in which the baseline differs because of the batch.
+        in_doubt: Those in which it differs, and nothing shows that the batch did it, or gives no numbers.
     """
     own, baseline = _steps(phases, Arm.BATCH_INVARIANT), _steps(phases, Arm.BASELINE)
     changed_own = {
@@ -70,7 +95,7 @@ def make_ledger(
             ]
             for name in probes
         }
-        compared = [step for steps in controls.values() for step in steps]
+        compared = [step for name, steps in controls.items() if name not in in_doubt for step in steps]
         changed = [step.changed for step in compared if step.changed is not None]
         rows.append(
             LedgerRow(
@@ -87,6 +112,7 @@ def make_ledger(
                 control_tokens=sum(changed) if len(changed) == len(compared) else None,
                 control_of=sum(map(_comparable, compared)),
                 control_behind=sum(step.tokens - _comparable(step) for step in compared),
+                control_in_doubt=any(steps for name, steps in controls.items() if name in in_doubt),
                 verdict=_best(
                     {
                         _in_class(
@@ -149,18 +175,33 @@ def needed(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
     ]
 
 
-def uncontrolled_prefill(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
-    """Classes of prefill that are needed and have no control: said beside the verdict, which they do not decide.
-
-    Whole prompts may be so many rows that the baseline computes them by the same kernels alone and in any step. Their
-    outputs were compared all the same, by a comparison that other classes show to work.
-    """
-    return [row for row in needed(ledger) if row.kind is StepKind.PREFILL and row.verdict is Invariance.NO_CONTROL]
+def deciding(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """The needed classes whose worst verdict is the arm's; the docstring of this module says which are."""
+    rows = needed(ledger)
+    return [row for row in rows if not _says_why(row)] or rows
 
 
-def not_comparable(row: LedgerRow) -> bool:
-    """Whether the baseline's outputs had all changed to other tokens before they came to this class."""
-    return row.control_of == 0 and row.control_behind > 0
+def beside(ledger: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """The needed classes that have no control and are said beside the verdict, which they do not decide."""
+    rows = deciding(ledger)
+    return [row for row in needed(ledger) if row not in rows]
+
+
+def _says_why(row: LedgerRow) -> bool:
+    """Whether the baseline itself says why it is no control in a class."""
+    if row.verdict is not Invariance.NO_CONTROL:
+        return False
+    why = why_no_control(row)
+    return why is NoControl.CHANGED_BEFORE or (why is NoControl.UNCHANGED and row.kind is StepKind.PREFILL)
+
+
+def why_no_control(row: LedgerRow) -> NoControl:
+    """Why a class without a control has none."""
+    if not row.control_tokens and row.control_behind > (row.control_of or 0):
+        return NoControl.CHANGED_BEFORE
+    if row.control_in_doubt:
+        return NoControl.IN_DOUBT
+    return NoControl.NOT_COMPARED if row.control_of == 0 else NoControl.UNCHANGED
 
 
 def share_in_words(rows: Sequence[LedgerRow], ledger: Sequence[LedgerRow]) -> str:

@@ -1,9 +1,19 @@
 """The verdicts on output bits, in sentences."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bi_experiments.analysis.evidence import Evidence
-from bi_experiments.analysis.ledger import in_words, needed, not_comparable, share_in_words, uncontrolled_prefill
+from bi_experiments.analysis.ledger import (
+    NEEDED_PCT,
+    NoControl,
+    beside,
+    deciding,
+    in_words,
+    needed,
+    share_in_words,
+    why_no_control,
+)
 from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
@@ -14,6 +24,7 @@ from bi_experiments.records import (
     Location,
     ProbeResult,
     Reproducibility,
+    StepKind,
 )
 from bi_experiments.wording import LABELS, count
 
@@ -35,13 +46,13 @@ def sentence(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:
             said = _not_deterministic(other, report)
         case Invariance.HOLDS:
             said = f"Batch invariance holds: {_unchanged(other)}, while {_changed(evidence)}."
-            said += _without_control(report) + _bound(report)
+            said += _without_control(report) + _small_classes(report) + _bound(report)
         case Invariance.NOT_PROBED if not other.all_outputs:
             return "Not probed: no probe of the batch-invariant arm was run."
         case Invariance.NOT_PROBED:
             said = f"Not probed: {_missing(report)}; elsewhere {_unchanged(other)}."
         case _:
-            said = f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}."
+            said = f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}.{_without_control(report)}"
     return said + _decode_and_prefill(report) + _between_launches(other)
 
 
@@ -52,15 +63,38 @@ def _unchanged(evidence: Evidence) -> str:
 
 def _changed(evidence: Mapping[Arm, Evidence]) -> str:
     baseline = evidence[Arm.BASELINE]
-    return f"{len(baseline.differing)} of {count(len(baseline.compared), 'probe output')} did without the mode"
+    noise, alone = baseline.noise
+    itself = f" ({noise} of {alone} differ alone too)" if noise else ""
+    return f"{len(baseline.differing)} of {count(len(baseline.compared), 'probe output')} did without the mode{itself}"
 
 
 def _without_control(report: InvarianceReport) -> str:
-    rows = uncontrolled_prefill(report.ledger)
-    if not rows:
-        return ""
-    share = share_in_words(rows, report.ledger)
-    return f" No control for the prefill of {share} ({_named(rows)}): nothing changed there in either arm."
+    """The classes without a control that do not decide the verdict."""
+    said = ""
+    rows = beside(report.ledger)
+    if prefill := [row for row in rows if row.kind is StepKind.PREFILL]:
+        share = share_in_words(prefill, report.ledger)
+        said += f" No control for the prefill of {share} ({_named(prefill)}): nothing changed there in either arm."
+    if before := [row for row in rows if row not in prefill]:
+        share = share_in_words(before, report.ledger)
+        said += f" No control of their own for {share} ({_named(before)}): {_changed_before(before)}."
+    return said
+
+
+def _changed_before(rows: Sequence[LedgerRow]) -> str:
+    outputs = "most" if any(row.control_of for row in rows) else "all"
+    return f"{outputs} of the output without the mode had changed to other tokens before"
+
+
+def _small_classes(report: InvarianceReport) -> str:
+    """What classes that are too small to decide leave open, where they are not so small together."""
+    large = needed(report.ledger)
+    said = []
+    for verdict, what in ((Invariance.NOT_PROBED, "were not probed"), (Invariance.NO_CONTROL, "have no control")):
+        share = sum(row.workload_pct for row in report.ledger if row.verdict is verdict and row not in large)
+        if share >= NEEDED_PCT:
+            said.append(f"{share:.1f} % {what}")
+    return f" In smaller classes, of all output tokens {' and '.join(said)}." if said else ""
 
 
 def _named(rows: Sequence[LedgerRow]) -> str:
@@ -71,14 +105,18 @@ def _named(rows: Sequence[LedgerRow]) -> str:
 def _bound(report: InvarianceReport) -> str:
     if report.bound_pct is None:
         return ""
+    changed = report.sampled_differing
     if report.census:
         greedy = f", by greedy continuations of {count(report.greedy_tokens, 'token')}" if report.greedy_tokens else ""
-        return f" All of this workload's prompts were compared ({report.sampled}{greedy})."
+        did = f"; {changed} of them changed" if changed else ""
+        return f" All of this workload's prompts were compared ({report.sampled}{greedy}){did}."
     basis = f"{count(report.sampled, 'prompt')} sampled"
     if report.left_out:
         were = "was" if report.sampled == 1 else "were"
         drawn = report.sampled + report.left_out
         basis = f"{report.sampled} of the {drawn} prompts drawn {were} compared before time ran out"
+    if changed:
+        basis += f", of which {changed} changed"
     outputs = "this workload's outputs"
     if report.greedy_tokens is not None:
         outputs = f"the greedy continuations of {count(report.greedy_tokens, 'token')} of this workload's prompts"
@@ -114,7 +152,7 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
     where = ""
     if evidence.begins_in_split_prompts:
         where = " Every change begins at the first output token of a prompt that was computed in several steps."
-    return f"VIOLATED: {'; '.join(clauses)}.{where}"
+    return f"VIOLATED: {'; '.join(clauses)}.{where}{_bound(report) if changed else ''}"
 
 
 def place(result: ProbeResult | Location) -> str:
@@ -150,31 +188,43 @@ def _missing(report: InvarianceReport) -> str:
 
 
 def _uncontrolled(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:
-    insensitive = f"these probes are too insensitive to tell, {_remedy(report.level)}"
     baseline = evidence.get(Arm.BASELINE)
     if baseline is None or not baseline.all_outputs:
         return "no baseline was probed that shows whether these probes see a difference"
-    noise, alone = baseline.noise
-    if noise:
-        itself = f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
-        return f"{itself}, so that what changes there says nothing of the batch"
+    insensitive = f"these probes are too insensitive to tell, {_remedy(report.level)}"
     if not baseline.differing:
         return f"without the mode none did either: {insensitive}"
-    missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NO_CONTROL]
+    missing = [row for row in deciding(report.ledger) if row.verdict is Invariance.NO_CONTROL]
     if not missing:
-        return f"without the mode none of the workload's own did either: {insensitive}"
-    behind = [row for row in missing if not_comparable(row)]
+        return _doubt(baseline) or f"without the mode none of the workload's own did either: {insensitive}"
+    by_cause: dict[NoControl, list[LedgerRow]] = defaultdict(list)
+    for row in missing:
+        by_cause[why_no_control(row)].append(row)
+    more = "workload.num_trials" if report.level == FULL else "verify.trial_prompts, verify.time_share=null"
     said = []
-    if same := [row for row in missing if row not in behind]:
-        share = share_in_words(same, report.ledger)
-        said.append(f"without the mode none did either where {share} are ({_named(same)}): {insensitive}")
-    if behind:
-        more = "workload.num_trials" if report.level == FULL else "verify.trial_prompts, verify.time_share=null"
-        said.append(
-            f"where {share_in_words(behind, report.ledger)} are ({_named(behind)}) the outputs without the mode are "
-            f"not comparable, since all had changed to other tokens before: compare more prompts ({more})"
-        )
+    for cause, rows in by_cause.items():
+        where = f"where {share_in_words(rows, report.ledger)} are ({_named(rows)})"
+        match cause:
+            case NoControl.UNCHANGED:
+                said.append(f"without the mode none did either {where}: {insensitive}")
+            case NoControl.CHANGED_BEFORE:
+                said.append(f"{where} {_changed_before(rows)}: compare more prompts ({more})")
+            case NoControl.IN_DOUBT:
+                said.append(f"{where} a change without the mode says nothing of the batch: {_doubt(baseline)}")
+            case NoControl.NOT_COMPARED:
+                said.append(f"nothing was compared without the mode {where}")
     return "; and ".join(said)
+
+
+def _doubt(baseline: Evidence) -> str:
+    """Why a change in the baseline may not be the batch's doing; empty: nothing says so."""
+    noise, alone = baseline.noise
+    if noise:
+        return f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
+    if names := [name for name in baseline.outputs if baseline.unrepeatable(name)]:
+        return f"the same batch gave other bits when it ran again, in {', '.join(names)}"
+    faults = ((baseline.fault(name), name) for name in baseline.outputs)
+    return next((f"the output is {fault}, in {name}" for fault, name in faults if fault is not None), "")
 
 
 def _decode_and_prefill(report: InvarianceReport) -> str:

@@ -12,7 +12,7 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_differences
 from bi_experiments.analysis.evidence import gather
 from bi_experiments.analysis.findings.clocks import throttled_share
-from bi_experiments.analysis.ledger import NEEDED_PCT, in_words, needed, not_comparable, source
+from bi_experiments.analysis.ledger import NEEDED_PCT, beside, in_words, needed, source
 from bi_experiments.analysis.metrics import PRIMARY, RECIPROCALS, UNEQUAL_TOKENS, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
 from bi_experiments.analysis.verdict_sentences import place
@@ -295,8 +295,10 @@ def ledger(report: InvarianceReport) -> Table | None:
 
 def _control(row: LedgerRow) -> str:
     """How many of the baseline's output tokens changed in a class, of those compared."""
-    if not_comparable(row):
+    if row.control_of == 0 and row.control_behind:
         return "none comparable"
+    if row.control_in_doubt and not row.control_tokens:
+        return "in doubt"
     if row.control_tokens is None:
         return "not counted"
     return " of ".join(f"{tokens:,}" for tokens in (row.control_tokens, row.control_of) if tokens is not None)
@@ -304,12 +306,14 @@ def _control(row: LedgerRow) -> str:
 
 def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
+    doubt = "; in doubt: it differs from itself there too" if any(row.control_in_doubt for row in report.ledger) else ""
+    aside = "; what has no control and is said next to the verdict does not" if beside(report.ledger) else ""
     return (
         f"Steps by {source(report.ruled_pct, report.greedy_tokens)}. probe tokens: output tokens compared there, in "
         "one launch; baseline changed: those that changed with the batch without the mode, of those compared in the "
         "same compositions: the control of the class (none comparable: all had changed to other tokens before, behind "
-        f"which the context is another). A class with {NEEDED_PCT:g} % of the workload's output tokens or more counts "
-        f"for the verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts."
+        f"which the context is another{doubt}). A class with {NEEDED_PCT:g} % of the workload's output tokens or more "
+        f"counts for the verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts{aside}."
     )
 
 
@@ -317,8 +321,12 @@ def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str
     """What was left out of the proof and why, and whether both arms compute the same, a sentence each."""
     said = list(not_made(report, result))
     left_out = max((phase.left_out for phase in result.phases if phase.arm is Arm.BASELINE), default=0)
-    if left_out and not gather(result.phases)[Arm.BASELINE].census:
-        said.append(f"The baseline compared {left_out} fewer of the workload's prompts that were drawn: time was over.")
+    baseline = gather(result.phases).get(Arm.BASELINE)
+    if left_out and baseline is not None and not baseline.census:
+        _, sampled = baseline.sampled
+        were = "was" if sampled == 1 else "were"
+        drawn = f"{sampled} of the {sampled + left_out} prompts drawn from the workload"
+        said.append(f"In the baseline {drawn} {were} compared before time ran out.")
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))
     return tuple(said)

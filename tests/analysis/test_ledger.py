@@ -4,12 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.ledger import in_words, source
-from bi_experiments.records import (
-    Arm,
-    Fault,
-    Invariance,
-    StepKind,
-)
+from bi_experiments.records import Arm, Fault, Invariance, InvarianceReport, ProbeResult, StepKind
 from tests import factories
 from tests.analysis.probed_phases import (
     CHANGED,
@@ -71,37 +66,117 @@ def test_a_class_of_steps_needs_a_control_of_its_own(elsewhere: int | None, verd
     assert judged.verdict(Arm.BATCH_INVARIANT) is verdict
 
 
-@pytest.mark.parametrize(
-    ("comparable", "of", "said"),
-    [
-        (
-            0,
-            0,
-            "where 50 % of this workload's output tokens are (129 to 512 tokens of context, 9 to 16 sequences) the ",
-        ),
-        (4, 4, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
-        (None, 10, "without the mode none did either where 50 % of this workload's output tokens are (129 to 512"),
-    ],
+WITHOUT_OWN_CONTROL = (
+    " No control of their own for 50 % of this workload's output tokens (129 to 512 tokens of context, 9 to 16 "
+    "sequences): {} of the output without the mode had changed to other tokens before."
 )
-@pytest.mark.parametrize("level", ["standard", "full"])
-def test_tokens_behind_other_tokens_are_no_control_and_not_said_to_be_unchanged(
-    comparable: int | None, of: int, said: str, level: str
-) -> None:
+
+
+def two_classes(comparable: int | None, level: str = "standard", first: int = 3) -> InvarianceReport:
+    """Without the mode `first` tokens changed in one class, none of those comparable in another one."""
     workload = (step(None), step(None, context=129))
     mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129))
-    baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129, comparable=comparable))
+    baseline = (*workload, counted("batch_8", first), counted("batch_8", 0, 129, comparable=comparable))
     phases = [
         *launches(Arm.BASELINE, *CHANGED, steps=baseline),
         *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
     ]
-    judged = report(phases, level=level)
+    return report(phases, level=level)
+
+
+@pytest.mark.parametrize(("comparable", "amount"), [(0, "all"), (4, "most")])
+def test_a_class_that_the_baseline_comes_to_with_other_tokens_is_said_beside_the_verdict(
+    comparable: int, amount: str
+) -> None:
+    judged = two_classes(comparable)
     row = next(row for row in judged.ledger if row.context == 129)
-    assert (row.control_tokens, row.control_of, row.probe_tokens) == (0, of, 10)
-    assert row.verdict is judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
-    assert said in judged.sentence
-    assert ("wider model" in judged.sentence) is (of > 0)
-    assert ("compare more prompts" in judged.sentence) is (of == 0)
-    assert ("verify.trial_prompts" in judged.sentence) is (of == 0 and level == "standard")
+    assert (row.control_tokens, row.control_of, row.control_behind) == (0, comparable, 10 - comparable)
+    assert (row.verdict, row.probe_tokens) == (Invariance.NO_CONTROL, 10)
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    assert WITHOUT_OWN_CONTROL.format(amount) in judged.sentence
+
+
+@pytest.mark.parametrize("comparable", [5, None])
+def test_a_class_in_which_the_baseline_compared_half_of_its_tokens_without_a_change_decides(
+    comparable: int | None,
+) -> None:
+    judged = two_classes(comparable)
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert "without the mode none did either where 50 % of this workload's output tokens are (129" in judged.sentence
+    assert "use a wider model" in judged.sentence
+    assert "No control of their own" not in judged.sentence
+
+
+@pytest.mark.parametrize("level", ["standard", "full"])
+def test_classes_that_come_behind_other_tokens_decide_where_the_workload_has_nothing_else(level: str) -> None:
+    workload = (step(None),)
+    mode = (*workload, counted("batch_8", 0))
+    phases = [
+        *launches(Arm.BASELINE, *CHANGED, steps=(*workload, counted("batch_8", 0, comparable=0))),
+        *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
+    ]
+    judged = report(phases, level=level)
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert "where 100 % of this workload's output tokens are (1 to 128 tokens of context" in judged.sentence
+    assert "all of the output without the mode had changed to other tokens before: compare more" in judged.sentence
+    assert "wider model" not in judged.sentence
+    assert ("verify.trial_prompts" in judged.sentence) is (level == "standard")
+
+
+def test_the_reasons_for_no_control_are_those_of_the_classes_that_decide() -> None:
+    prefill = step(None, 5, context=1025, sequences=0, kind=StepKind.PREFILL)
+    steps = (step(None), prefill, counted("batch_8", 0), replace(prefill, composition="batch_8", changed=0))
+    judged = report(both(CHANGED, UNCHANGED, steps=steps))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    why, beside = judged.sentence.split("use a wider model")
+    assert "none did either where 95 % of this workload's output tokens are (1 to 128 tokens" in why
+    assert "prefill" not in why
+    assert "No control for the prefill of 100 % of this workload's prompts" in beside
+
+
+@pytest.mark.parametrize(
+    ("baseline", "alone", "why"),
+    [
+        (
+            CHANGED[0],
+            probes(None, 0, composition="batch_1"),
+            "the baseline differs from itself alone too, in 1 of 2 probe outputs",
+        ),
+        (probes(None, 0, repeatable=False), (), "the same batch gave other bits when it ran again, in batch_8"),
+        (probes(0, 0, fault=Fault.NAN), (), "the output is NaN, in batch_8"),
+    ],
+)
+def test_what_may_not_be_the_batchs_doing_in_the_baseline_is_neither_counted_nor_said_to_be_unchanged(
+    baseline: tuple[ProbeResult, ...], alone: tuple[ProbeResult, ...], why: str
+) -> None:
+    steps = (step(None), counted("batch_8", 3))
+    mode = probes(None, None)
+    judged = report(both([(*alone, *baseline)], [mode], steps=steps))
+    (row,) = judged.ledger
+    assert (row.control_tokens, row.control_of, row.control_in_doubt) == (0, 0, True)
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.NO_CONTROL
+    assert f"a change without the mode says nothing of the batch: {why}." in judged.sentence
+    assert "none did either" not in judged.sentence
+
+
+def test_tokens_behind_a_change_that_may_be_chance_are_no_change_before() -> None:
+    steps = (step(None), counted("batch_8", 0, comparable=0))
+    judged = report(both([probes(None, 0, repeatable=False)], [probes(None, None)], steps=steps))
+    assert judged.ledger[0].control_behind == 0
+    assert "other tokens before" not in judged.sentence
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(1, False), (4, True)])
+def test_classes_that_are_too_small_to_decide_are_said_where_they_are_not_small_together(
+    tokens: int, said: bool
+) -> None:
+    small = [step(None, tokens, context=context, sequences=33) for context in (129, 513, 1025)]
+    uncontrolled = [step(None, tokens, context=context, sequences=65) for context in (129, 513, 1025)]
+    probed = [counted("batch_8", 0, one.context, sequences=65) for one in uncontrolled]
+    judged = report(both(CHANGED, UNCHANGED, steps=(step(None, 990), *small, *uncontrolled, *probed, *STEPS[1:])))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    what = "of all output tokens 1.2 % were not probed and 1.2 % have no control"
+    assert (f" In smaller classes, {what}." in judged.sentence) is said
 
 
 def test_a_violation_of_the_mode_is_its_class_though_nothing_there_is_comparable() -> None:
@@ -220,6 +295,9 @@ def test_a_class_that_the_baseline_did_not_probe_has_no_control() -> None:
         *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
     ]
     assert {row.context: row.verdict for row in report(phases).ledger}[129] is Invariance.NO_CONTROL
+    assert "but nothing was compared without the mode where 50 % of this workload's output tokens" in (
+        report(phases).sentence
+    )
 
 
 def test_the_ledger_has_the_steps_of_the_mode_where_the_arms_pad_others() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.records import Arm, Invariance, StepCount, StepKind
+from bi_experiments.records import Arm, Fault, Invariance, StepCount, StepKind
 from tests.analysis.probed_phases import CHANGED, UNCHANGED, both, counted, launches, probes, report, step
 
 
@@ -11,9 +11,9 @@ def test_full_does_not_advise_full() -> None:
     assert "verify=full" not in report(both(UNCHANGED, UNCHANGED), level="full").sentence
 
 
-def test_both_reasons_for_no_control_are_said() -> None:
-    workload = (step(None), step(None, context=129), step(None, 50, context=513))
-    mode = (*workload, counted("batch_8", 0), counted("batch_8", 0, 129), counted("batch_8", 0, 513))
+def test_each_reason_for_no_control_is_said() -> None:
+    workload = (step(None), *(step(None, 50, context=context) for context in (129, 513, 1025)))
+    mode = (*workload, *(counted("batch_8", 0, context) for context in (1, 129, 513, 1025)))
     far = counted("batch_8", 0, 513, comparable=0)
     baseline = (*workload, counted("batch_8", 3), counted("batch_8", 0, 129), far)
     phases = [
@@ -21,8 +21,10 @@ def test_both_reasons_for_no_control_are_said() -> None:
         *launches(Arm.BATCH_INVARIANT, *UNCHANGED, steps=mode),
     ]
     sentence = report(phases).sentence
-    assert "none did either where 40 % of this workload's output tokens are (129" in sentence
-    assert "use a wider model or verify=full; and where 20 % of this workload's output tokens are (513" in sentence
+    assert "none did either where 20 % of this workload's output tokens are (129" in sentence
+    assert "use a wider model or verify=full; and nothing was compared without the mode where 20 % of" in sentence
+    assert sentence.count("No control") == 2
+    assert "No control of their own for 20 % of this workload's output tokens (513" in sentence
 
 
 def test_a_change_outside_the_steps_that_are_known_is_not_put_down_to_split_prompts() -> None:
@@ -89,6 +91,24 @@ def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
     judged = report([replace(phase, left_out=12) for phase in phases])
     assert judged.left_out == 12
     assert "(20 of the 32 prompts drawn were compared before time ran out; 95 % confidence)." in judged.sentence
+
+
+@pytest.mark.parametrize(("differing", "bound", "which"), [(0, 13.9, ""), (2, 28.3, ", of which 2 changed")])
+def test_a_violation_says_how_much_of_the_workload_it_may_concern(differing: int, bound: float, which: str) -> None:
+    sampled = probes(*[0] * differing, *[None] * (20 - differing), composition="trial", sampled=True)
+    judged = report(launches(Arm.BATCH_INVARIANT, (*CHANGED[0], *sampled)))
+    said = f"At most {bound} % of this workload's outputs change (20 prompts sampled{which}; 95 % confidence)."
+    assert said in judged.sentence
+    faulty = probes(None, None, composition="trial", sampled=True, fault=Fault.NAN)
+    assert "At most" not in report(launches(Arm.BATCH_INVARIANT, faulty)).sentence
+
+
+def test_what_the_baseline_differs_by_alone_is_said_next_to_what_it_changed_by() -> None:
+    noise = probes(0, None, composition="batch_1")
+    changed = probes(None, 3, repeatable=True)
+    judged = report(both([(*noise, *changed)], [(*probes(None, None, composition="batch_1"), *UNCHANGED[0])]))
+    assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
+    assert "while 1 of 2 probe outputs did without the mode (1 of 2 differ alone too)." in judged.sentence
 
 
 def test_a_control_that_never_differs_shows_nothing() -> None:

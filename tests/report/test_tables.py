@@ -2,11 +2,12 @@
 
 from msgspec.structs import replace
 
-from bi_experiments.records import ExperimentResult
+from bi_experiments.records import Arm, ExperimentResult
 from bi_experiments.report import tables
 from bi_experiments.report.figures.drawing import Drawing
 from bi_experiments.report.figures.overhead import trial_costs
 from tests import factories
+from tests.analysis.probed_phases import launches, probes, report
 
 
 def with_fresh_prompts() -> ExperimentResult:
@@ -43,3 +44,12 @@ def test_with_the_same_prompts_in_every_pair_nothing_is_a_mean_over_pairs() -> N
 def test_what_was_measured_in_a_pair_with_prompts_of_its_own_names_that_pair() -> None:
     assert tables.tokens(with_fresh_prompts()).header[0] == "Measured, pair 1"
     assert tables.tokens(factories.whole_result()).header[0] == "Measured, one launch"
+
+
+def test_how_many_prompts_the_baseline_compared_is_said_of_those_drawn() -> None:
+    sampled = probes(None, 0, 0, composition="trial", sampled=True)
+    phases = [replace(phase, left_out=29) for phase in launches(Arm.BASELINE, sampled)]
+    result = replace(factories.whole_result(), phases=tuple(phases))
+    notes = tables.proof_notes(report(phases), result)
+    drawn = "3 of the 32 prompts drawn from the workload"
+    assert f"In the baseline {drawn} were compared before time ran out." in notes

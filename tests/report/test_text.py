@@ -336,6 +336,7 @@ def test_decode_against_prefill_has_no_verdict_and_says_whether_the_bits_are_the
     ("changes", "said"),
     [
         ({"control_tokens": 0, "control_of": 0, "control_behind": 7}, "none comparable"),
+        ({"control_tokens": 0, "control_of": 0, "control_in_doubt": True}, "in doubt"),
         ({"control_tokens": None}, "not counted"),
     ],
 )
