@@ -20,7 +20,7 @@ from typing import Any
 
 VARIABLE = "BI_EXPERIMENTS_MUTANT"
 INVARIANT = "vllm.model_executor.determinism.batch_invariant"
-"""vLLM's module with most measures of the mode (0.32)."""
+"""vLLM's module with most measures of the mode (0.32, 0.33)."""
 PLUGIN = "bi_experiments_mutants"
 
 
@@ -92,8 +92,19 @@ def without_order_in_matmul() -> None:
 
 
 def without_all_reduce() -> None:
-    """All-reduce by whatever kernel and algorithm suits the size."""
-    vars(import_module(INVARIANT))["override_envs_for_invariance"] = lambda: None
+    """All-reduce by whatever kernel and algorithm suits the size; what else the mode sets in its processes stays."""
+    invariant = import_module(INVARIANT)
+    override = invariant.override_envs_for_invariance
+
+    def override_others() -> None:
+        names = ("VLLM_ALLREDUCE_USE_SYMM_MEM", "VLLM_CUSTOM_ALLREDUCE_ALGO")
+        before = {name: os.environ[name] for name in names if name in os.environ}
+        override()
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+    vars(invariant).update(override_envs_for_invariance=override_others, pin_nccl_env=lambda pins: None)
     mode_off_in("vllm.distributed.device_communicators.cuda_communicator")
 
 

@@ -1,6 +1,7 @@
 """The attention backends of vLLM: which exist, run multi-head latent attention, or support batch-invariant mode.
 
-From vLLM 0.32: `vllm/v1/attention/backends/registry.py` (names) and each backend's `supports_batch_invariance`.
+From vLLM 0.32 and 0.33: `vllm/v1/attention/backends/registry.py` (names) and each backend's
+`supports_batch_invariance`.
 """
 
 import re
@@ -47,7 +48,7 @@ CAPABILITY_MAJORS = {
 }
 """Compute capabilities, major part, of the backends that are made for some only.
 
-From each backend's `supports_compute_capability` in vLLM 0.32.
+From each backend's `supports_compute_capability` in vLLM 0.32 and 0.33.
 """
 
 
@@ -78,12 +79,12 @@ oneDNN's documentation, "Data types", and seen here: without them the plugin fin
 MLA_NAMES = re.compile(r"deepseek-(v[23]|r1|coder-v2)|kimi-k2", re.IGNORECASE)
 """Names of models with multi-head latent attention; from their model cards' configurations."""
 
-RELEASE = "0.32"
-"""The release of vLLM that the names in this file are of."""
+RELEASES = "0.32 or 0.33"
+"""The releases of vLLM that the names in this file are of."""
 
 
 DTYPES = ("auto", "bfloat16", "float16", "float32", "half", "float")
-"""vLLM's `ModelDType` (0.32, `vllm/config/model.py`)."""
+"""vLLM's `ModelDType` (`vllm/config/model.py`)."""
 
 LOAD_FORMATS = (
     "auto",
@@ -102,7 +103,7 @@ LOAD_FORMATS = (
     "sharded_state",
     "tensorizer",
 )
-"""vLLM's `LoadFormats` (0.32, `vllm/model_executor/model_loader`)."""
+"""vLLM's `LoadFormats` (`vllm/model_executor/model_loader`)."""
 
 QUANTIZATIONS = (
     "awq",
@@ -136,7 +137,7 @@ QUANTIZATIONS = (
     "nvfp4_per_token",
     "mxfp8",
 )
-"""vLLM's `QuantizationMethods` (0.32, `vllm/model_executor/layers/quantization`)."""
+"""vLLM's `QuantizationMethods` (`vllm/model_executor/layers/quantization`)."""
 
 EXECUTORS = ("ray", "mp", "uni", "external_launcher")
-"""vLLM's `DistributedExecutorBackend` (0.32, `vllm/config/parallel.py`)."""
+"""vLLM's `DistributedExecutorBackend` (`vllm/config/parallel.py`)."""

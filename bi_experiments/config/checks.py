@@ -229,7 +229,7 @@ def _check_names(config: ExperimentConfig) -> None:
         value = setting(config, key)
         if value is not None and value not in names:
             meant = did_you_mean(str(value), names) or f": use one of {', '.join(names)}"
-            raise ConfigurationError(f"{key}={value} is not known to vLLM {backends.RELEASE}{meant}")
+            raise ConfigurationError(f"{key}={value} is not known to vLLM {backends.RELEASES}{meant}")
 
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?")
@@ -360,7 +360,7 @@ def _check_backend(config: ExperimentConfig) -> None:
         )
     if name not in backends.STANDARD + backends.MLA:
         raise ConfigurationError(
-            f"backend.attention={name} is not known to vLLM {backends.RELEASE}; use one of {existing}"
+            f"backend.attention={name} is not known to vLLM {backends.RELEASES}; use one of {existing}"
         )
     if name not in fitting:
         kind = "multi-head latent attention" if mla else "standard attention"

@@ -1,8 +1,8 @@
 """Why an engine failed, from its log: the engine core's or a worker's own last error, and what to do about it.
 
 What reaches the phase is often only that something went wrong in another process ("Engine core initialization failed.
-See root cause above"). The formats are those of vLLM 0.32: every line of another process begins with its name and
-process id, and those of its log with level, time and place as well.
+See root cause above"). The formats are those of vLLM 0.32 and 0.33: every line of another process begins with its name
+and process id, and those of its log with level, time and place as well.
 """
 
 import re
@@ -20,8 +20,8 @@ _ERROR = re.compile(r"^(?:[A-Za-z_][\w]*\.)*[A-Z]\w*(?:Error|Exception|Interrupt
 """The last line of a traceback: the exception's class, then what it says."""
 _SECOND_HAND = re.compile(
     r"root cause|Engine ?Core encountered an issue|Engine core initialization failed|EngineDeadError|Worker failed with"
-    r"|WorkerProc initialization failed|^(?:KeyboardInterrupt|SystemExit)|cancelled|without reporting a result|"
-    r"the engine's process|TimeoutError: RPC call"
+    r"|One or more workers failed|WorkerProc initialization failed|^(?:KeyboardInterrupt|SystemExit)|cancelled"
+    r"|without reporting a result|the engine's process|TimeoutError: RPC call"
 )
 """What is said by a process that only learned of the failure."""
 _OVER = re.compile(r"^(?:Traceback |During handling|The above exception|Process |\[rank|INFO |WARNING |ERROR |$)")
@@ -38,7 +38,7 @@ class Remedy(NamedTuple):
 
 REMEDIES: tuple[tuple[str, Remedy], ...] = (
     (
-        r"No available memory for the cache blocks",
+        r"No available memory for the cache blocks|leaving none for the KV cache",
         Remedy("raise model.gpu_memory_utilization, or use a smaller model or a larger tp"),
     ),
     (
@@ -46,8 +46,8 @@ REMEDIES: tuple[tuple[str, Remedy], ...] = (
         Remedy("lower model.max_model_len, or raise model.gpu_memory_utilization"),
     ),
     (
-        r"less than desired GPU memory utilization",
-        Remedy("something else uses the device: end it, or lower model.gpu_memory_utilization"),
+        r"less than desired [CG]PU memory utilization|less than requested memory for kv",
+        Remedy("something else uses the memory: end it, or lower model.gpu_memory_utilization"),
     ),
     (
         r"Error in memory profiling",

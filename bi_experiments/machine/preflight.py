@@ -305,7 +305,7 @@ def _cpu_vllm_problem(machine: Machine) -> str | None:
 
 
 OWN_VLLM = "runtime.python=PYTHON for a vLLM that supports it"
-"""For those who teach a backend the mode: what is known here is of one release."""
+"""For those who teach a backend the mode: what is known here is of some releases."""
 
 
 def _mode_problem(config: ExperimentConfig) -> str | None:
@@ -320,7 +320,7 @@ def _mode_problem(config: ExperimentConfig) -> str | None:
         if one in kind and backends.platform(one) is config.backend.platform
     ]
     return (
-        f"backend.attention={name} does not support batch-invariant mode in vLLM {backends.RELEASE}; "
+        f"backend.attention={name} does not support batch-invariant mode in vLLM {backends.RELEASES}; "
         f"use {' or '.join([*instead, 'protocol=control for the baseline against itself', OWN_VLLM])}"
     )
 

@@ -1,4 +1,4 @@
-"""The vLLM engine of a phase (written for vLLM 0.32).
+"""The vLLM engine of a phase (written for vLLM 0.32 and 0.33).
 
 vLLM's objects are read here and in `observer.py` alone, whose methods run in vLLM's workers; they differ between
 releases.

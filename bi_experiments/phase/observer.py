@@ -6,7 +6,7 @@ with `LLM.collective_rpc` in every executor without pickling a function.
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bi_experiments.phase.proof.recorder import ModuleRecorder, Step
@@ -47,11 +47,10 @@ class WorkerObserver:
 
         layers = self.vllm_config.compilation_config.static_forward_context.values()
         backends = {layer.get_attn_backend().get_name() for layer in layers if hasattr(layer, "get_attn_backend")}
-        versions = {getattr(getattr(layer, "impl", None), "vllm_flash_attn_version", None) for layer in layers}
         return {
             "batch_invariant": bool(vllm.envs.VLLM_BATCH_INVARIANT),
             "attention_backends": sorted(backends),
-            "flash_attn_versions": sorted(str(version) for version in versions if version is not None),
+            "flash_attn_versions": flash_attn_versions(layers),
             "prefix_caching": bool(self.vllm_config.cache_config.enable_prefix_caching),
             "all_reduce": _all_reduce(),
             "fp32_precision": torch.backends.cuda.matmul.fp32_precision if torch.cuda.is_available() else None,
@@ -61,7 +60,7 @@ class WorkerObserver:
     def bi_experiments_tuned_rows(self) -> list[int]:
         """Numbers of rows up to which the mode's tuned matrix multiplications use one tile, in either arm.
 
-        From vLLM 0.32's table, for the weights of this worker's model; none where the table has none of them.
+        From vLLM's table (0.32, 0.33), for the weights of this worker's model; none where the table has none of them.
         """
         try:
             from vllm.model_executor.determinism import batch_invariant_configs as configs
@@ -116,7 +115,7 @@ class RunnerModel:
     """The model of a worker's model runner, and the rows of its steps.
 
     Which rows of a step are a request's follows from the runner's own order of requests, its offsets and its positions,
-    as vLLM 0.32 prepares them for the step: model runner V1 (CPUs) keeps them in itself, V2
+    as vLLM (0.32, 0.33) prepares them for the step: model runner V1 (CPUs) keeps them in itself, V2
     (`vllm/v1/worker/gpu/model_runner.py`) in the batch that its `prepare_inputs` returns.
 
     Args:
@@ -164,6 +163,13 @@ class RunnerModel:
     def kind(self, module: "nn.Module") -> str:
         """What kind of operator a module is, and the collective that ends it where it is split over devices."""
         return kind_of(module)
+
+
+def flash_attn_versions(layers: Iterable[object]) -> list[str]:
+    """Versions of FlashAttention in the layers of attention; those of MLA have it in what computes prompts."""
+    computing = (getattr(layer, name, None) for layer in layers for name in ("impl", "prefill_backend"))
+    versions = {getattr(one, "vllm_flash_attn_version", None) for one in computing}
+    return sorted(str(version) for version in versions if version is not None)
 
 
 def known_kind(module: "nn.Module") -> str | None:

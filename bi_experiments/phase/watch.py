@@ -1,7 +1,8 @@
 """The death of an engine's process, noticed at once.
 
 A call to an engine core that was killed (SIGKILL, as the kernel does when memory runs out) may wait for its answer for
-ever: vLLM 0.32 wakes callers that wait for outputs, but not those that wait for `sleep`, `wake_up` or `collective_rpc`.
+ever: vLLM (0.32, 0.33) wakes callers that wait for outputs, but not those that wait for `sleep`, `wake_up` or
+`collective_rpc`.
 """
 
 import multiprocessing

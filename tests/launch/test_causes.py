@@ -29,6 +29,19 @@ def test_a_worker_knows_what_its_core_does_not() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RuntimeError: Worker failed with error 'no layer a', please check the stack trace above for the root cause",
+        "RuntimeError: Worker failed with KV connector output",  # from vLLM 0.33 on, as the next
+        "RuntimeError: One or more workers failed",
+    ],
+)
+def test_what_a_core_says_of_its_workers_is_not_the_cause(said: str) -> None:
+    log = [*core("ValueError: no layer a", name="Worker_TP0"), *core(said)]
+    assert cause(said, log) == "ValueError: no layer a"
+
+
 def test_of_several_errors_of_a_core_the_last_counts() -> None:
     log = core("KeyError: 'a'", "During handling of the above exception, another", "ValueError: no layer a")
     assert cause(SECOND_HAND, log) == "ValueError: no layer a"
@@ -57,6 +70,21 @@ def test_a_core_that_was_killed_is_said_with_what_may_have_killed_it() -> None:
             "len",
         ),
         ("ValueError: Free memory on device cuda:0 is less than desired GPU memory utilization", "something else"),
+        (  # vLLM 0.32
+            "ValueError: Available memory on node 0 (1.0/9.0 GiB) on startup is less than desired CPU memory "
+            "utilization (0.9, 8.1 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction",
+            "or lower model.gpu_memory_utilization",
+        ),
+        (
+            "ValueError: Available memory on node 0 (1.0/9.0 GiB) on kv cache allocation is less than requested memory "
+            "for kv (2.0/8.1 GiB). Reduce CPU memory used by other processes.",
+            "or lower model.gpu_memory_utilization",
+        ),
+        (  # vLLM 0.33
+            "ValueError: The worker already uses 2.0 GiB (model weights and runtime), more than the 1.0 GiB of CPU "
+            "memory reserved for it on node 0, leaving none for the KV cache. On the CPU backend, the",
+            "raise model.gpu_memory_utilization",
+        ),
         ("AssertionError: Error in memory profiling. Initial free memory 1, current free memory 2", "another engine"),
         ("torch.OutOfMemoryError: CUDA out of memory.", "smaller"),
         ("OSError: You are trying to access a gated repo.", "licence"),

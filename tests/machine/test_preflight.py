@@ -181,7 +181,7 @@ def test_backends_made_for_some_devices_only() -> None:
 )
 def test_a_backend_without_the_mode_is_refused_unless_no_arm_has_it(overrides: tuple[str, ...], use: str) -> None:
     line = problem(gpu_machine(H200), *overrides)
-    assert "does not support batch-invariant mode in vLLM 0.32; " + use in line
+    assert "does not support batch-invariant mode in vLLM 0.32 or 0.33; " + use in line
     assert runs(gpu_machine(H200), *overrides, "protocol=control")
     assert runs(gpu_machine(H200), *overrides, "runtime.python=/elsewhere/python")
     assert runs(gpu_machine(H200), *overrides, "backend.attention=null"), "vLLM chooses one that supports it"
@@ -190,8 +190,8 @@ def test_a_backend_without_the_mode_is_refused_unless_no_arm_has_it(overrides: t
 def test_on_the_cpu_latent_attention_runs_without_the_mode_alone() -> None:
     latent = ("experiment=cpu_demo", "model.attention=mla", "backend.attention=CPU_MLA")
     assert problem(CPU_MACHINE, *latent).endswith(
-        "vLLM 0.32; use protocol=control for the baseline against itself or runtime.python=PYTHON for a vLLM that "
-        "supports it"
+        "vLLM 0.32 or 0.33; use protocol=control for the baseline against itself or runtime.python=PYTHON for a vLLM "
+        "that supports it"
     )
     assert runs(CPU_MACHINE, *latent, "protocol=control")
 

@@ -1,6 +1,6 @@
 """Paths that vLLM itself says are not tuned, or slower than others: the cost is then that of the path too.
 
-The messages are those of vLLM 0.32's log at level WARNING, in the order in which they matter for the cost of an arm.
+The messages are those of vLLM 0.32 and 0.33 at level WARNING, in the order in which they matter for an arm's cost.
 What vLLM takes without saying so (the mode's matrix multiplication at a shape that its table of tiles lacks) cannot be
 found here.
 """
