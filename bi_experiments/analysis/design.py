@@ -1,9 +1,12 @@
 """By what rules an experiment was measured, as far as its estimates depend on them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import NamedTuple, Self
+
+import msgspec
 
 from bi_experiments.analysis.estimates import (
     Estimate,
@@ -64,16 +67,8 @@ class Design(NamedTuple):
 
     @classmethod
     def recorded(cls, result: ExperimentResult) -> Self:
-        """The rules in an experiment's record; those that an older record lacks are as they were then."""
-        rules = setting(result.configuration, "protocol") or {}
-        target = rules.get("target_half_width_pct")
-        return cls(
-            equivalence_pct=float(rules.get("equivalence_pct", 1.0)),
-            paired=rules.get("interleave") != Interleave.launch.name or prompts_differ(complete_pairs(result.phases)),
-            first_stage=None if target is None else rules.get("pairs"),
-            launches_per_cache=rules.get("launches_per_cache", 1) if rules.get("caches") == Caches.fresh.name else None,
-            users_caches=rules.get("caches") == Caches.user.name,
-        )
+        """The rules in an experiment's record, and of what was found to differ between its pairs."""
+        return cls.of(_protocol(result), complete_pairs(result.phases))
 
     def found(self, launch: int) -> FoundCaches:
         """Which compile caches a launch of an arm, counted from 0, found."""
@@ -135,6 +130,25 @@ class Design(NamedTuple):
         """
         units = self.units(differences, pairs)
         return paired_estimate(units) if self.first_stage is None else two_stage_estimate(units, self.first_stage)
+
+
+_BEFORE: Mapping[str, object] = MappingProxyType(
+    {
+        "equivalence_pct": 1.0,
+        "interleave": Interleave.trial.name,
+        "target_half_width_pct": None,
+        "caches": Caches.private.name,
+        "launches_per_cache": 1,
+    }
+)
+"""What was so before the protocol had a key for it."""
+
+
+def _protocol(result: ExperimentResult) -> ProtocolConfig:
+    """What the rules follow from, out of an experiment's record."""
+    found = setting(result.configuration, "protocol") or {}
+    known = {name: found[name] for name in (*_BEFORE, "pairs") if name in found}
+    return msgspec.convert({**_BEFORE, **known}, ProtocolConfig)
 
 
 def prompts_differ(pairs: Sequence[Pair]) -> bool:
