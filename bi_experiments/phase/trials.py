@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bi_experiments.phase import engine
 from bi_experiments.phase.pipes import Emit
 from bi_experiments.phase.proof.requests import EngineLimits, Request
-from bi_experiments.phase.proof.steps import StepTokens, ruled_share
+from bi_experiments.phase.proof.steps import StepTokens, share_by_rule
 from bi_experiments.records import (
     Latencies,
     NeedleCheck,
@@ -237,12 +237,12 @@ def run_trial(
         cached_tokens=sum(request.cached_tokens for request in requests),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
-        ruled_pct=None if limits is None else ruled_pct(requests, params.max_tokens, limits, steps.tokens()),
+        ruled_pct=None if limits is None else steps_by_rule_pct(requests, params.max_tokens, limits, steps.tokens()),
     )
     return trial, tuple(request.token_ids for request in requests)
 
 
-def ruled_pct(
+def steps_by_rule_pct(
     requests: Sequence[engine.Finished],
     max_tokens: int | None,
     limits: EngineLimits,
@@ -257,7 +257,7 @@ def ruled_pct(
         counted_steps: What the engine counted, step by step.
     """
     sequences = [(request.prompt_tokens, max_tokens or len(request.token_ids)) for request in requests]
-    return 100 * ruled_share(sequences, limits, counted_steps)
+    return 100 * share_by_rule(sequences, limits, counted_steps)
 
 
 def first_differing_index(one: Sequence[int], other: Sequence[int]) -> int | None:

@@ -7,7 +7,7 @@ import pytest
 from bi_experiments.phase import engine
 from bi_experiments.phase.engine import Finished
 from bi_experiments.phase.proof.steps import StepTokens
-from bi_experiments.phase.trials import one_of_each_shape, ruled_pct, steps_of_every_size, warm_up
+from bi_experiments.phase.trials import one_of_each_shape, steps_by_rule_pct, steps_of_every_size, warm_up
 from tests.phase.proof.fake_engine import LIMITS
 
 BORDERS = replace(LIMITS, borders=(1, 8, 64, 512), max_num_batched_tokens=512, max_num_seqs=32, max_model_len=100)
@@ -70,4 +70,4 @@ def test_outputs_that_end_early_are_held_against_the_lengths_that_the_ledger_has
     lengths = [4] * 10 + [ends_at] * 2
     requests = [Finished(5, (7,) * length, 0, None) for length in lengths]
     steps = [StepTokens(12, 0), *(StepTokens(0, sum(length > at for length in lengths)) for at in (1, 2, 3))]
-    assert ruled_pct(requests, 4, LIMITS, steps) == pytest.approx(share_pct)
+    assert steps_by_rule_pct(requests, 4, LIMITS, steps) == pytest.approx(share_pct)

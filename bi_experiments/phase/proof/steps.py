@@ -64,7 +64,7 @@ class StepTokens(NamedTuple):
     further: int
 
 
-def ruled_share(
+def share_by_rule(
     sequences: Sequence[tuple[int, int]], limits: EngineLimits, counted_steps: Iterable[StepTokens]
 ) -> float:
     """Share of output tokens whose steps an engine counted as the rule says, from 0 to 1.
@@ -76,11 +76,11 @@ def ruled_share(
         limits: The engine's.
         counted_steps: What the engine counted, step by step.
     """
-    ruled = [
+    by_rule = [
         StepTokens(first=sum(kinds), further=len(kinds) - sum(kinds))
         for kinds in ([each.kind is StepKind.PREFILL for _, each in step] for step in _steps(sequences, limits))
     ]
-    one, other = _token_classes(ruled), _token_classes(counted_steps)
+    one, other = _token_classes(by_rule), _token_classes(counted_steps)
     total = max(one.total(), other.total())
     return (one & other).total() / total if total else 1.0
 

@@ -12,8 +12,8 @@ from bi_experiments.phase.proof.steps import (
     StepTokens,
     counted,
     lower_end,
-    ruled_share,
     schedule,
+    share_by_rule,
     upper_end,
 )
 from bi_experiments.records import StepKind
@@ -126,4 +126,4 @@ def test_tokens_are_counted_by_class() -> None:
 def test_what_the_engine_counted_is_held_against_the_rule(steps: list[tuple[int, int]], share: float) -> None:
     sequences = [(10, 4), (10, 3), (10, 3)]
     counted_steps = [StepTokens(*each) for each in steps]
-    assert ruled_share(sequences, LIMITS, counted_steps) == pytest.approx(share)
+    assert share_by_rule(sequences, LIMITS, counted_steps) == pytest.approx(share)
