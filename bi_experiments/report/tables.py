@@ -167,26 +167,33 @@ def trial_costs(result: ExperimentResult) -> Table:
 
 
 def trials_note(result: ExperimentResult) -> str:
-    """What the interval of the total time is about, and what that of a trial is."""
+    """What the changes of the trials are about, and what their intervals are; empty without a complete pair."""
     comparison = result.comparison
+    if comparison is None or not comparison.trials:
+        return ""
+    fresh = comparison.fresh_prompts or bool(setting(result.configuration, "workload.fresh_prompts"))
+    if len(complete_pairs(result.phases)) == 1:
+        further = "other prompts (workload.fresh_prompts)" if fresh else "the same prompts"
+        return f"One launch of each arm, so that no trial has an interval; a further pair would have {further}."
+    intervals = any(cost.low_pct is not None for cost in comparison.trials)
+    what = "intervals" if intervals else "changes"
     about = (
-        "other prompts in every pair (workload.fresh_prompts), so that the intervals are about such workloads; a "
-        "trial's prompts and tokens are means over the pairs"
+        f"other prompts in every pair (workload.fresh_prompts), so that the {what} are about such workloads; a trial's "
+        "prompts and tokens are means over the pairs"
+        if fresh
+        else f"the same prompts in every pair, so that the {what} are about these prompts; with "
+        "workload.fresh_prompts=true they are about all like them"
     )
-    if comparison is not None and not comparison.fresh_prompts:
-        about = (
-            "the same prompts in every pair, so that the intervals are about these prompts; with "
-            "workload.fresh_prompts=true they are about all like them"
-        )
-    said = f"Geometric means over the launches; {about}. "
-    said += "Each trial's interval stands alone: they do not all hold at once."
-    if comparison is not None and comparison.robust is not None:
+    said = [f"Geometric means over the launches; {about}."]
+    if intervals:
+        said.append("Each trial's interval stands alone: they do not all hold at once.")
+    if comparison.robust is not None:
         robust = comparison.robust
-        said += (
-            f" Change of total time by Hodges and Lehmann, which a few wild launches do not move: "
+        said.append(
+            f"Change of total time by Hodges and Lehmann, which a few wild launches do not move: "
             f"{signed(robust.change_pct)} {band(robust.low_pct, robust.high_pct)}."
         )
-    return said
+    return " ".join(said)
 
 
 def withheld(result: ExperimentResult) -> tuple[str, ...]:

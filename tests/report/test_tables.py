@@ -1,5 +1,6 @@
 """What a row is about: one launch, or the mean over pairs with prompts of their own."""
 
+import pytest
 from msgspec.structs import replace
 
 from bi_experiments.records import Arm, ExperimentResult
@@ -39,6 +40,41 @@ def test_with_the_same_prompts_in_every_pair_nothing_is_a_mean_over_pairs() -> N
     result = factories.whole_result()
     assert tables.trial_costs(result).rows[0][1] == "8"
     assert "over the pairs" not in tables.trials_note(result)
+
+
+def test_without_a_complete_pair_nothing_is_said_of_the_trials() -> None:
+    for fresh in ("true", "false"):
+        alone = factories.whole_result(factories.phases([7.0])[:1], f"workload.fresh_prompts={fresh}")
+        assert tables.trials_note(alone) == ""
+    assert tables.trials_note(factories.experiment_result((), comparison=None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("fresh", "further"), [("true", "other prompts (workload.fresh_prompts)"), ("false", "the same prompts")]
+)
+def test_of_one_pair_nothing_is_said_that_takes_several(fresh: str, further: str) -> None:
+    result = factories.whole_result(factories.phases([7.0]), f"workload.fresh_prompts={fresh}")
+    assert tables.trial_costs(result).rows[0][-1] == "-"
+    assert tables.trials_note(result) == (
+        f"One launch of each arm, so that no trial has an interval; a further pair would have {further}."
+    )
+
+
+def test_of_several_pairs_it_is_said_which_prompts_they_had() -> None:
+    fresh, same = tables.trials_note(with_fresh_prompts()), tables.trials_note(factories.whole_result())
+    assert "; other prompts in every pair (workload.fresh_prompts), so that the intervals are about such work" in fresh
+    assert "; the same prompts in every pair, so that the intervals are about these prompts" in same
+    for said in (fresh, same):
+        assert said.endswith("Each trial's interval stands alone: they do not all hold at once.")
+    alike = factories.whole_result(None, "workload.fresh_prompts=true")  # other prompts, as long as those before
+    assert "; other prompts in every pair" in tables.trials_note(alike)
+
+
+def test_without_any_interval_none_is_spoken_of() -> None:
+    overrides = ("protocol.caches=fresh", "protocol.launches_per_cache=2", "protocol.pairs=2")
+    note = tables.trials_note(factories.whole_result(factories.phases([7.0, 8.0]), *overrides))
+    assert "so that the changes are about these prompts" in note
+    assert "interval" not in note
 
 
 def test_what_was_measured_in_a_pair_with_prompts_of_its_own_names_that_pair() -> None:
