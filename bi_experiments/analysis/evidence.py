@@ -104,6 +104,9 @@ class Evidence:
             result = output.results[0]
             if result.sampled:
                 differs[result.probe] |= output.differs
+        for output in self.outputs.get(TIMED, ()):  # what was timed bears the numbers of the workload's prompts
+            if output.results[0].probe in differs:
+                differs[output.results[0].probe] |= output.differs
         return sum(differs.values()), len(differs)
 
     @property
@@ -145,8 +148,9 @@ class Evidence:
         return 0 < self.workload_prompts <= self.sampled[1]
 
     def unrepeatable(self, composition: str) -> bool:
-        """Whether the same batch of it gave other bits when it ran again."""
-        return any(result.repeatable is False for result in self.results(composition))
+        """Whether the same batch of it gave other bits when it ran again; what was timed ran again as a probe batch."""
+        names = (TIMED, *BATCHES_OF_THE_WORKLOAD) if composition == TIMED else (composition,)
+        return any(result.repeatable is False for name in names for result in self.results(name))
 
     def fault(self, composition: str) -> Fault | None:
         """What is wrong with its outputs, whatever they are compared with."""

@@ -17,6 +17,7 @@ from bi_experiments.analysis.ledger import (
 from bi_experiments.phase.proof.material import FULL
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
+    TIMED,
     Arm,
     Invariance,
     InvarianceReport,
@@ -174,7 +175,7 @@ def _not_deterministic(evidence: Evidence, report: InvarianceReport) -> str:
     names = [
         one.composition
         for one in report.compositions
-        if one.arm is evidence.arm and one.verdict is Invariance.NOT_DETERMINISTIC
+        if one.arm is evidence.arm and one.verdict is Invariance.NOT_DETERMINISTIC and one.composition != TIMED
     ]
     return f"Not deterministic: the same batch gave other bits when it ran again, in {', '.join(names)}."
 
@@ -221,7 +222,7 @@ def _doubt(baseline: Evidence) -> str:
     noise, alone = baseline.noise
     if noise:
         return f"the baseline differs from itself alone too, in {noise} of {count(alone, 'probe output')}"
-    if names := [name for name in baseline.outputs if baseline.unrepeatable(name)]:
+    if names := [name for name in baseline.outputs if name != TIMED and baseline.unrepeatable(name)]:
         return f"the same batch gave other bits when it ran again, in {', '.join(names)}"
     faults = ((baseline.fault(name), name) for name in baseline.outputs)
     return next((f"the output is {fault}, in {name}" for fault, name in faults if fault is not None), "")
@@ -266,13 +267,19 @@ def _in_all_launches(evidence: Evidence) -> str:
 
 
 def _without_the_mode(arms: Sequence[Evidence], report: InvarianceReport) -> str:
+    if not arms:
+        return "Not probed: no probe was run."
     if not any(one.differing or one.needle_differing for one in arms):
         return (
             "No control: without the mode no probe output changed with the batch: these probes are too insensitive to "
             f"tell, {_remedy(report.level)}."
         )
     changed = " and ".join(f"{_subject(one)} of the {LABELS[one.arm]}" for one in arms)
-    return f"Without the mode {changed} changed with the batch, as expected: the probes see a difference."
+    see = ": the probes see a difference" if any(one.differing for one in arms) else ""
+    lacks = " No other arm was probed." if len(arms) == 1 else ""
+    if not any(one.all_outputs for one in arms):
+        lacks = " No probe was run."
+    return f"Without the mode {changed} changed with the batch, as expected{see}.{lacks}"
 
 
 def _subject(evidence: Evidence) -> str:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from bi_experiments.analysis.agreement import PROMPTS_OF_THE_WORKLOAD
 from bi_experiments.analysis.engines import engine_sentence
+from bi_experiments.analysis.evidence import TOKENS_ALONE
 from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.outcome import decide_gate, describe_gate, primary
 from bi_experiments.analysis.pairs import second_arm
@@ -72,15 +73,21 @@ def _length_of_probes(result: ExperimentResult) -> str:
         tokens = (probe.positions or 0) - probe.prompt_positions
         if probe.composition in PROMPTS_OF_THE_WORKLOAD:
             own = max(own, tokens)
-        else:
+        elif probe.composition not in TOKENS_ALONE:
             others = max(others, tokens)
     lengths = [(own, " of the workload's prompts"), (others, " of other probes")]
     said = " and ".join(f"up to {count(tokens, 'token')}{whose}" for tokens, whose in lengths if tokens)
     if not said:
         return ""
-    timed = any(probe.composition == TIMED for phase in result.phases for probe in phase.probes)
-    also = "also as they were timed, without, by their tokens" if timed else "not as they were timed, without"
-    return f" Outputs compared: {said}, with logprobs asked for; the workload's {also}."
+    timed = {
+        (probe.batch, probe.position)
+        for phase in result.phases
+        for probe in phase.probes
+        if probe.composition == TIMED and phase.arm is second_arm(result.phases)
+    }
+    also = f"{len(timed)} of the workload's also as they were timed, without, by their tokens"
+    none = "the workload's not as they were timed, without"
+    return f" Outputs compared: {said}, with logprobs asked for; {also if timed else none}."
 
 
 def subject(result: ExperimentResult) -> str:

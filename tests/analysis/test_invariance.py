@@ -302,6 +302,24 @@ def test_timed_tokens_that_change_violate_though_no_probe_with_logprobs_does() -
     )
 
 
+def test_a_sampled_prompt_whose_timed_tokens_changed_counts_as_changed() -> None:
+    sampled = probes(None, None, None, composition="trial", sampled=True)
+    timed = probes(None, 2, None, 2, composition="timed")  # the last of them was not drawn
+    judged = report(both([CHANGED[0]], [(*UNCHANGED[0], *sampled, *timed)]))
+    assert (judged.sampled, judged.sampled_differing) == (3, 1)
+    assert "(3 prompts sampled, of which 1 changed; 95 % confidence)" in judged.sentence
+
+
+def test_timed_tokens_are_not_put_down_to_the_batch_where_the_same_batch_does_not_repeat() -> None:
+    trial = probes(None, 0, composition="trial", repeatable=False)
+    timed = probes(None, 2, composition="timed")
+    judged = report(both([(*trial, *timed)], [(*trial, *timed)]))
+    assert verdicts(judged) == {"trial": Invariance.NOT_DETERMINISTIC, "timed": Invariance.NOT_DETERMINISTIC}
+    assert judged.sentence == "Not deterministic: the same batch gave other bits when it ran again, in trial."
+    same = report(both([(*trial, *timed)], [probes(None, None, composition="timed")]))
+    assert verdicts(same) == {"timed": Invariance.NO_CONTROL}
+
+
 @pytest.mark.parametrize("differing", [0, 1])
 def test_where_every_prompt_was_compared_nothing_is_bounded(differing: int) -> None:
     total = sum(trial.batch_size for trial in launches(Arm.BATCH_INVARIANT, UNCHANGED[0])[0].trials)
@@ -310,7 +328,8 @@ def test_where_every_prompt_was_compared_nothing_is_bounded(differing: int) -> N
     judged = report(phases)
     assert (judged.census, judged.left_out) == (True, 0)
     assert judged.bound_pct == pytest.approx(100 * differing / total)
-    assert (f"All of this workload's prompts were compared ({total})." in judged.sentence) is not differing
+    changed = "; 1 of them changed" if differing else ""
+    assert f"All of this workload's prompts were compared ({total}){changed}." in judged.sentence
     fewer = [replace(phase, probes=phase.probes[:-1]) for phase in phases]
     assert (report(fewer).census, report(fewer).left_out) == (False, 4)
 

@@ -3,7 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.records import Arm, Fault, Invariance, StepCount, StepKind
+from bi_experiments.records import Arm, Fault, Invariance, NeedleCheck, StepCount, StepKind
+from tests import factories
 from tests.analysis.probed_phases import CHANGED, UNCHANGED, both, counted, launches, probes, report, step
 
 
@@ -109,6 +110,29 @@ def test_what_the_baseline_differs_by_alone_is_said_next_to_what_it_changed_by()
     judged = report(both([(*noise, *changed)], [(*probes(None, None, composition="batch_1"), *UNCHANGED[0])]))
     assert judged.verdict(Arm.BATCH_INVARIANT) is Invariance.HOLDS
     assert "while 1 of 2 probe outputs did without the mode (1 of 2 differ alone too)." in judged.sentence
+
+
+def test_a_baseline_without_another_arm_is_said_to_be_alone() -> None:
+    alone = report(launches(Arm.BASELINE, *CHANGED)).sentence
+    assert alone.endswith("as expected: the probes see a difference. No other arm was probed.")
+    both_arms = report([*launches(Arm.BASELINE, *CHANGED), *launches(Arm.CONTROL, *CHANGED)]).sentence
+    assert both_arms.endswith("as expected: the probes see a difference.")
+
+
+@pytest.mark.parametrize(
+    ("equal", "said"),
+    [
+        (True, "Not probed: no probe was run."),
+        (
+            False,
+            "Without the mode the needle's tokens in 1 of 4 trials of the baseline changed with the batch, as expected."
+            " No probe was run.",
+        ),
+    ],
+)
+def test_trials_alone_are_no_probes(equal: bool, said: str) -> None:
+    needle = NeedleCheck(equal=equal, first_difference=None if equal else 2)
+    assert report([factories.with_trial(factories.phase(Arm.BASELINE), 1, needle=needle)]).sentence == said
 
 
 def test_a_control_that_never_differs_shows_nothing() -> None:

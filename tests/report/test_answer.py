@@ -1,11 +1,12 @@
-"""The verdict on the cost is good news where a saving is known to be one, and nowhere else."""
+"""The answer in sentences and words: what it is about, what it rests on, when it is good news."""
 
 import pytest
 from msgspec.structs import replace
 
-from bi_experiments.records import Difference
-from bi_experiments.report.answer import badges, subject
+from bi_experiments.records import Arm, Difference
+from bi_experiments.report.answer import badges, sentences, subject
 from tests import factories
+from tests.analysis.probed_phases import both, probes, report
 
 
 @pytest.mark.parametrize(("explained", "tone"), [(None, "open"), (False, "open"), (True, "good")])
@@ -38,3 +39,23 @@ def test_prompts_that_have_fewer_words_than_asked_for_are_not_said_to_have_as_ma
     configuration = factories.whole_result(None, "workload=vllm_script").configuration
     result = factories.experiment_result(factories.phases(), configuration=configuration)
     assert "words" not in subject(result)
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        (Arm.BATCH_INVARIANT, "2 of the workload's also as they were timed, without, by their tokens."),
+        (Arm.BASELINE, "the workload's not as they were timed, without."),
+    ],
+)
+def test_how_many_outputs_were_compared_as_they_were_timed_is_said_of_the_second_arm(arm: Arm, said: str) -> None:
+    trial = probes(None, None, None, composition="trial", positions=64)
+    tokens = probes(None, composition="without_logprobs", positions=99)
+    timed = probes(None, None, composition="timed", positions=64)
+    phases = [
+        replace(phase, probes=(*phase.probes, *timed)) if phase.arm is arm else phase
+        for phase in both([(*trial, *tokens)], [(*trial, *tokens)])
+    ]
+    result = replace(factories.whole_result(), phases=tuple(phases), invariance=report(phases))
+    end = f"Outputs compared: up to 64 tokens of the workload's prompts, with logprobs asked for; {said}"
+    assert any(one.endswith(end) for one in sentences(result))

@@ -193,6 +193,9 @@ def beginning(sample: Sample, left_out: int) -> Sample:
 class TimedOutputs:
     """The outputs that the timed trials made, each compared once with the same request alone.
 
+    Where they differ, the request runs alone without logprobs too: that asking for them changes a token is not the
+    batch's doing.
+
     Args:
         token_ids: By trial and prompt.
     """
@@ -201,17 +204,25 @@ class TimedOutputs:
         self._token_ids = token_ids
         self._compared: set[tuple[int, int]] = set()
 
-    def compare(self, trial: int, probed: Probed, alone: Output) -> list[ProbeResult]:
+    def compare(self, trial: int, probed: Probed, alone: Callable[[Request], Output]) -> list[ProbeResult]:
         """The result of one prompt of a trial, by its tokens; none where it was not timed or has been compared."""
         place = (trial, probed.position)
         if trial not in self._token_ids or place in self._compared:
             return []
         self._compared.add(place)
-        expected, found = (
-            Output(samples=(Sample(token_ids, ((),) * len(token_ids)),))
-            for token_ids in (alone.samples[0].token_ids, self._token_ids[trial][probed.position])
-        )
-        return compare_output(TIMED, trial, probed, expected, found, sampled=False)
+        found = tokens_alone(self._token_ids[trial][probed.position])
+        expected = tokens_alone(alone(probed.reference).samples[0].token_ids)
+        if (first := first_difference(expected, found)) is not None:
+            asked = replace(probed.reference, logprobs=False)
+            own = tokens_alone(alone(replace(asked, max_tokens=first + 1)).samples[0].token_ids)
+            if not same_bits(own, beginning(expected, len(expected.token_ids) - first - 1)):
+                expected = tokens_alone(alone(asked).samples[0].token_ids)
+        return compare_output(TIMED, trial, probed, Output((expected,)), Output((found,)), sampled=False)
+
+
+def tokens_alone(token_ids: tuple[int, ...]) -> Sample:
+    """A sample of which only the tokens are known."""
+    return Sample(token_ids, ((),) * len(token_ids))
 
 
 def run_composition(
@@ -264,7 +275,7 @@ def run_composition(
             found = with_repeats(found, batch, compared, generate)
         results += found
         if timed is not None and name in BATCHES_OF_THE_WORKLOAD:
-            results += [one for probed, alone, _ in compared for one in timed.compare(index, probed, alone)]
+            results += [one for probed, _, _ in compared for one in timed.compare(index, probed, material.alone)]
         # The steps are those of the rule, which follows neither preemption nor what is found in the prefix cache.
         if batch.kv_blocks is None and not batch.primed and compared:
             classes = material.step_classes(batch.requests)

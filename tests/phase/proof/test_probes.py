@@ -351,12 +351,17 @@ def test_the_prompts_that_are_left_out_are_the_last_drawn() -> None:
     assert len(sampled) == 4
 
 
-def as_timed(changed: tuple[int, int] | None = None, sampling: Sampling = WORKLOAD.sampling) -> list[ProbeResult]:
+def as_timed(
+    changed: tuple[int, int] | None = None,
+    sampling: Sampling = WORKLOAD.sampling,
+    engine: FakeEngine | None = None,
+) -> list[ProbeResult]:
     """The results of a plan whose workload was timed; one output has another last token than alone."""
-    engine, workload = FakeEngine(), msgspec.structs.replace(WORKLOAD, sampling=sampling)
+    engine, workload = engine or FakeEngine(), msgspec.structs.replace(WORKLOAD, sampling=sampling)
     token_ids = {
         number: [
-            engine([Request(prompt, sampling.max_tokens)], True, None)[0].samples[0].token_ids for prompt in one.prompts
+            engine([Request(prompt, sampling.max_tokens, logprobs=False)], True, None)[0].samples[0].token_ids
+            for prompt in one.prompts
         ]
         for number, one in enumerate(WORKLOAD.trials)
     }
@@ -380,6 +385,25 @@ def test_another_token_of_a_timed_output_differs() -> None:
     (differing,) = (one for one in as_timed((1, 2)) if not one.equal)
     assert (differing.batch, differing.position) == (1, 2)
     assert differing.first_difference == WORKLOAD.sampling.max_tokens - 1
+
+
+@pytest.mark.parametrize("token", range(WORKLOAD.sampling.max_tokens))
+def test_a_token_that_asking_for_logprobs_changes_is_not_put_down_to_the_batch(token: int) -> None:
+    def by_logprobs(batch: Sequence[Request], at: int, sample: Sample) -> Sample:
+        return sample if batch[at].logprobs else with_other_token(sample, token)
+
+    assert all(one.equal for one in as_timed(engine=FakeEngine(by_logprobs)))
+    (differing,) = (one for one in as_timed((1, 2), engine=FakeEngine(by_logprobs)) if not one.equal)
+    assert differing.first_difference == WORKLOAD.sampling.max_tokens - 1
+
+
+@pytest.mark.parametrize("changed", [None, (1, 2)])
+def test_what_was_timed_takes_a_step_of_the_engine_only_where_it_differs(changed: tuple[int, int] | None) -> None:
+    engine = FakeEngine()
+    as_timed(changed, engine=engine)
+    timed = sum(len(one.prompts) for one in WORKLOAD.trials)
+    without = [batch for batch, _ in engine.batches if not batch[0].logprobs][timed:]
+    assert len(without) == (0 if changed is None else 1)
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.7}, {"ignore_eos": False}])
