@@ -166,6 +166,9 @@ def trial_costs(result: ExperimentResult) -> Table:
     )
 
 
+EACH_ALONE = "Each trial's interval stands alone: they do not all hold at once."
+
+
 def trials_note(result: ExperimentResult) -> str:
     """What the changes of the trials are about, and what their intervals are; empty without a complete pair."""
     comparison = result.comparison
@@ -186,7 +189,7 @@ def trials_note(result: ExperimentResult) -> str:
     )
     said = [f"Geometric means over the launches; {about}."]
     if intervals:
-        said.append("Each trial's interval stands alone: they do not all hold at once.")
+        said.append(EACH_ALONE)
     if comparison.robust is not None:
         robust = comparison.robust
         said.append(

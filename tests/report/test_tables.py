@@ -55,6 +55,10 @@ def test_without_a_complete_pair_nothing_is_said_of_the_trials() -> None:
 def test_of_one_pair_nothing_is_said_that_takes_several(fresh: str, further: str) -> None:
     result = factories.whole_result(factories.phases([7.0]), f"workload.fresh_prompts={fresh}")
     assert tables.trial_costs(result).rows[0][-1] == "-"
+    drawing = trial_costs(result)
+    assert isinstance(drawing, Drawing)
+    assert drawing.caption.endswith("Dashed: the change of total time; no change has an interval.")
+    assert "interval" not in drawing.description.replace("no interval", "")
     assert tables.trials_note(result) == (
         f"One launch of each arm, so that no trial has an interval; a further pair would have {further}."
     )

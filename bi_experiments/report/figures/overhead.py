@@ -103,13 +103,16 @@ def trial_costs(result: ExperimentResult) -> Drawing | LeftOut:
     theme.head(figure, f"{title} [%], smallest batch first, n = {count(result.comparison.pairs, 'pair')}")
     axes.set_xlabel("change of the trial's time against the baseline [%], on a scale of ratios")
     said = "; ".join(f"{_size_text(cost)}: {_cost_text(cost)}" for cost in costs)
+    intervals = any(cost.low_pct is not None for cost in costs)
+    behind = "Dashed: the change of total time; no change has an interval."
+    if intervals:
+        behind = f"Dashed, shaded: the change of total time with its interval. {tables.EACH_ALONE}"
     means = ", prompts and tokens being means over the pairs" if result.comparison.fresh_prompts else ""
     return Drawing(
         name="trial_costs",
         title=title,
-        description=f"Change of the time of every trial, with its 95 % interval: {said}.",
-        caption=f"Tokens: of the prompts + generated{means}. Dashed, shaded: the change of total time with its "
-        "interval. Each trial's interval stands alone: they do not all hold at once.",
+        description=f"Change of the time of every trial{', with its 95 % interval' if intervals else ''}: {said}.",
+        caption=f"Tokens: of the prompts + generated{means}. {behind}",
         figure=figure,
         shape="wide",
     )
