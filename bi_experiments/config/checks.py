@@ -481,14 +481,17 @@ def _check_split_prompts(config: ExperimentConfig) -> None:
         "with backend.engine.enable_chunked_prefill=false a prompt must fit into one step; use at least "
         f"model.max_model_len={longest}",
     )
+    piece = config.backend.engine.get("long_prefill_token_threshold")  # splits prompts that share a step in any case
+    pieces = isinstance(piece, int) and 0 < piece < longest
+    instead = [f" with backend.max_num_batched_tokens={longest}"] if too_short else []
+    instead += [f" without backend.engine.long_prefill_token_threshold={piece}"] if pieces else []
     # It turns back the generator of a prompt that is not complete, which torch's generator for the CPU does not do.
     _require(
-        whole or config.backend.platform is not Platform.cpu or not config.workload.temperature,
+        (whole and not pieces) or config.backend.platform is not Platform.cpu or not config.workload.temperature,
         "workload.temperature",
         config.workload.temperature,
         "vLLM fails on the CPU when it samples and a prompt is split over steps; set workload.temperature=0, or "
-        "+backend.engine.enable_chunked_prefill=false"
-        + (f" with backend.max_num_batched_tokens={longest}" if too_short else ""),
+        f"+backend.engine.enable_chunked_prefill=false{' and'.join(instead)}",
     )
 
 

@@ -119,6 +119,20 @@ def test_sampling_on_the_cpu_needs_whole_prompts() -> None:
     check(compose(["workload.temperature=0.7"]))  # on a GPU
 
 
+def test_a_threshold_splits_prompts_whether_or_not_chunked_prefill_is_off() -> None:
+    whole, threshold = "+backend.engine.enable_chunked_prefill=false", "+backend.engine.long_prefill_token_threshold="
+    for others in ((), (whole,)):
+        said = refusal("workload.temperature=0.7", f"{threshold}64", *others)
+        assert said.endswith(f"{whole} without backend.engine.long_prefill_token_threshold=64")
+    short = refusal("workload.temperature=0.7", f"{threshold}64", "backend.max_num_batched_tokens=1000")
+    assert short.endswith(
+        "with backend.max_num_batched_tokens=1024 and without backend.engine.long_prefill_token_threshold=64"
+    )
+    for none in (0, 1024):  # as long as any prompt
+        composed("workload.temperature=0.7", whole, f"{threshold}{none}")
+    composed("workload.temperature=0", f"{threshold}64")
+
+
 def test_prompts_that_are_not_split_fit_into_a_step() -> None:
     whole = "+backend.engine.enable_chunked_prefill=false"
     said = refusal(whole, "backend.max_num_batched_tokens=1023")

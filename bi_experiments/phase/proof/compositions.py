@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 
 from bi_experiments.phase.proof.material import LONGEST_PROBE, SHORT_OUTPUT, Material, named
-from bi_experiments.phase.proof.requests import Batch, Probed, Request
+from bi_experiments.phase.proof.requests import Batch, EngineLimits, Probed, Request
 from bi_experiments.phase.proof.steps import CONTEXTS, StepClass, lower_end
 from bi_experiments.records import TIMED, StepKind
 
@@ -162,11 +162,13 @@ def step_of(material: Material, tokens: int) -> Iterator[Batch]:
         material.lacks(material.step)
         return
     probes = greedy_short(material)
-    groups = packed(probes, tokens - 1, limits.max_num_seqs - 1)
+    groups = packed(whole(probes, limits), tokens - 1, limits.max_num_seqs - 1)
     made = [group + material.neighbours_of(tokens - prompt_tokens(group)) for group in groups]
     made = [batch for batch in made if len(batch) <= limits.max_num_seqs]
     material.lacks_probes(
-        (each for batch in made for each in batch), probes, f"no room for it next to a neighbour in {tokens} tokens"
+        (each for batch in made for each in batch),
+        probes,
+        f"no room for it next to a neighbour in {tokens} tokens: {material.max_num_seqs}, {material.step}",
     )
     yield from (numbered(batch, probes) for batch in made)
 
@@ -180,7 +182,8 @@ def borders(material: Material, _: int) -> Iterator[Batch]:
         return
     left_out = []
     for tokens in wanted:
-        prompt = max((each for each in material.prompts if len(each) < tokens), key=len, default=())
+        shorter = (each for each in material.prompts if len(each) < min(tokens, limits.longest_piece + 1))
+        prompt = max(shorter, key=len, default=())
         others = [replace(each, max_tokens=2) for each in material.neighbours_of(tokens - len(prompt))]
         if prompt and tokens <= limits.max_num_batched_tokens and len(others) < limits.max_num_seqs:
             request = Request(prompt, max_tokens=2)
@@ -286,6 +289,11 @@ def packed(requests: Iterable[Request], tokens: int, sequences: int) -> list[lis
     return groups
 
 
+def whole(requests: Iterable[Request], limits: EngineLimits) -> list[Request]:
+    """Those whose prompts a step takes whole beside other requests."""
+    return [request for request in requests if len(request.prompt) <= limits.longest_piece]
+
+
 def prompt_tokens(requests: Iterable[Request]) -> int:
     """Prompt tokens of all requests together."""
     return sum(len(request.prompt) for request in requests)
@@ -335,9 +343,7 @@ def last_chunk(material: Material, _: int) -> Iterator[Batch]:
             missing.remove(context)
             yield Batch((*fill, request), (Probed(number, len(fill), request),))
     if missing:
-        piece = material.limits.long_prefill_tokens
-        threshold = f", long_prefill_token_threshold is {piece}" if piece else ""
-        why = f"{material.max_num_seqs}, {material.step}{threshold}"
+        why = f"{material.max_num_seqs}, {material.step}"
         material.lacks(why, f"the prompts from {min(missing)} tokens on")
 
 
@@ -363,8 +369,9 @@ def seeded(material: Material, _: int) -> Iterator[Batch]:
     """
     probes = {material.seeded(probe): probe for probe in range(len(material.prompts))}
     limits = material.limits
-    before_one = packed(probes, limits.max_num_batched_tokens - 1, limits.max_num_seqs - 1)
-    with_one_each = packed(probes, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2)
+    fitting = whole(probes, limits)
+    before_one = packed(fitting, limits.max_num_batched_tokens - 1, limits.max_num_seqs - 1)
+    with_one_each = packed(fitting, limits.max_num_batched_tokens - len(probes), limits.max_num_seqs // 2)
     for groups, where in ((before_one, "one neighbour"), (with_one_each, "a neighbour each")):
         made = (request for group in groups for request in group)
         material.lacks_probes(made, probes, f"no room next to {where}: {material.max_num_seqs}, {material.step}")
@@ -381,7 +388,7 @@ def samples_of(material: Material, samples: int) -> Iterator[Batch]:
     """
     probes = {material.seeded(probe, samples): probe for probe in range(len(material.prompts))}
     limits = material.limits
-    groups = packed(probes, (limits.max_num_batched_tokens - 1) // samples, limits.max_num_seqs - 1)
+    groups = packed(whole(probes, limits), (limits.max_num_batched_tokens - 1) // samples, limits.max_num_seqs - 1)
     made = (request for group in groups for request in group)
     material.lacks_probes(
         made, probes, f"no room for {samples} samples and a neighbour: {material.max_num_seqs}, {material.step}"

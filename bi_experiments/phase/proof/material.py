@@ -110,8 +110,10 @@ class Material:
 
     @property
     def step(self) -> str:
-        """Why no larger step is made."""
-        return f"max_num_batched_tokens is {self.limits.max_num_batched_tokens}"
+        """Why no larger step is made, and no longer prompt is in one."""
+        piece = self.limits.long_prefill_tokens
+        threshold = f", long_prefill_token_threshold is {piece}" if piece else ""
+        return f"max_num_batched_tokens is {self.limits.max_num_batched_tokens}{threshold}"
 
     @property
     def length(self) -> str:

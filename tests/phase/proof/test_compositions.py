@@ -159,6 +159,17 @@ def test_seeded_prompts_are_whole_in_the_first_step(name: str) -> None:
         assert len({request.seed for request in sampled}) == len(sampled)
 
 
+@pytest.mark.parametrize("name", ["seeded", "samples_2", "step_256", "borders"])
+def test_prompts_that_must_be_whole_are_no_longer_than_the_threshold_of_long_ones(name: str) -> None:
+    made = material(replace(LIMITS, long_prefill_tokens=50, borders=(256,)))
+    found = list(compose(name, made))
+    assert found
+    for batch in found:
+        assert max(len(request.prompt) for request in batch.requests) <= 50
+    if name != "borders":  # which takes one probe alone
+        assert "long_prefill_token_threshold is 50" in made.not_made[0].why
+
+
 def test_samples_have_their_number() -> None:
     probed = [batch.requests[each.position] for batch in batches("samples_3") for each in batch.probed]
     assert {request.samples for request in probed} == {3}
