@@ -58,7 +58,7 @@ class Evidence:
     first_tokens: tuple[StepCount, ...] = ()
     """Of the probes: steps that end a prompt, from which first output tokens come."""
     workload_prompts: int = 0
-    """Prompts of all trials of the first launch that was probed; 0: none was."""
+    """Prompts of the workload; 0: no launch says how many."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -194,5 +194,10 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
         first_tokens=tuple(
             step for phase in phases for step in phase.steps if step.kind is StepKind.PREFILL and step.composition
         ),
-        workload_prompts=next((sum(trial.batch_size for trial in one.trials) for one in phases if one.probes), 0),
+        workload_prompts=next(filter(None, map(_prompts, phases)), 0),
     )
+
+
+def _prompts(phase: PhaseResult) -> int:
+    """Prompts of the workload that a phase proves, which its own trials need not have: each ends in one prefill."""
+    return sum(step.tokens for step in phase.steps if step.composition is None and step.kind is StepKind.PREFILL)

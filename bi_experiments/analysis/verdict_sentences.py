@@ -14,7 +14,7 @@ from bi_experiments.analysis.ledger import (
     share_in_words,
     why_no_control,
 )
-from bi_experiments.phase.proof.material import FULL
+from bi_experiments.phase.proof.material import FULL, NEEDLE
 from bi_experiments.records import (
     DECODE_AGAINST_PREFILL,
     TIMED,
@@ -51,7 +51,8 @@ def sentence(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:
         case Invariance.NOT_PROBED if not other.all_outputs:
             return "Not probed: no probe of the batch-invariant arm was run."
         case Invariance.NOT_PROBED:
-            said = f"Not probed: {_missing(report)}; elsewhere {_unchanged(other)}."
+            elsewhere = f"; elsewhere {_unchanged(other)}" if other.compared else ""
+            said = f"Not probed: {_missing(report)}{elsewhere}."
         case _:
             said = f"No control: {_unchanged(other)}, but {_uncontrolled(evidence, report)}.{_without_control(report)}"
     return said + _decode_and_prefill(report) + _between_launches(other)
@@ -185,7 +186,8 @@ def _missing(report: InvarianceReport) -> str:
     if not missing:
         return "nothing says that the steps of this workload were looked at"
     share = share_in_words(missing, report.ledger)
-    return f"no probe was in {count(len(missing), 'class')} of steps with {share} (most in: {in_words(missing[0])})"
+    probe = "no probe but the needle" if report.level == NEEDLE else "no probe"
+    return f"{probe} was in {count(len(missing), 'class')} of steps with {share} (most in: {in_words(missing[0])})"
 
 
 def _uncontrolled(evidence: Mapping[Arm, Evidence], report: InvarianceReport) -> str:

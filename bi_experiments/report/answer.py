@@ -87,7 +87,10 @@ def _length_of_probes(result: ExperimentResult) -> str:
     }
     also = f"{len(timed)} of the workload's also as they were timed, without, by their tokens"
     none = "the workload's not as they were timed, without"
-    return f" Outputs compared: {said}, with logprobs asked for; {also if timed else none}."
+    first = ""
+    if own and setting(result.configuration, "workload.fresh_prompts"):
+        first = " The workload's prompts are here those of the first pair (workload.fresh_prompts)."
+    return f" Outputs compared: {said}, with logprobs asked for; {also if timed else none}.{first}"
 
 
 def subject(result: ExperimentResult) -> str:

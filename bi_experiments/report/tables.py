@@ -317,13 +317,13 @@ def _control(row: LedgerRow) -> str:
 def ledger_note(report: InvarianceReport) -> str:
     """What the ledger rests on, and how it is read."""
     doubt = "; in doubt: it differs from itself there too" if any(row.control_in_doubt for row in report.ledger) else ""
-    aside = "; what has no control and is said next to the verdict does not" if beside(report.ledger) else ""
+    aside = " A class that is said next to the verdict to have no control does not." if beside(report.ledger) else ""
     return (
         f"Steps by {source(report.ruled_pct, report.greedy_tokens)}. probe tokens: output tokens compared there, in "
         "one launch; baseline changed: those that changed with the batch without the mode, of those compared in the "
         "same compositions: the control of the class (none comparable: all had changed to other tokens before, behind "
         f"which the context is another{doubt}). A class with {NEEDED_PCT:g} % of the workload's output tokens or more "
-        f"counts for the verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts{aside}."
+        f"counts for the verdict; one of prefill, with {NEEDED_PCT:g} % of its prompts.{aside}"
     )
 
 

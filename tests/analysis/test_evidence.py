@@ -3,8 +3,8 @@
 from msgspec.structs import replace
 
 from bi_experiments.analysis.evidence import gather
-from bi_experiments.records import Arm
-from tests.analysis.probed_phases import UNCHANGED, launches, probe, probes
+from bi_experiments.records import Arm, StepKind
+from tests.analysis.probed_phases import UNCHANGED, launches, probe, probes, step
 
 
 def test_outputs_are_counted_once_and_launches_apart() -> None:
@@ -21,11 +21,13 @@ def test_a_prompt_under_several_names_is_one_prompt() -> None:
     assert (len(found.compared), found.prompts) == (7, 4)
 
 
-def test_a_launch_that_was_not_probed_does_not_say_how_many_prompts_there_are() -> None:
-    ended, probed = launches(Arm.BATCH_INVARIANT, (), (probe(0, composition="trial", sampled=True),))
-    found = gather([replace(ended, trials=ended.trials[:1]), probed])[Arm.BATCH_INVARIANT]
-    assert found.workload_prompts == sum(trial.batch_size for trial in probed.trials)
-    assert not found.census
+def test_how_many_prompts_the_workload_has_is_not_read_from_trials_which_may_have_others() -> None:
+    prompts = [step(None, tokens, context, kind=StepKind.PREFILL) for tokens, context in ((3, 1), (2, 129))]
+    results = (probe(0, composition="trial", sampled=True),)
+    ended, probed = launches(Arm.BATCH_INVARIANT, (), results, steps=(*prompts, step(None), step("trial")))
+    found = gather([replace(ended, trials=ended.trials[:1]), replace(probed, trials=probed.trials[:1])])
+    assert found[Arm.BATCH_INVARIANT].workload_prompts == 5
+    assert not found[Arm.BATCH_INVARIANT].census
 
 
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:

@@ -322,14 +322,19 @@ def test_timed_tokens_are_not_put_down_to_the_batch_where_the_same_batch_does_no
 
 @pytest.mark.parametrize("differing", [0, 1])
 def test_where_every_prompt_was_compared_nothing_is_bounded(differing: int) -> None:
-    total = sum(trial.batch_size for trial in launches(Arm.BATCH_INVARIANT, UNCHANGED[0])[0].trials)
+    total = 32
+    prompts = step(None, total, sequences=0, kind=StepKind.PREFILL)
+    steps = (*STEPS, prompts, replace(prompts, composition="workload", changed=1))
     found = probes(*[0] * differing, *[None] * (total - differing), composition="workload", sampled=True)
-    phases = [replace(phase, left_out=4) for phase in both([(*CHANGED[0], *found)], [(*UNCHANGED[0], *found)])]
+    changed = probes(*[0] * total, composition="workload")
+    phases = [
+        replace(phase, left_out=4) for phase in both([(*CHANGED[0], *changed)], [(*UNCHANGED[0], *found)], steps=steps)
+    ]
     judged = report(phases)
     assert (judged.census, judged.left_out) == (True, 0)
     assert judged.bound_pct == pytest.approx(100 * differing / total)
-    changed = "; 1 of them changed" if differing else ""
-    assert f"All of this workload's prompts were compared ({total}){changed}." in judged.sentence
+    which = "; 1 of them changed" if differing else ""
+    assert f"All of this workload's prompts were compared ({total}){which}." in judged.sentence
     fewer = [replace(phase, probes=phase.probes[:-1]) for phase in phases]
     assert (report(fewer).census, report(fewer).left_out) == (False, 4)
 

@@ -112,6 +112,23 @@ def test_what_the_baseline_differs_by_alone_is_said_next_to_what_it_changed_by()
     assert "while 1 of 2 probe outputs did without the mode (1 of 2 differ alone too)." in judged.sentence
 
 
+def test_probes_alone_are_not_said_to_be_unchanged_elsewhere() -> None:
+    alone = probes(None, None, composition="batch_1")
+    judged = report(both([alone], [alone], steps=(step(None),)))
+    assert judged.sentence == (
+        "Not probed: no probe was in 1 class of steps with 100 % of this workload's output tokens (most in: 1 to 128 "
+        "tokens of context, 9 to 16 sequences)."
+    )
+
+
+@pytest.mark.parametrize(("level", "said"), [("needle", "no probe but the needle was"), ("standard", "no probe was")])
+def test_a_needle_is_not_said_to_be_no_probe(level: str, said: str) -> None:
+    needle = probes(None, composition="needle")
+    judged = report(both([needle], [needle], steps=(step(None), step("needle", 10))), level=level)
+    assert judged.sentence.startswith(f"Not probed: {said} in 1 class of steps")
+    assert "; elsewhere none of 1 probe output (1 prompt) changed with the batch." in judged.sentence
+
+
 def test_a_baseline_without_another_arm_is_said_to_be_alone() -> None:
     alone = report(launches(Arm.BASELINE, *CHANGED)).sentence
     assert alone.endswith("as expected: the probes see a difference. No other arm was probed.")

@@ -59,3 +59,13 @@ def test_how_many_outputs_were_compared_as_they_were_timed_is_said_of_the_second
     result = replace(factories.whole_result(), phases=tuple(phases), invariance=report(phases))
     end = f"Outputs compared: up to 64 tokens of the workload's prompts, with logprobs asked for; {said}"
     assert any(one.endswith(end) for one in sentences(result))
+
+
+def test_prompts_of_their_own_in_every_pair_are_not_all_proved() -> None:
+    phases = both([probes(None, composition="trial", positions=64)], [probes(None, composition="trial", positions=64)])
+    result = replace(factories.whole_result(), phases=tuple(phases), invariance=report(phases))
+    said = "The workload's prompts are here those of the first pair (workload.fresh_prompts)."
+    for fresh in (True, False):
+        workload = {**result.configuration["workload"], "fresh_prompts": fresh}
+        one = replace(result, configuration={**result.configuration, "workload": workload})
+        assert any(said in sentence for sentence in sentences(one)) is fresh

@@ -17,6 +17,8 @@ SEEDS_APART = 1000
 """Distance of the probes' sampling seeds; vLLM counts up from a request's seed for its further samples."""
 SHORT_OUTPUT = 16
 """Most output tokens of a probe where only its first steps are out of the ordinary."""
+NEEDLE = "needle"
+"""The level whose only probe in a batch is the needle."""
 FULL = "full"
 """The level whose probes all have their whole output."""
 
