@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bi_experiments.phase import engine
+from bi_experiments.phase.proof.bits import first_difference, scored_prompt
 from bi_experiments.phase.proof.compositions import compose
 from bi_experiments.phase.proof.material import Material
-from bi_experiments.phase.proof.probes import first_difference, on_engine, run_batch, scored_prompt, vocabulary
+from bi_experiments.phase.proof.probes import on_engine, run_batch, vocabulary
 from bi_experiments.phase.proof.requests import Batch, Output, Request
 from bi_experiments.phase.proof.shrinking import Shrinker
 from bi_experiments.records import (

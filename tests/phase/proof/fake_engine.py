@@ -22,6 +22,7 @@ WORKLOAD = Workload(
     ),
     sampling=Sampling(temperature=0.0, top_p=0.95, seed=1, max_tokens=4, ignore_eos=True),
 )
+SAMPLE = Sample((7, 8, 9), (((7, -0.5), (1, -1.5)), ((8, -0.25), (2, -2.5)), ((9, -0.75), (3, -3.5))))
 
 Sabotage = Callable[[Sequence[Request], int, Sample], Sample]
 
