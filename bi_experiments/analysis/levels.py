@@ -52,15 +52,15 @@ class Levels(NamedTuple):
         between = (self.cache or 0.0) / (self.caches * caches)
         return math.sqrt(between + self.launch / all_launches + self.trial / (all_launches * self.trials * trials))
 
-    def narrower(self, *, caches: int = 1, launches: int = 1, trials: int = 1) -> float:
-        """Width of the interval with so many times as many, as a share of the present one."""
+    def narrower(self, *, caches: int) -> float:
+        """Width of the interval with so many times as many caches, as a share of the present one."""
         from scipy.stats import t
 
         before, after = (
             float(t.ppf((1 + CONFIDENCE) / 2, (units - 1) * (1 if self.paired else 2)))
             for units in (self.caches, self.caches * caches)
         )
-        return after * self.error(caches=caches, launches=launches, trials=trials) / (before * self.error())
+        return after * self.error(caches=caches) / (before * self.error())
 
 
 class Times(NamedTuple):

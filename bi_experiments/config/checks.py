@@ -235,6 +235,7 @@ def _check_names(config: ExperimentConfig) -> None:
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(:[\w.-]+)?")
 """A model's name on the hub; after a colon, which of its GGUF files."""
 _LOCAL = ("/", ".", "~")
+_NOWHERE = "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.tensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "tekken.json", "*.tiktoken")
 
@@ -272,7 +273,7 @@ def _check_model(config: ExperimentConfig) -> None:
             _HUB_NAME.fullmatch(model.name) is not None,
             "model.name",
             model.name,
-            "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)",
+            _NOWHERE,
         )
     elif not is_folder:
         one_file = "://" in model.name or folder.suffix == ".gguf"
@@ -452,8 +453,7 @@ def _check_engine(config: ExperimentConfig) -> None:
         known = isinstance(tokenizer, str) and (
             _HUB_NAME.fullmatch(tokenizer) if not tokenizer.startswith(_LOCAL) else _exists(tokenizer)
         )
-        instead = "it is neither a folder here nor a name on the hub (ORGANISATION/MODEL)"
-        _require(bool(known), "backend.engine.tokenizer", tokenizer, instead)
+        _require(bool(known), "backend.engine.tokenizer", tokenizer, _NOWHERE)
     for name in ("data_parallel_size", "data_parallel_size_local"):
         _require(
             engine.get(name) in {None, 1},

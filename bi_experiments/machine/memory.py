@@ -16,7 +16,7 @@ LIMIT_S = 120.0
 """Longest wait, in seconds; then the engine starts anyway, and reports itself what it lacks."""
 POLL_S = 0.5
 
-_GB = 1e9
+GB = 1e9
 
 
 def wait_for_memory(share: float, ranks: int, say: Callable[[str], object]) -> None:
@@ -60,7 +60,7 @@ def _short(handles: dict[int, Any], share: float) -> Iterator[str]:
         free, usable = _free_and_usable_bytes(handle)
         if free < share * usable:
             yield (
-                f"device {index} has {free / _GB:.1f} of {usable / _GB:.1f} GB free, {share * usable / _GB:.1f} GB "
+                f"device {index} has {free / GB:.1f} of {usable / GB:.1f} GB free, {share * usable / GB:.1f} GB "
                 f"are needed; held by {', '.join(_holders(handle)) or 'a process that is not visible here'}"
             )
 
@@ -95,4 +95,4 @@ def _name(pid: int) -> str:
 
 
 def _size(used_bytes: int | None) -> str:
-    return "" if used_bytes is None else f", {used_bytes / _GB:.1f} GB"
+    return "" if used_bytes is None else f", {used_bytes / GB:.1f} GB"

@@ -28,10 +28,9 @@ from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, equal_to_first, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
 from bi_experiments.machine.libraries import check_inherited, preloads
+from bi_experiments.machine.memory import GB
 from bi_experiments.phase import arguments
 from bi_experiments.phase.architectures import architectures as known_architectures
-
-_GB = 1e9
 
 INTERPRETER_S = 20.0
 """Time that an interpreter has to answer and to end, in seconds."""
@@ -349,8 +348,8 @@ def _memory_problem(config: ExperimentConfig, machine: Machine) -> str | None:
         return None
     instead = "protocol.interleave=launch, or " if engines == 2 and needed / 2 <= machine.memory_bytes else ""
     return (
-        f"{config.model.name} needs {needed / _GB:.1f} GB of memory for weights and KV cache; "
-        f"found {machine.memory_bytes / _GB:.1f} GB available; use {instead}a smaller model: model=demo"
+        f"{config.model.name} needs {needed / GB:.1f} GB of memory for weights and KV cache; "
+        f"found {machine.memory_bytes / GB:.1f} GB available; use {instead}a smaller model: model=demo"
     )
 
 
@@ -418,7 +417,7 @@ def _too_few(config: ExperimentConfig, machine: Machine, ranks: int, floor: tupl
     weights = _weights_bytes(config)
     gpus = "NVIDIA GPUs" if ranks > 1 else "NVIDIA GPU"
     capability = f" of compute capability {floor[0]}.{floor[1]} or newer" if floor is not None else ""
-    share = f", each with {weights / ranks / _GB:.1f} GB for its share of the weights" if weights is not None else ""
+    share = f", each with {weights / ranks / GB:.1f} GB for its share of the weights" if weights is not None else ""
     names = ", ".join(sorted({device.name for device in nvidia.devices}))
     found = f"{len(nvidia.devices)} ({names})" if names else "none"
     hidden = not nvidia.problem and not nvidia.devices and "CUDA_VISIBLE_DEVICES" in os.environ
@@ -439,7 +438,7 @@ def _or_smaller(config: ExperimentConfig) -> str:
     mla = config.model.attention is AttentionKind.mla
     known = _SMALLER_MLA if mla else _SMALLER
     needed = _weights_bytes(config) or 0.0
-    smaller = [f"{option} ({size_gb:g} GB)" for option, size_gb in known.items() if size_gb * _GB < needed]
+    smaller = [f"{option} ({size_gb:g} GB)" for option, size_gb in known.items() if size_gb * GB < needed]
     return f"; smaller{' with the same attention' if mla else ''}: {', '.join(smaller)}" if smaller else ""
 
 
@@ -496,9 +495,9 @@ def _device_memory_problem(config: ExperimentConfig, name: str, memory_bytes: in
             f"tp={tp} model.gpu_memory_utilization=0.9 on a machine with {tp * config.pp} of these{_or_smaller(config)}"
         )
     return (
-        f"{config.model.name} needs {share / _GB:.1f} GB for weights on each of {ranks} devices; {name} has "
-        f"{memory_bytes / _GB:.1f} GB, of which model.gpu_memory_utilization={utilization:g} allows "
-        f"{memory_bytes * utilization / _GB:.1f} GB; use {instead}"
+        f"{config.model.name} needs {share / GB:.1f} GB for weights on each of {ranks} devices; {name} has "
+        f"{memory_bytes / GB:.1f} GB, of which model.gpu_memory_utilization={utilization:g} allows "
+        f"{memory_bytes * utilization / GB:.1f} GB; use {instead}"
     )
 
 

@@ -38,9 +38,12 @@ class Badge(NamedTuple):
     tone: Tone
 
 
+NO_COMPARISON = "No comparison: no pair is complete."
+
+
 def sentences(result: ExperimentResult) -> list[str]:
     """What was found, the cost first; at least one sentence."""
-    said = ["No comparison: no pair is complete."]
+    said = [NO_COMPARISON]
     if result.comparison is not None:
         said = [result.comparison.sentence]
     if (changed := engine_sentence(result)) is not None:

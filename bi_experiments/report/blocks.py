@@ -13,11 +13,8 @@ from bi_experiments.analysis.findings.inside import KV_CACHE_SHARE
 from bi_experiments.analysis.metrics import summarise
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import NEGATIVE_CONTROL, Arm, PhaseResult, PhaseStatus, ProbeResult, Trial, TwoStages
-from bi_experiments.report.layout import heading, paragraph
+from bi_experiments.report.layout import NO_BREAK, heading, paragraph
 from bi_experiments.wording import LABELS, count, duration
-
-_NO_BREAK = "\N{NO-BREAK SPACE}"
-
 
 TITLE = "VLLM BATCH INVARIANCE BENCHMARK"
 
@@ -47,7 +44,7 @@ def settings(name: str, configuration: Mapping[str, Any], command: str = "") -> 
 
 
 def _setting_lines(group: str, text: str) -> list[str]:
-    return [line.replace(_NO_BREAK, " ") for line in paragraph(text, " " * 12, f"  {group:<10}" if group else "  ")]
+    return [line.replace(NO_BREAK, " ") for line in paragraph(text, " " * 12, f"  {group:<10}" if group else "  ")]
 
 
 LONGEST_UNBROKEN = 60
@@ -57,7 +54,7 @@ LONGEST_UNBROKEN = 60
 def _unbroken(value: str) -> str:
     """The value with spaces at which lines are not broken, unless it is a list, a mapping or longer than a line."""
     breakable = value.startswith(("[", "{")) or len(value) > LONGEST_UNBROKEN
-    return value if breakable else value.replace(" ", _NO_BREAK)
+    return value if breakable else value.replace(" ", NO_BREAK)
 
 
 def phase_heading(index: int, arm: Arm, launch: int, launches: int) -> list[str]:

@@ -17,7 +17,7 @@ def value(design: Design) -> str:
 def spread(design: Design, pairs: int) -> tuple[str, str]:
     """Whose standard deviation decides how many pairs are needed, and what it was estimated from."""
     if design.paired:
-        return "the log ratio of a pair", count(pairs, "pair")
+        return value(design), count(pairs, "pair")
     return "the log ratio of two independent launches, one an arm", f"{count(pairs, 'launch')} of each arm"
 
 

@@ -8,7 +8,7 @@ RULE = "=" * 75
 WIDTH = 79
 """Of prose, in characters; tables may be wider, up to 100."""
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|°C|[KMG]i?B|min|m?s)(?!\w))")
-_NO_BREAK = "\u00a0"
+NO_BREAK = "\u00a0"
 """A space at which textwrap does not break a line."""
 
 
@@ -26,14 +26,14 @@ def paragraph(text: str, indent: str = "", first: str | None = None) -> list[str
         first: In front of the first line instead.
     """
     lines = textwrap.wrap(
-        _BEFORE_UNIT.sub(_NO_BREAK, text),
+        _BEFORE_UNIT.sub(NO_BREAK, text),
         WIDTH,
         initial_indent=indent if first is None else first,
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return [line.replace(_NO_BREAK, " ") for line in lines]
+    return [line.replace(NO_BREAK, " ") for line in lines]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:

@@ -97,7 +97,7 @@ def _comparison(result: ExperimentResult) -> list[str]:
     lines = heading(f"COMPARISON: {title} vs Baseline")
     pairs = complete_pairs(result.phases)
     if result.comparison is None or not pairs:
-        return [*lines, "No comparison: no pair is complete."]
+        return [*lines, answer.NO_COMPARISON]
     total_time, throughput = primary(result.comparison), result.comparison.metric("throughput")
     sums = [(summarise(pair.baseline), summarise(pair.second)) for pair in pairs]
     times = _means((one.avg_time_s, other.avg_time_s) for one, other in sums)

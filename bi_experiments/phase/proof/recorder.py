@@ -118,9 +118,8 @@ class ModuleRecorder:
         for name, module in model.named_modules():
             if not name:  # the model itself, whose output is that of its last module
                 continue
-            before = partial(self._before, name)
             after = partial(self._after, name)
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(after))
 
     def stop(self) -> list[dict[str, Any]]:
@@ -143,7 +142,7 @@ class ModuleRecorder:
             sizes = (tensor.shape[0] for tensor in tensors((args, kwargs)))
             self._row_counts = {step.tokens, *(size for size in sizes if size > step.tokens)}
 
-    def _before(self, name: str, module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, _: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Copy the inputs before the call, since modules may write into them."""
         call = None
         if self._step is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from bi_experiments.analysis.estimates import per_cent
+from bi_experiments.analysis.metrics import UNEQUAL_TOKENS
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.config.plain import setting
 from bi_experiments.records import Difference, ExperimentResult, Metric, TrialCost
@@ -76,7 +77,7 @@ def trial_costs(result: ExperimentResult) -> Drawing | LeftOut:
         key=lambda cost: (cost.batch_size, cost.prompt_tokens, cost.index),
     )
     if result.comparison is None or not costs:
-        reason = "the arms generated different numbers of tokens" if trials else "no pair is complete"
+        reason = UNEQUAL_TOKENS if trials else "no pair is complete"
         return LeftOut(title, reason)
     figure = theme.new_figure(theme.WIDE, 1.45 + min(9.0, 0.27 * len(costs)))
     axes = figure.subplots()
