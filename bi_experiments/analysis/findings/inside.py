@@ -165,7 +165,10 @@ def _long_steps(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fin
 
 
 def _kv_cache(pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """A narrow KV cache, where the engine does not say whether any request waited for it or was put back."""
     for phase in (phase for pair in pairs for phase in pair):
+        if all(trial.queued is not None and trial.preemptions is not None for trial in phase.trials):
+            continue
         needed, capacity = phase.kv_cache_needed_tokens, phase.observed.kv_cache_tokens if phase.observed else 0
         if needed is not None and capacity and needed > KV_CACHE_SHARE * capacity:
             yield Finding(

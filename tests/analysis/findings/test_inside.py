@@ -74,6 +74,10 @@ def test_a_kv_cache_that_is_nearly_too_small() -> None:
     assert finding.kind == "kv_cache"
     assert "7,500 of the 8,192 tokens" in finding.message
     assert findings([replace(phase, kv_cache_needed_tokens=7000) for phase in phases]) == ()
+    measured = [
+        replace(phase, trials=tuple(replace(one, queued=0, preemptions=0) for one in phase.trials)) for phase in phases
+    ]
+    assert findings(measured) == ()
 
 
 def sized(costs_pct: Sequence[float]) -> tuple[PhaseResult, ...]:
