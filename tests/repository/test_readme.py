@@ -41,6 +41,7 @@ SETTINGS = sorted(
 )
 NEEDED = {
     "backend.environment.OMP_WAIT_POLICY=ACTIVE": "backend=cpu",
+    "backend=flash_attn_mla": "model=deepseek_lite",
     "backend=triton_mla": "model=deepseek_lite",
     "protocol.launches_per_cache=2": "protocol.caches=fresh",
 }
