@@ -153,10 +153,7 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
     where = ""
     if evidence.begins_in_split_prompts:
-        where = (
-            " Every change begins at the first output token of a prompt that was computed in several steps; with "
-            "+backend.engine.enable_chunked_prefill=false, which vLLM does not officially support, none is."
-        )
+        where = " Every change begins at the first output token of a prompt that was computed in several steps."
     return f"VIOLATED: {'; '.join(clauses)}.{where}{_bound(report) if changed else ''}"
 
 

@@ -31,7 +31,7 @@ def test_each_reason_for_no_control_is_said() -> None:
 def test_a_change_outside_the_steps_that_are_known_is_not_put_down_to_split_prompts() -> None:
     steps = (step(None), prefill_of(False, 0), prefill_of(True, 1))
     split, cached = probes(0), probes(0, composition="prefix_cache")
-    said = "of a prompt that was computed in several steps; with +backend.engine.enable_chunked_prefill=false"
+    said = "of a prompt that was computed in several steps"
     assert said in report(launches(Arm.BATCH_INVARIANT, split, steps=steps)).sentence
     assert said not in report(launches(Arm.BATCH_INVARIANT, (*split, *cached), steps=steps)).sentence
 
