@@ -54,7 +54,9 @@ def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep, tracking = SweepFolder(tmp_path / "sweep"), tracking_of(result(), None)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"  # MLflow keeps a store by its address: no other test may have this one
+    tracked = result(uri)
+    sweep, tracking = SweepFolder(tmp_path / "sweep"), tracking_of(tracked, None)
     content = of_sweep("s", "s", 1.0, done=0, status=None, parameters={}, metrics={}, tags={}, note="")
     sweep_id = log_sweep(content, sweep.root, [], sweep.mlflow_lock, tracking)
     record = SweepRecord(
@@ -68,9 +70,9 @@ def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(
     )
     sweep.record.write_bytes(to_json(record))
     (sweep.root / "0").mkdir()
-    (sweep.root / "0" / "result.json").write_bytes(to_json(result()))
+    (sweep.root / "0" / "result.json").write_bytes(to_json(tracked))
     assert [main(["sweep/0"]), main(["sweep/0"])] == [ExitCode.DONE, ExitCode.DONE]
-    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    client = MlflowClient(tracking_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name("bi_experiments").experiment_id])
     assert len(runs) == 1 + 1 + 6
     (experiment,) = [run for run in runs if run.data.tags["kind"] == "experiment"]
