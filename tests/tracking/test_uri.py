@@ -102,7 +102,7 @@ class Answers(BaseHTTPRequestHandler):
             while kind == "drip":
                 self.wfile.write(b" ")
                 time.sleep(0.1)
-        self.wfile.write(b"{}" if kind == "json" else b"<html>log in</html>")
+            self.wfile.write(b"{}" if kind == "json" else b"<html>log in</html>")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
