@@ -1,6 +1,7 @@
-"""Trends: the Theil-Sen slope of log times, with its interval.
+"""Trends of log times, and what a place in the order of trials does to them.
 
-P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", J. Am. Stat. Assoc. 63 (1968).
+`trend` is the Theil-Sen slope: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", J. Am.
+Stat. Assoc. 63 (1968). `effect_of` is least squares, for values that differ from trial to trial by more than noise.
 """
 
 import math
@@ -25,6 +26,13 @@ class Trend(NamedTuple):
     total_pct: float
     low_pct: float
     high_pct: float
+
+
+class Effect(NamedTuple):
+    """A coefficient, and half the width of its 95 % interval."""
+
+    size: float
+    margin: float
 
 
 class Level(NamedTuple):
@@ -92,3 +100,34 @@ def trend(positions: Sequence[float], values: Sequence[float], span: float) -> T
 
     fit = theilslopes(values, positions, alpha=CONFIDENCE)
     return Trend(*(per_cent(float(slope) * span) for slope in (fit.slope, fit.low_slope, fit.high_slope)))
+
+
+def effect_of(places: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> Effect | None:
+    """What a place in the order does, beside the effects of the launch and of the trial: least squares.
+
+    Every trial is compared with itself in the launches that ran it at another place. Without that, trials that differ
+    look like a trend where they came in a similar order: where their costs deviate by 3 to 5 %, 4 to 10 % of
+    experiments show one that is not there, and most miss a true one of 3 %. With it up to 5 % show one (simulated, 2 to
+    8 launches of 3 to 5 trials, normal noise and Student's t with 3 degrees of freedom).
+
+    Args:
+        places: One row a launch, one column a trial: where it ran.
+        values: Log times or log ratios, likewise.
+
+    Returns:
+        None with too few values, or where all launches ran their trials in one order.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    residuals, centred = (
+        table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+        for table in (np.array(values), np.array(places, dtype=float))
+    )
+    weight = float((centred**2).sum())
+    degrees_of_freedom = (centred.shape[0] - 1) * (centred.shape[1] - 1) - 1
+    if degrees_of_freedom < 1 or math.isclose(weight, 0, abs_tol=1e-9):
+        return None
+    size = float((residuals * centred).sum()) / weight
+    variance = max(0.0, float((residuals**2).sum()) - size**2 * weight) / degrees_of_freedom
+    return Effect(size, float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * math.sqrt(variance / weight))

@@ -86,12 +86,11 @@ def trial_order(trials: int, seed: int, pair: int) -> tuple[int, ...]:
 def baseline_first_in_turn(trials: int, seed: int, pair: int) -> tuple[bool, ...]:
     """Whether the baseline goes first in each turn of a pair.
 
-    Of each two consecutive turns it does so in one, and in the last of an odd number in every other pair.
+    Of each two consecutive turns it does so in one. Every second pair is the mirror of the one before: which arm opens
+    a pair, and has an odd number's last turn, is balanced too.
     """
-    rng = random.Random(f"{seed}-turns-{pair}")
+    rng = random.Random(f"{seed}-turns-{pair // 2}")
     first: list[bool] = []
-    for _ in range(trials // 2):
+    for _ in range((trials + 1) // 2):
         first += rng.sample([True, False], k=2)
-    if trials % 2:
-        first.append((pair + seed) % 2 == 0)
-    return tuple(first)
+    return tuple(one != bool(pair % 2) for one in first[:trials])

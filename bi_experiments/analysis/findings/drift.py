@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.findings.busy_machine import or_take_turns
 from bi_experiments.analysis.pairs import Pair
-from bi_experiments.analysis.trends import Trend, launch_levels, over_launches, trend
+from bi_experiments.analysis.trends import Trend, effect_of, launch_levels, over_launches, trend
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import band, unsigned
@@ -16,15 +16,16 @@ from bi_experiments.wording import band, unsigned
 
 def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
     """The slope of d over the trials. What both arms share cancels in d, and is part of no result."""
-    positions: list[float] = []
-    values: list[float] = []
-    for pair in pairs:
-        ran = sorted(zip(pair.baseline.trials, pair.second.trials, strict=True), key=lambda both: both[0].started_at)
-        ratios = [math.log(other.time_s / baseline.time_s) for baseline, other in ran]
-        positions += range(len(ratios))
-        values += [ratio - fmean(ratios) for ratio in ratios]
-    drift = trend(positions, values, max(positions))
-    if drift is not None and _matters(drift, values, protocol.equivalence_pct):
+    values = [
+        [
+            math.log(other.time_s / baseline.time_s)
+            for baseline, other in zip(pair.baseline.trials, pair.second.trials, strict=True)
+        ]
+        for pair in pairs
+    ]
+    drift = _over_trials([_places(pair) for pair in pairs], values, same_trials=not prompts_differ(pairs))
+    spread = [ratio - fmean(row) for row in values for ratio in row]
+    if drift is not None and _matters(drift, spread, protocol.equivalence_pct):
         yield Finding(
             kind="drift",
             message="The cost changes within a launch: from the first trial to the last, the second arm gets "
@@ -32,6 +33,28 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
             "depends on how many trials there are.",
             remedy=f"Run with more trials (workload.num_trials) and protocol.warmup={protocol.warmup + 1} or more.",
         )
+
+
+def _places(pair: Pair) -> list[int]:
+    """At which place each trial of a pair ran, from 0."""
+    trials = pair.baseline.trials
+    order = sorted(range(len(trials)), key=lambda number: trials[number].started_at)
+    return [order.index(number) for number in range(len(trials))]
+
+
+def _over_trials(
+    places: Sequence[Sequence[int]], values: Sequence[Sequence[float]], *, same_trials: bool
+) -> Trend | None:
+    """From the first place to the last; among pairs of the same trials, apart from what a trial itself costs more."""
+    span = len(places[0]) - 1
+    if same_trials and len(places) > 1:
+        slope = effect_of(places, values)
+        if slope is None:
+            return None
+        ends = (slope.size, slope.size - slope.margin, slope.size + slope.margin)
+        return Trend(*(per_cent(end * span) for end in ends))
+    centred = [ratio - fmean(row) for row in values for ratio in row]
+    return trend([place for row in places for place in row], centred, span)
 
 
 def drift_over_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from bi_experiments.analysis.design import prompts_differ
 from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.pairs import Pair
+from bi_experiments.analysis.trends import effect_of
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
 from bi_experiments.wording import before_noun, unsigned
@@ -60,25 +61,10 @@ def _first_trial_excess(launches: Sequence[PhaseResult]) -> tuple[float, float] 
 def _first_trials_excess(launches: Sequence[PhaseResult]) -> tuple[float, float] | None:
     """The same where every launch begins with another trial, of the same prompts.
 
-    Least squares of ln time with an effect of the launch, one of the trial and one of running first, which compares
-    every first trial with the same one in the launches that ran it later. Of normal noise, and of noise with the tails
-    of Student's t with 3 degrees of freedom, up to 3 % of arms are over 1 % (simulated, 2 to 8 launches of 3 to 5
-    trials). None where all launches began with the same trial, or with too few values.
+    Up to 3 % of arms are over 1 % by noise alone (simulated as in `trends`). None where all launches began with the
+    same trial, or with too few values.
     """
-    import numpy as np
-    from scipy.stats import t
-
-    times = np.log([[trial.time_s for trial in phase.trials] for phase in launches])
-    starts = np.array([[trial.started_at for trial in phase.trials] for phase in launches])
-    first = (starts == starts.min(axis=1, keepdims=True)).astype(float)
-    residuals, ran_first = (
-        table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean() for table in (times, first)
-    )
-    weight = float((ran_first**2).sum())
-    degrees_of_freedom = (times.shape[0] - 1) * (times.shape[1] - 1) - 1
-    if degrees_of_freedom < 1 or math.isclose(weight, 0, abs_tol=1e-9):
-        return None
-    excess = float((residuals * ran_first).sum()) / weight
-    variance = max(0.0, float((residuals**2).sum()) - excess**2 * weight) / degrees_of_freedom
-    margin = float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * math.sqrt(variance / weight)
-    return excess, excess - margin
+    starts = [[trial.started_at for trial in phase.trials] for phase in launches]
+    ran_first = [[start == min(row) for start in row] for row in starts]
+    found = effect_of(ran_first, [[math.log(trial.time_s) for trial in phase.trials] for phase in launches])
+    return None if found is None else (found.size, found.size - found.margin)

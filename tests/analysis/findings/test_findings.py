@@ -1,6 +1,7 @@
 """Each finding appears when its cause is there and not otherwise, and pure noise rarely looks like a cause."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from bi_experiments.wording import before_noun
 from tests import factories
 
 Phases = tuple[PhaseResult, ...]
+
+BY_TURNS = factories.protocol(interleave=Interleave.trial)
 
 
 def findings(phases: Phases, protocol: ProtocolConfig | None = None, cpu_count: int = 2) -> tuple[Finding, ...]:
@@ -121,7 +124,7 @@ def test_baseline_first() -> None:
     finding = only(phases, factories.protocol(order=Order.baseline_first))
     assert finding.kind == "order"
     assert finding.message.startswith("The baseline ran first in every pair")
-    assert findings(phases, factories.protocol(interleave=Interleave.trial)) == ()
+    assert findings(phases, BY_TURNS) == ()
 
 
 def test_one_pair_has_some_order_and_only_a_fixed_rule_is_a_finding() -> None:
@@ -184,14 +187,21 @@ def test_a_first_trial_that_is_larger_is_no_finding() -> None:
     assert findings(phases) == ()
 
 
-def in_random_order(rng: np.random.Generator, noise: float, cold: float = 1.0) -> Phases:
-    """Four pairs by turns, whose five trials run in another order in each; those that run first take `cold` as long."""
+def in_random_order(
+    rng: np.random.Generator, noise: float, cold: float = 1.0, drift: float = 0.0, costs: Sequence[float] = (1.0,) * 5
+) -> Phases:
+    """Four pairs by turns, whose five trials run in another order in each; those that run first take `cold` as long.
+
+    The second arm's trials cost their own factor, and `drift` more from the first to the last place.
+    """
     phases = []
     for pair in range(4):
         places = rng.permutation(5)
         for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT):
             times_s = np.array([2.0, 3.0, 2.5, 3.5, 2.2]) * np.exp(noise * rng.standard_normal(5))
             times_s[places == 0] *= cold
+            if arm is Arm.BATCH_INVARIANT:
+                times_s *= np.array(costs) * (1 + drift) ** (places / 4)
             one = factories.phase(arm, pair, times_s=times_s.tolist())
             trials = (
                 replace(trial, started_at=one.started_at + 20.0 + 5.0 * int(place))
@@ -202,10 +212,9 @@ def in_random_order(rng: np.random.Generator, noise: float, cold: float = 1.0) -
 
 
 def test_first_trials_in_random_order_that_are_slower_than_the_same_ones_later() -> None:
-    protocol = factories.protocol(interleave=Interleave.trial)
     rng = np.random.default_rng(5)
     found = [
-        finding for finding in findings(in_random_order(rng, 0.005, cold=1.1), protocol) if finding.kind == "warm_up"
+        finding for finding in findings(in_random_order(rng, 0.005, cold=1.1), BY_TURNS) if finding.kind == "warm_up"
     ]
     assert ["the baseline arm" in finding.message for finding in found] == [True, False]
     assert ["the batch-invariant arm" in finding.message for finding in found] == [False, True]
@@ -213,17 +222,40 @@ def test_first_trials_in_random_order_that_are_slower_than_the_same_ones_later()
 
 
 def test_noise_in_random_order_is_rarely_taken_for_a_cold_start() -> None:
-    protocol = factories.protocol(interleave=Interleave.trial)
     rng = np.random.default_rng(6)
-    found = sum("warm_up" in kinds(in_random_order(rng, 0.02), protocol) for _ in range(200))
+    found = sum("warm_up" in kinds(in_random_order(rng, 0.02), BY_TURNS) for _ in range(200))
     assert found / 200 < 0.10  # the upper side of two 95 % intervals
 
 
-def test_drift_within_the_launches_of_one_arm() -> None:
-    rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
-    finding = only(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
-    assert finding.kind == "drift"
+UNEQUAL = (1.2, 1.3, 1.25, 1.4, 1.22)
+"""What trials cost whose batches are of different sizes."""
+
+
+@pytest.mark.parametrize("costs", [(1.0,) * 5, UNEQUAL])
+def test_drift_within_the_launches_of_one_arm(costs: Sequence[float]) -> None:
+    rng = np.random.default_rng(7)
+    (finding,) = drifts(in_random_order(rng, 0.0, drift=0.05, costs=costs), BY_TURNS)
     assert "from the first trial to the last, the second arm gets 5.0 % slower against the baseline" in finding.message
+    found = [drifts(in_random_order(rng, 0.005, drift=0.05, costs=costs), BY_TURNS) for _ in range(20)]
+    assert sum(map(bool, found)) == 20
+
+
+def test_trials_that_cost_differently_are_rarely_taken_for_a_drift() -> None:
+    rng = np.random.default_rng(8)
+    found = [drifts(in_random_order(rng, 0.005, costs=UNEQUAL), BY_TURNS) for _ in range(200)]
+    assert sum(map(bool, found)) / 200 < 0.05
+
+
+def test_where_every_launch_has_one_order_a_trial_that_costs_more_is_no_drift() -> None:
+    rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    assert "drift" not in kinds(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
+
+
+def test_with_prompts_of_their_own_the_pairs_can_drift_in_one_order() -> None:
+    rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    phases = with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising})
+    own = (replace(p, trials=tuple(replace(t, prompt_tokens=900 + p.pair) for t in p.trials)) for p in phases)
+    assert "gets 5.0 % slower against the baseline" in only(tuple(own)).message
 
 
 def test_two_trials_cannot_show_a_drift_within_launches() -> None:
@@ -263,7 +295,7 @@ def test_drift_over_the_launches() -> None:
 
 def test_taking_turns_is_the_remedy_only_while_it_is_not_in_use() -> None:
     (one,) = drifts(drifting(-0.01))
-    (other,) = drifts(drifting(-0.01, pairs=5), factories.protocol(interleave=Interleave.trial))
+    (other,) = drifts(drifting(-0.01, pairs=5), BY_TURNS)
     assert "protocol.interleave=trial" in one.remedy
     assert "interleave" not in other.remedy
 
