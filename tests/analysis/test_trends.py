@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import Level, launch_levels, over_launches, trend
+from bi_experiments.analysis.trends import Level, effect_of, launch_levels, over_launches, trend
 from bi_experiments.records import Arm, PhaseResult
 from tests import factories
 
@@ -78,3 +78,33 @@ def test_of_four_pairs_by_turns_there_is_no_trend() -> None:
     levels = launch_levels(complete_pairs(factories.phases([7.0, 7.1, 7.0, 7.2])))
     assert over_launches(levels, paired=True) is None
     assert over_launches(levels, paired=False) is not None
+
+
+PLACES = [[0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]]
+"""Where three launches ran four trials."""
+
+
+def test_what_a_place_does_is_found_beside_launches_and_trials_that_differ() -> None:
+    launches, trials = [0.0, 0.3, -0.2], [0.05, 0.4, 0.1, 0.2]
+    values = [
+        [launch + trial + 0.02 * place for trial, place in zip(trials, places, strict=True)]
+        for launch, places in zip(launches, PLACES, strict=True)
+    ]
+    found = effect_of(PLACES, values)
+    assert found is not None
+    assert found == pytest.approx((0.02, 0.0), abs=1e-9)
+
+
+def test_the_interval_of_what_a_place_does_has_the_truth_in_it_in_95_of_100_experiments() -> None:
+    rng = np.random.default_rng(3)
+    noisy = (0.02 * np.array(PLACES) + rng.normal(0, 0.01, (3, 4)) for _ in range(1000))
+    found = [effect_of(PLACES, values.tolist()) for values in noisy]
+    inside = sum(abs(one.size - 0.02) <= one.margin for one in found if one)
+    assert 930 <= inside <= 970  # 950, with a standard deviation of 7
+
+
+def test_one_order_or_too_few_values_say_nothing_of_a_place() -> None:
+    assert effect_of([[0, 1, 2]] * 3, [[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.1, 0.1, 0.4]]) is None
+    assert effect_of([[0, 1], [1, 0]], [[0.1, 0.2], [0.2, 0.1]]) is None
+    assert effect_of([[0, 1, 2]], [[0.1, 0.2, 0.3]]) is None
+    assert effect_of([[0]], [[0.1]]) is None
