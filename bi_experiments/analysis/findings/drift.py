@@ -23,7 +23,9 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
         ]
         for pair in pairs
     ]
-    drift = _over_trials([_places(pair) for pair in pairs], values, same_trials=not prompts_differ(pairs))
+    # In an A/A no trial costs more than another, and new prompts in every pair are new trials.
+    trials_differ = len(pairs) > 1 and not protocol.control and not prompts_differ(pairs)
+    drift = _over_trials([_places(pair) for pair in pairs], values, trials_differ=trials_differ)
     spread = [ratio - fmean(row) for row in values for ratio in row]
     if drift is not None and _matters(drift, spread, protocol.equivalence_pct):
         yield Finding(
@@ -43,11 +45,11 @@ def _places(pair: Pair) -> list[int]:
 
 
 def _over_trials(
-    places: Sequence[Sequence[int]], values: Sequence[Sequence[float]], *, same_trials: bool
+    places: Sequence[Sequence[int]], values: Sequence[Sequence[float]], *, trials_differ: bool
 ) -> Trend | None:
-    """From the first place to the last; among pairs of the same trials, apart from what a trial itself costs more."""
+    """From the first place to the last; where trials may cost differently, apart from that."""
     span = len(places[0]) - 1
-    if same_trials and len(places) > 1:
+    if trials_differ:
         slope = effect_of(places, values)
         if slope is None:
             return None

@@ -251,8 +251,11 @@ def test_where_every_launch_has_one_order_a_trial_that_costs_more_is_no_drift() 
     assert "drift" not in kinds(with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising}))
 
 
-def test_with_prompts_of_their_own_the_pairs_can_drift_in_one_order() -> None:
+def test_in_one_order_an_a_a_can_drift_and_so_can_pairs_with_prompts_of_their_own() -> None:
     rising = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    control = with_times(factories.phases((0.0, 2.0, -2.0), SIX, Arm.CONTROL), {Arm.CONTROL: rising})
+    (drift,) = drifts(control, factories.protocol(control=True))
+    assert "gets 5.0 % slower against the baseline" in drift.message
     phases = with_times(factories.phases((7.0, 2.0, 12.0), SIX), {Arm.BATCH_INVARIANT: rising})
     own = (replace(p, trials=tuple(replace(t, prompt_tokens=900 + p.pair) for t in p.trials)) for p in phases)
     assert "gets 5.0 % slower against the baseline" in only(tuple(own)).message
