@@ -102,7 +102,9 @@ def trend(positions: Sequence[float], values: Sequence[float], span: float) -> T
     return Trend(*(per_cent(float(slope) * span) for slope in (fit.slope, fit.low_slope, fit.high_slope)))
 
 
-def effect_of(places: Sequence[Sequence[float]], values: Sequence[Sequence[float]]) -> Effect | None:
+def effect_of(
+    places: Sequence[Sequence[float]], values: Sequence[Sequence[float]], *, same_trials: bool = True
+) -> Effect | None:
     """What a place in the order does, beside the effects of the launch and of the trial: least squares.
 
     Every trial is compared with itself in the launches that ran it at another place. Without that, trials that differ
@@ -113,19 +115,22 @@ def effect_of(places: Sequence[Sequence[float]], values: Sequence[Sequence[float
     Args:
         places: One row a launch, one column a trial: where it ran.
         values: Log times or log ratios, likewise.
+        same_trials: Whether a column is one trial in all launches. Else what it costs is noise, and its mean stays.
 
     Returns:
-        None with too few values, or where all launches ran their trials in one order.
+        None with too few values, or where nothing differs in its place from what it is compared with.
     """
     import numpy as np
     from scipy.stats import t
 
     residuals, centred = (
-        table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-        for table in (np.array(values), np.array(places, dtype=float))
+        table - table.mean(axis=1, keepdims=True) for table in (np.array(values), np.array(places, dtype=float))
     )
+    if same_trials:
+        residuals, centred = (table - table.mean(axis=0) for table in (residuals, centred))
     weight = float((centred**2).sum())
-    degrees_of_freedom = (centred.shape[0] - 1) * (centred.shape[1] - 1) - 1
+    launches, trials = centred.shape
+    degrees_of_freedom = (launches - 1 if same_trials else launches) * (trials - 1) - 1
     if degrees_of_freedom < 1 or math.isclose(weight, 0, abs_tol=1e-9):
         return None
     size = float((residuals * centred).sum()) / weight

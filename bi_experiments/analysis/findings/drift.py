@@ -24,7 +24,7 @@ def drift_within_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> It
         for pair in pairs
     ]
     # In an A/A no trial costs more than another, and new prompts in every pair are new trials.
-    trials_differ = len(pairs) > 1 and not protocol.control and not prompts_differ(pairs)
+    trials_differ = not protocol.control and not prompts_differ(pairs)
     drift = _over_trials([_places(pair) for pair in pairs], values, trials_differ=trials_differ)
     spread = [ratio - fmean(row) for row in values for ratio in row]
     if drift is not None and _matters(drift, spread, protocol.equivalence_pct):
@@ -47,16 +47,15 @@ def _places(pair: Pair) -> list[int]:
 def _over_trials(
     places: Sequence[Sequence[int]], values: Sequence[Sequence[float]], *, trials_differ: bool
 ) -> Trend | None:
-    """From the first place to the last; where trials may cost differently, apart from that."""
+    """From the first place to the last; of several pairs the slope within them, in which each is one launch."""
     span = len(places[0]) - 1
-    if trials_differ:
-        slope = effect_of(places, values)
+    if len(places) > 1:
+        slope = effect_of(places, values, same_trials=trials_differ)
         if slope is None:
             return None
         ends = (slope.size, slope.size - slope.margin, slope.size + slope.margin)
         return Trend(*(per_cent(end * span) for end in ends))
-    centred = [ratio - fmean(row) for row in values for ratio in row]
-    return trend([place for row in places for place in row], centred, span)
+    return trend(places[0], values[0], span)
 
 
 def drift_over_launches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:

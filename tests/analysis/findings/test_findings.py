@@ -261,6 +261,27 @@ def test_in_one_order_an_a_a_can_drift_and_so_can_pairs_with_prompts_of_their_ow
     assert "gets 5.0 % slower against the baseline" in only(tuple(own)).message
 
 
+def with_prompts_of_their_own(rng: np.random.Generator, noise: float) -> Phases:
+    """Four pairs of three trials whose cost is noise alone."""
+    return tuple(
+        replace(
+            phase,
+            trials=tuple(
+                replace(t, time_s=t.time_s * float(np.exp(noise * rng.normal())), prompt_tokens=900 + phase.pair)
+                for t in phase.trials
+            ),
+        )
+        for phase in factories.phases((0.0,) * 4, (1.0,) * 3)
+    )
+
+
+def test_noise_of_trials_with_prompts_of_their_own_is_rarely_taken_for_a_drift() -> None:
+    """Among values from the means of their own pairs a slope that takes all for independent is there in 9 %."""
+    rng = np.random.default_rng(9)
+    found = sum(bool(drifts(with_prompts_of_their_own(rng, 0.03), BY_TURNS)) for _ in range(1000))
+    assert found / 1000 < 0.065
+
+
 def test_two_trials_cannot_show_a_drift_within_launches() -> None:
     phases = factories.phases((7.0, 7.1, 7.0), (1.0, 1.0))
     assert findings(with_times(phases, {Arm.BATCH_INVARIANT: [1.0, 1.05]})) == ()
