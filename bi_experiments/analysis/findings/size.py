@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.pairs import Pair, equal_tokens
-from bi_experiments.analysis.trial_costs import size_effect
+from bi_experiments.analysis.trial_costs import goes_with_size, size_effect
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import band, count, one_decimal, unsigned
@@ -18,7 +18,7 @@ def batch_size(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Find
     if effect is None or effect.difference.low_pct is None or effect.difference.high_pct is None:
         return
     low, high = effect.difference.low_pct, effect.difference.high_pct
-    if low * high > 0 and abs(effect.difference.change_pct) > protocol.equivalence_pct:
+    if low * high > 0 and abs(effect.difference.change_pct) > protocol.equivalence_pct and goes_with_size(pairs):
         yield Finding(
             kind="batch_size",
             message=f"The cost depends on the batch: {_said(effect.small_pct)} at {count(effect.small, 'prompt')}, "

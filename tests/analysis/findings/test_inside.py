@@ -106,6 +106,22 @@ def test_a_cost_that_depends_on_the_batch() -> None:
     assert findings(sized((20.0, 20.2, 19.9, 20.1))) == ()
 
 
+@pytest.mark.parametrize("costs_pct", [(23.0, 13.0, 21.0, 13.0), (23.0, 13.0)])
+def test_trials_that_cost_differently_for_another_reason_than_their_size_do_not_depend_on_it(
+    costs_pct: Sequence[float],
+) -> None:
+    """Every pair has the same trials, so that its agreeing with the others says nothing of the reason."""
+    assert findings(sized(costs_pct)) == ()
+
+
+def test_with_prompts_of_their_own_the_pairs_say_whether_the_cost_goes_with_the_size() -> None:
+    own = [
+        replace(phase, trials=tuple(replace(one, prompt_tokens=64 * 64 + phase.pair) for one in phase.trials))
+        for phase in sized((23.0, 13.0, 21.0, 13.0))
+    ]
+    assert {one.kind for one in findings(own)} == {"batch_size"}
+
+
 def test_in_two_stages_a_cost_that_depends_on_the_batch_is_judged_by_the_spread_of_the_first() -> None:
     phases = sized((23.0, 20.0, 16.0, 13.0))
     quiet = [phase for phase in phases if phase.pair > 1]
