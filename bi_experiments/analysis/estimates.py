@@ -50,22 +50,37 @@ def welch_estimate(first: Sequence[float], second: Sequence[float]) -> Estimate:
     return contrast_estimate([second], [first])
 
 
-def contrast_estimate(plus: Sequence[Sequence[float]], minus: Sequence[Sequence[float]]) -> Estimate:
+def contrast_estimate(
+    plus: Sequence[Sequence[float]],
+    minus: Sequence[Sequence[float]],
+    spread_of: Sequence[Sequence[float]] | None = None,
+) -> Estimate:
     """exp(sum of means plus - sum of means minus) - 1 in per cent, of independent samples.
 
     With Welch's degrees of freedom, which F. E. Satterthwaite gave for any number of samples: "An approximate
     distribution of estimates of variance components", Biometrics Bulletin 2 (1946).
+
+    Args:
+        plus: Samples whose means are added.
+        minus: Samples whose means are taken off.
+        spread_of: The values of each sample, those of `plus` first, that its spread is estimated from: of two stages
+            the first, as in `two_stage_estimate`. None: all. Where a sample's size followed from its spread, errors of
+            the spreads do not make up for each other, and the degrees of freedom are those of the smallest.
     """
     mean = sum(map(fmean, plus)) - sum(map(fmean, minus))
     samples = [*plus, *minus]
-    if min(map(len, samples)) < 2:
+    judged = samples if spread_of is None else spread_of
+    if min(map(len, judged)) < 2:
         return Estimate(per_cent(mean), None, None)
-    squares = [stdev(sample) ** 2 / len(sample) for sample in samples]
+    squares = [stdev(values) ** 2 / len(sample) for values, sample in zip(judged, samples, strict=True)]
     error_squared = sum(squares)
     if error_squared == 0:
-        return _with_interval(mean, 0.0, sum(map(len, samples)) - len(samples))
-    spread = sum(square**2 / (len(sample) - 1) for square, sample in zip(squares, samples, strict=True))
-    return _with_interval(mean, math.sqrt(error_squared), error_squared**2 / spread)
+        return _with_interval(mean, 0.0, sum(map(len, judged)) - len(judged))
+    spread = sum(square**2 / (len(values) - 1) for square, values in zip(squares, judged, strict=True))
+    freedom = error_squared**2 / spread
+    if any(len(values) < len(sample) for values, sample in zip(judged, samples, strict=True)):
+        freedom = min(map(len, judged)) - 1
+    return _with_interval(mean, math.sqrt(error_squared), freedom)
 
 
 def two_stage_estimate(differences: Sequence[float], first_stage: int) -> Estimate:
