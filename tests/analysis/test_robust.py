@@ -1,11 +1,19 @@
 """The robust companions against scipy's tests and published tables."""
 
+from statistics import fmean
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from bi_experiments.analysis.multiplicity import benjamini_hochberg, holm
-from bi_experiments.analysis.robust import modified_z, outlying_score, robust_paired, robust_unpaired
+from bi_experiments.analysis.robust import (
+    modified_z,
+    modified_z_of_arms,
+    outlying_score,
+    robust_paired,
+    robust_unpaired,
+)
 
 
 @pytest.mark.parametrize("pairs", [6, 8, 12])
@@ -47,16 +55,27 @@ def test_modified_z() -> None:
     assert modified_z([1.0, 1.0, 1.0, 5.0]) == (0.0,) * 4
 
 
-@pytest.mark.parametrize("arms", [1, 2])
 @pytest.mark.parametrize("values", [4, 5, 8, 20])
-def test_of_normal_values_hardly_one_is_called_outlying(values: int, arms: int) -> None:
+def test_of_normal_values_hardly_one_is_called_outlying(values: int) -> None:
     rng = np.random.default_rng(values)
-    called = 0
-    for _ in range(2000):
-        sample = rng.normal(size=(arms, values))
-        from_median = (sample - np.median(sample, axis=1, keepdims=True)).ravel().tolist()
-        called += max(map(abs, modified_z(from_median))) > outlying_score(values)
-    assert called / 2000 < 0.06
+    samples = rng.normal(size=(2000, values)).tolist()
+    assert fmean(max(map(abs, modified_z(sample))) > outlying_score(values) for sample in samples) < 0.06
+
+
+@pytest.mark.parametrize("times", [1.0, 2.8, 4.0])
+@pytest.mark.parametrize("values", [4, 5, 8, 20])
+def test_of_two_arms_hardly_one_is_called_outlying_also_where_one_spreads_further(values: int, times: float) -> None:
+    rng = np.random.default_rng(values)
+    called = [
+        max(map(abs, modified_z_of_arms(first, [times * value for value in second]))) > outlying_score(values, arms=2)
+        for first, second in rng.normal(size=(2000, 2, values)).tolist()
+    ]
+    assert fmean(called) < 0.065
+
+
+def test_an_arm_of_hardly_any_spread_is_judged_by_that_of_both() -> None:
+    first, second = [1.0, 1.001, 1.002, 1.02], [1.0, 1.1, 1.2, 1.3]
+    assert max(map(abs, modified_z_of_arms(first, second))) < 3.5
 
 
 def test_holm_and_benjamini_hochberg() -> None:

@@ -7,7 +7,7 @@ from statistics import median
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import Pair, log_ratios, total_time_logs
-from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, outlying_score
+from bi_experiments.analysis.robust import FEWEST_VALUES, modified_z, modified_z_of_arms, outlying_score
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import before_noun, signed
@@ -25,6 +25,7 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
         names = [f"pair {pair.baseline.pair + 1}" for pair in pairs]
         what = "the change of total time"
         from_median = [value - median(values) for value in values]
+        scores, arms = modified_z(values), 1
     else:
         names = [
             f"launch {phase.launch + 1} of the {before_noun(phase.arm)} arm"
@@ -33,9 +34,10 @@ def outlying(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Findin
         ]
         what = "total time"
         from_median = [value - median(arm) for arm in (baseline, second) for value in arm]
+        scores, arms = modified_z_of_arms(baseline, second), 2
     if len(pairs) < FEWEST_VALUES:
         return
-    scores, outlying_from = modified_z(from_median), outlying_score(len(pairs))
+    outlying_from = outlying_score(len(pairs), arms)
     found = [
         f"{name} ({signed(per_cent(value))} from the median, modified z-score {score:.1f})"
         for name, value, score in zip(names, from_median, scores, strict=True)
