@@ -51,10 +51,7 @@ def _over_trials(
     span = len(places[0]) - 1
     if len(places) > 1:
         slope = effect_of(places, values, same_trials=trials_differ)
-        if slope is None:
-            return None
-        ends = (slope.size, slope.size - slope.margin, slope.size + slope.margin)
-        return Trend(*(per_cent(end * span) for end in ends))
+        return None if slope is None else slope.over(span)
     return trend(places[0], values[0], span)
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from bi_experiments.analysis.design import Design, FoundCaches
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import FEWEST_POINTS, Level, launch_levels, over_launches
+from bi_experiments.analysis.trends import FEWEST_POINTS, FEWEST_POSITIONS, Level, launch_levels, over_launches
 from bi_experiments.config.plain import setting
 from bi_experiments.records import ExperimentResult, PhaseResult
 from bi_experiments.report.figures import theme
@@ -193,18 +193,21 @@ def drift(result: ExperimentResult) -> Drawing | LeftOut:
 def _draw_slope(axes: Axes, levels: Sequence[Level], zero: float, *, paired: bool) -> str:
     trend = over_launches(levels, paired=paired)
     if trend is None:
-        values, what = (len(levels) // 2, "pairs") if paired else (len(levels), "launches")
-        return f"Too few {what} for a slope." if values < FEWEST_POINTS else f"All {what} are identical: no slope."
+        values, what, fewest = (
+            (len(levels) // 2, "pairs", FEWEST_POSITIONS) if paired else (len(levels), "launches", FEWEST_POINTS)
+        )
+        return f"Too few {what} for a slope." if values < fewest else f"All {what} are identical: no slope."
+    name = "Least-squares slope" if paired else "Theil–Sen slope"
     starts = [level.at_s for level in levels]
     span, centre = max(starts) - min(starts), fmean(starts)
     slope = math.log1p(trend.total_pct / 100) / span
     ends = (min(starts), max(starts))
     axes.plot(
         [(end - zero) / 60 for end in ends], [per_cent(slope * (end - centre)) for end in ends],
-        color=theme.INK, linewidth=1.3, linestyle=(0, (5, 2)), label="Theil–Sen slope", zorder=2,
+        color=theme.INK, linewidth=1.3, linestyle=(0, (5, 2)), label=name, zorder=2,
     )  # fmt: skip
     return (
-        f"Theil–Sen slope of both arms, first launch to last: {signed(trend.total_pct)} "
+        f"{name} of both arms, first launch to last: {signed(trend.total_pct)} "
         f"{band(trend.low_pct, trend.high_pct)} (95 % interval)."
     )
 
