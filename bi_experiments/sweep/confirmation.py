@@ -1,7 +1,8 @@
 """The cheapest experiment of a sweep, measured again in fresh pairs before it is called so (`sweep.confirm`).
 
 The lowest of several measurements is partly low by luck, so that the number by which it was chosen is too good: what
-counts is one that the choice did not rest on.
+counts is one that the choice did not rest on. It says what that experiment costs. That no other one costs less is shown
+only where the intervals of all others lie above its new one.
 """
 
 import sys
@@ -18,7 +19,7 @@ from bi_experiments.records import Invariance, to_json
 from bi_experiments.sweep.command import labels, record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import ExperimentRecord, Status, SweepRecord
-from bi_experiments.wording import band, signed
+from bi_experiments.wording import band, count, invariance_word, signed
 
 _UNUSABLE = {Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC}
 
@@ -39,13 +40,17 @@ def cheapest(records: Sequence[ExperimentRecord], *, search: bool) -> Experiment
         records: All experiments.
         search: Whether a sweeper searches.
     """
-    costs = [
-        ((record.own_s_per_token if search else record.change_pct), record)
+    costs = [((record.own_s_per_token if search else record.change_pct), record) for record in _candidates(records)]
+    known = [(cost, record.number, record) for cost, record in costs if cost is not None]
+    return min(known)[2] if len(known) > 1 else None
+
+
+def _candidates(records: Sequence[ExperimentRecord]) -> list[ExperimentRecord]:
+    return [
+        record
         for record in measured_once(records)
         if record.status is Status.DONE and record.low_pct is not None and _is_usable(record)
     ]
-    known = [(cost, record.number, record) for cost, record in costs if cost is not None]
-    return min(known)[2] if len(known) > 1 else None
 
 
 def _is_usable(record: ExperimentRecord) -> bool:
@@ -83,22 +88,53 @@ def confirm(sweep: SweepFolder, config: DictConfig, run: TaskFunction) -> None:
 
 def said(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) -> str | None:
     """What measuring the cheapest again gave, or that it was not; None where nothing could be chosen."""
-    again = next((record for record in records if record.again is not None), None)
-    names = labels(measured_once(records), sweep_record)
+    search = sweep_record is not None and sweep_record.planned is None
+    chosen = cheapest(records, search=search)
+    if chosen is None:
+        return None
+    name = labels(measured_once(records), sweep_record)[chosen.number]
+    again = _again(records, chosen)
     if again is None:
-        chosen = cheapest(records, search=sweep_record is not None and sweep_record.planned is None)
-        if chosen is None:
-            return None
         return (
             "The lowest of several measurements is partly low by luck: before you call "
-            f"{names[chosen.number]} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
+            f"{name} the cheapest, measure it again in fresh pairs, as sweep.confirm=true does."
         )
-    chosen = next(record for record in records if record.number == again.again)
-    name = names[chosen.number]
     if again.status is not Status.DONE or again.change_pct is None:
-        return f"Measuring {name} again, the cheapest, gave no result: {again.reason or again.status}."
-    when = f"{_cost(chosen)} when it was chosen"
-    return f"The cheapest is {name}: {_cost(again)} measured again in fresh pairs ({when})."
+        return f"Measuring {name} again, the lowest, gave no result: {again.reason or again.status}."
+    measured = f"{name}: {_cost(again)} measured again in fresh pairs ({_cost(chosen)} when it was chosen)"
+    if not _is_usable(again):
+        why = "the arms do not compute the same" if again.alike is False else invariance_word(again.invariance)
+        return f"The lowest is {measured}, but then it is not one to choose: {why}."
+    if search:
+        return f"The lowest time per token of the mode itself is that of {measured}, by its overhead."
+    return _against_others(measured, again, [one for one in _candidates(records) if one.number != chosen.number])
+
+
+def _against_others(measured: str, again: ExperimentRecord, others: Sequence[ExperimentRecord]) -> str:
+    """Whether the others that could be chosen are shown to cost more."""
+    near = sum(not _is_above(one, again) for one in others)
+    to_choose = f"{count(len(others), 'other')} to choose from"
+    if not near:
+        return f"The cheapest is {measured}; of {to_choose}, no interval reaches down to that."
+    return f"The lowest is {measured}. That it is the cheapest is not shown: of {to_choose}, {near} may cost no more."
+
+
+def _again(records: Sequence[ExperimentRecord], chosen: ExperimentRecord) -> ExperimentRecord | None:
+    """What measured the chosen one again; a resumed sweep may have chosen another since, or measured it anew."""
+    return next(
+        (
+            record
+            for record in records
+            if record.again == chosen.number
+            and record.status is not Status.RUNNING
+            and (record.status is not Status.DONE or record.identity == chosen.identity)
+        ),
+        None,
+    )
+
+
+def _is_above(one: ExperimentRecord, other: ExperimentRecord) -> bool:
+    return one.low_pct is not None and other.high_pct is not None and one.low_pct > other.high_pct
 
 
 def _cost(record: ExperimentRecord) -> str:

@@ -82,16 +82,53 @@ def test_the_cheapest_has_an_interval_and_a_mode_that_holds() -> None:
 
 
 def test_what_measuring_the_cheapest_again_gave_is_said() -> None:
-    once = [done(0, 7.5), done(1, 5.0)]
+    once = [done(0, 9.5), done(1, 5.0)]
     assert "before you call tp=1 the cheapest" in (confirmation.said(once, OF) or "")
     again = replace(done(2, 6.5), overrides=once[1].overrides, again=1)
     assert confirmation.said([*once, again], OF) == (
         "The cheapest is tp=1: +6.5 % [+5.5 %, +7.5 %] measured again in fresh pairs (+5.0 % [+4.0 %, +6.0 %] when it "
-        "was chosen)."
+        "was chosen); of 1 other to choose from, no interval reaches down to that."
     )
     failed = record(2, Status.FAILED, again=1, reason="it broke")
-    assert confirmation.said([*once, failed], OF) == "Measuring tp=1 again, the cheapest, gave no result: it broke."
-    assert len(summary.to_text([*once, again], OF)) == len(summary.to_text(once, OF))
+    assert confirmation.said([*once, failed], OF) == "Measuring tp=1 again, the lowest, gave no result: it broke."
+    assert summary.to_text([*once, again], OF)[:7] == summary.to_text(once, OF)[:7]  # it is no row of the table
+
+
+@pytest.mark.parametrize("change_pct", [6.5, 9.0])
+def test_what_may_cost_no_more_than_the_lowest_keeps_it_from_being_called_the_cheapest(change_pct: float) -> None:
+    others = [done(0, 7.5), done(3, 20.0), replace(done(4, 5.5), invariance=Invariance.VIOLATED)]
+    again = replace(done(5, change_pct), again=1)
+    said = confirmation.said([*others, done(1, 5.0), again], OF) or ""
+    assert said.startswith(f"The lowest is tp=1: +{change_pct} %")
+    assert said.endswith("That it is the cheapest is not shown: of 2 others to choose from, 1 may cost no more.")
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [({"invariance": Invariance.VIOLATED}, "violated"), ({"alike": False}, "the arms do not compute the same")],
+)
+def test_what_fails_when_it_is_measured_again_is_not_called_the_cheapest(found: dict[str, object], why: str) -> None:
+    again = replace(done(2, 5.5), again=1, **found)
+    said = confirmation.said([done(0, 20.0), done(1, 5.0), again], OF) or ""
+    assert said.startswith("The lowest is tp=1: +5.5 %")
+    assert said.endswith(f", but then it is not one to choose: {why}.")
+
+
+def test_of_a_resumed_sweep_only_what_measured_the_present_lowest_again_counts() -> None:
+    once = [done(0, 20.0), done(1, 5.0)]
+    again = replace(done(9, 5.5), again=1)
+    lower = done(2, 1.0)
+    assert "before you call tp=2 the cheapest" in (confirmation.said([*once, lower, again], OF) or "")
+    anew = replace(once[1], identity="another environment")
+    assert "before you call tp=1 the cheapest" in (confirmation.said([once[0], anew, again], OF) or "")
+
+
+def test_what_a_search_chose_is_not_called_the_cheapest_by_its_overhead() -> None:
+    once = [replace(done(0, 20.0), own_s_per_token=0.2), replace(done(1, 30.0), own_s_per_token=0.1)]
+    search = replace(OF, planned=None)
+    said = confirmation.said([*once, replace(done(2, 31.0), again=1)], search) or ""
+    assert said.startswith("The lowest time per token of the mode itself is that of tp=1: +31.0 % [")
+    assert "cheapest" not in said
 
 
 def test_what_is_said_of_the_cheapest_names_it_by_what_differs() -> None:

@@ -38,7 +38,8 @@ def test_the_cheapest_is_measured_again_in_fresh_pairs_before_it_is_called_so(sw
     assert again.overrides == once[again.again].overrides
     assert not again.taken_over
     shown = " ".join(done.stdout.split())
-    assert f"The cheapest is max_batch_size={2 + again.again}: +10." in shown
+    assert f"The lowest is max_batch_size={2 + again.again}: +10." in shown
+    assert "That it is the cheapest is not shown: of 1 other to choose from, 1 may cost no more." in shown
     assert "measured again in fresh pairs (+10." in shown
     assert "Sweep of 2: 2 done." in shown
     assert "measured again in fresh pairs" in sweep.folder.html.read_text()
