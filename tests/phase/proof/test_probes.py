@@ -274,6 +274,27 @@ def test_the_first_batch_that_differs_runs_again(always: bool) -> None:
     assert {one.repeatable for one in results if one.batch > 0} == {None}
 
 
+def test_a_difference_of_what_was_timed_does_not_keep_a_batch_from_running_again() -> None:
+    last = WORKLOAD.trials[1].prompts
+
+    def in_the_last_trial(requests: Sequence[Request], _: int, sample: Sample) -> Sample:
+        ran.append(tuple(request.prompt for request in requests))
+        return with_next_bits(sample, 1) if ran[-1] == last and ran.count(last) <= len(last) else sample
+
+    ran: list[tuple[object, ...]] = []
+    timed = {0: [(1,) * 4] * len(WORKLOAD.trials[0].prompts)}
+    events: list[ProbeDone] = []
+    of_plan = plan("trial", trial_prompts=9)
+    run_compositions(
+        FakeEngine(in_the_last_trial), of_plan, WORKLOAD, LIMITS, TOKEN_IDS, events.append, None, timed=timed
+    )
+    results = [one for event in events for one in event.results]
+    assert {one.equal for one in results if one.composition == TIMED} == {False}
+    assert {(one.batch, one.equal, one.repeatable) for one in results if one.composition == "trial"} == {
+        (0, True, None), (1, False, False),
+    }  # fmt: skip
+
+
 def test_a_probe_alone_that_does_not_come_back_is_not_blamed_on_the_batch() -> None:
     alone: set[Request] = set()
 
