@@ -146,7 +146,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def alone_digest(result: ExperimentResult) -> AloneDigest | None:
-    """The outputs of the probes alone in the second arm's first launch that has some; None: no launch has."""
+    """The outputs of the probes alone in the second arm's launches; None: no launch has some."""
     outputs = {key: digest for key, digest in _digests(result).items() if key[0] == NEGATIVE_CONTROL}
     if not outputs:
         return None
@@ -170,11 +170,13 @@ def _probed(result: ExperimentResult) -> tuple[object, ...]:
 
 def _digests(result: ExperimentResult) -> dict[tuple[str, int, int, int, int, str], str]:
     arm = second_arm(result.phases)
+    found: dict[tuple[str, int, int, int, int, str], set[str]] = defaultdict(set)
+    for one in (one for phase in result.phases if phase.arm is arm for one in phase.probes):
+        found[one.composition, one.batch, one.position, one.probe, one.sample, one.request].add(one.digest)
+    # What is not the same in all launches of one experiment is the same in no other.
     return {
-        (one.composition, one.batch, one.position, one.probe, one.sample, one.request): one.digest
-        for phase in sorted(result.phases, key=lambda phase: -phase.index)  # the first launch's are kept
-        if phase.arm is arm
-        for one in phase.probes
+        key: next(iter(digests)) if len(digests) == 1 else f"{result.started_at} {sorted(digests)}"
+        for key, digests in found.items()
     }
 
 

@@ -202,6 +202,23 @@ def test_one_word_for_the_outputs_alone() -> None:
     assert alone_digest(experiment([probe("batch_8", "x")])) is None
 
 
+def test_outputs_that_differ_between_launches_agree_with_no_other_experiment() -> None:
+    def launched(*digests: str, started_at: float = 1.0) -> ExperimentResult:
+        phases = [
+            factories.phase(Arm.BATCH_INVARIANT, pair, probes=(probe("batch_1", digest), probe("seeded", "same")))
+            for pair, digest in enumerate(digests)
+        ]
+        return factories.experiment_result(phases, started_at=started_at)
+
+    one, same, apart, also = launched("a"), launched("a", "a"), launched("a", "b"), launched("b", "a", started_at=2.0)
+    assert alone_digest(one) == alone_digest(same)
+    assert outputs_in_common(one, same) == outputs_in_common(apart, apart) == (2, 2)
+    assert outputs_in_common(one, apart) == outputs_in_common(apart, also) == (1, 2)
+    named = [(name, alone_digest(result)) for name, result in (("one", one), ("apart", apart), ("also", also))]
+    (alike,) = outputs_alike([(name, found) for name, found in named if found is not None])
+    assert alike.sentence == "Outputs differ: probes alone gave other bits, 3 kinds of them: one; apart; also."
+
+
 def test_experiments_with_the_same_outputs_are_named_together() -> None:
     def alike(*digests: str) -> list[Alike]:
         return outputs_alike([(f"tp={2**at}", AloneDigest("probes", digest)) for at, digest in enumerate(digests)])
