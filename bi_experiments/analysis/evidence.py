@@ -59,6 +59,8 @@ class Evidence:
     """Of the probes: steps that end a prompt, from which first output tokens come."""
     workload_prompts: int = 0
     """Prompts of the workload; 0: no launch says how many."""
+    left_out: int = 0
+    """Prompts that were drawn too, and do not count as sampled in any launch."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -195,6 +197,8 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
             step for phase in phases for step in phase.steps if step.kind is StepKind.PREFILL and step.composition
         ),
         workload_prompts=next(filter(None, map(_prompts, phases)), 0),
+        # Every launch takes the first of the same order, so that they have as many as the one that came furthest.
+        left_out=min((phase.left_out for phase in phases if any(one.sampled for one in phase.probes)), default=0),
     )
 
 

@@ -65,7 +65,6 @@ def judge(
     mode = evidence.get(Arm.BATCH_INVARIANT)
     sampled_differing, sampled = mode.sampled if mode else (0, 0)
     census = mode is not None and mode.census
-    left_out = max((phase.left_out for phase in ordered if phase.arm is Arm.BATCH_INVARIANT), default=0)
     report = InvarianceReport(
         level=level,
         arms=verdicts,
@@ -79,7 +78,7 @@ def judge(
         ruled_pct=ruled_pct(ordered),
         sampled=sampled,
         sampled_differing=sampled_differing,
-        left_out=0 if census else left_out,
+        left_out=0 if mode is None or census else mode.left_out,
         bound_pct=100 * sampled_differing / sampled if census else upper_bound_pct(sampled_differing, sampled),
         census=census,
         agreement=compare_arms(ordered),

@@ -330,12 +330,11 @@ def ledger_note(report: InvarianceReport) -> str:
 def proof_notes(report: InvarianceReport, result: ExperimentResult) -> tuple[str, ...]:
     """What was left out of the proof and why, and whether both arms compute the same, a sentence each."""
     said = list(not_made(report, result))
-    left_out = max((phase.left_out for phase in result.phases if phase.arm is Arm.BASELINE), default=0)
     baseline = gather(result.phases).get(Arm.BASELINE)
-    if left_out and baseline is not None and not baseline.census:
+    if baseline is not None and baseline.left_out and not baseline.census:
         _, sampled = baseline.sampled
         were = "was" if sampled == 1 else "were"
-        drawn = f"{sampled} of the {sampled + left_out} prompts drawn from the workload"
+        drawn = f"{sampled} of the {sampled + baseline.left_out} prompts drawn from the workload"
         said.append(f"In the baseline {drawn} {were} compared before time ran out.")
     if report.agreement is not None:
         said.append(arms_apart(report.agreement))

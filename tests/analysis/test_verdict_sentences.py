@@ -94,6 +94,15 @@ def test_prompts_that_were_left_out_for_lack_of_time_are_said() -> None:
     assert "(20 of the 32 prompts drawn were compared before time ran out; 95 % confidence)." in judged.sentence
 
 
+def test_launches_that_came_to_other_numbers_of_prompts_have_drawn_the_same() -> None:
+    control = (*CHANGED[0], *probes(*[0] * 20, composition="trial"))
+    sampled = [probes(*[None] * number, composition="trial", sampled=True) for number in (20, 25)]
+    phases = both([control], [(*UNCHANGED[0], *found) for found in (*sampled, ())])
+    left_out = [12, 12, 7, 0]  # the last launch drew none
+    judged = report([replace(phase, left_out=number) for phase, number in zip(phases, left_out, strict=True)])
+    assert "(25 of the 32 prompts drawn were compared before time ran out; 95 % confidence)." in judged.sentence
+
+
 @pytest.mark.parametrize(("differing", "bound", "which"), [(0, 13.9, ""), (2, 28.3, ", of which 2 changed")])
 def test_a_violation_says_how_much_of_the_workload_it_may_concern(differing: int, bound: float, which: str) -> None:
     sampled = probes(*[0] * differing, *[None] * (20 - differing), composition="trial", sampled=True)
