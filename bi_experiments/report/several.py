@@ -132,10 +132,10 @@ def render_html(
             )
             for at, row in enumerate(rows)
         ],
-        note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; invariance: "
-        "the verdict on the second arm, and of its probe outputs those that changed with the batch; A/A: two "
-        "baselines; adjusted p: that there is no change, over all rows together (Benjamini-Hochberg): of the rows "
-        "below 0.05, 5 % at most are expected to show a change where there is none."
+        note="cost: change of total time against the baseline, with its 95 % interval; pairs: of launches; verdict: by "
+        "the interval of that row alone; invariance: the verdict on the second arm, and of its probe outputs those "
+        "that changed with the batch; A/A: two baselines; adjusted p: that there is no change, over all rows together "
+        "(Benjamini-Hochberg): of the rows below 0.05, 5 % at most are expected to show a change where there is none."
         + "".join(f" With {key} change too: {', '.join(others)}." for key, others in beside.items() if others),
         command=command,
     )
