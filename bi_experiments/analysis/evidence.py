@@ -103,9 +103,9 @@ class Evidence:
         """Prompts drawn from the workload that differ, of how many: each once, whichever compositions and launches."""
         differs: dict[int, bool] = defaultdict(bool)
         for output in self.compared:
-            result = output.results[0]
-            if result.sampled:
-                differs[result.probe] |= output.differs
+            # One launch may have compared it because it is needed, and another one in its turn.
+            if any(result.sampled for result in output.results):
+                differs[output.results[0].probe] |= output.differs
         for output in self.outputs.get(TIMED, ()):  # what was timed bears the numbers of the workload's prompts
             if output.results[0].probe in differs:
                 differs[output.results[0].probe] |= output.differs

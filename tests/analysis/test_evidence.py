@@ -33,3 +33,9 @@ def test_how_many_prompts_the_workload_has_is_not_read_from_trials_which_may_hav
 def test_outputs_of_other_places_are_not_compared_between_launches() -> None:
     here, there = replace(probe(0), position=1, digest="a"), replace(probe(0), position=2, digest="b")
     assert gather(launches(Arm.BATCH_INVARIANT, (here,), (there,)))[Arm.BATCH_INVARIANT].launches_differing == 0
+
+
+def test_a_prompt_counts_as_sampled_where_any_launch_came_to_it_in_its_turn() -> None:
+    needed, drawn = ((probe(0, composition="trial", sampled=sampled),) for sampled in (False, True))
+    found = gather(launches(Arm.BATCH_INVARIANT, needed, drawn))[Arm.BATCH_INVARIANT]
+    assert found.sampled == (0, 1)
