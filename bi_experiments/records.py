@@ -235,6 +235,8 @@ class ProbePlan(Record, frozen=True, kw_only=True):
     trial_times: float | None = None
     """Once the probes have taken this many times the time of the phase's trials, no more prompts of the workload are
     compared than needed; None: however long it takes."""
+    repeats: int = 1
+    """How often the first batch of a composition with a difference runs again."""
 
 
 class LocatePlan(Record, frozen=True, kw_only=True):

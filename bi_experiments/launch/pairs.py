@@ -224,7 +224,7 @@ class Launches:
             workload_digest=self._inputs.workload_digest,
             warmup_batches=protocol.warmup,
             wait_for_turn=wait_for_turn,
-            probes=probe_plan(self._config, slot.launch) if counted else None,
+            probes=probe_plan(self._config, slot.arm, slot.launch) if counted else None,
             trials_path=str(trials[0]) if trials else None,
             trials_digest=trials[1] if trials else None,
             trial_order=trial_order(self._config.workload.num_trials, self._inputs.order_seed, slot.pair),

@@ -8,7 +8,7 @@ import subprocess
 from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
 from bi_experiments.machine.libraries import interpreter
-from bi_experiments.records import NEGATIVE_CONTROL, EngineSpec, ProbePlan
+from bi_experiments.records import NEGATIVE_CONTROL, Arm, EngineSpec, ProbePlan
 
 WITH_PREFIX_CACHING = ("prefix_cache", "prefill")
 """Compositions that level `standard` adds where prompts may be found in the prefix cache."""
@@ -42,11 +42,13 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
     )
 
 
-def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
+def probe_plan(config: ExperimentConfig, arm: Arm = Arm.BATCH_INVARIANT, launch: int = 0) -> ProbePlan | None:
     """The probes of group `verify`; None when it is off.
 
     Args:
         config: The configuration.
+        arm: Whose they are. A difference of the mode is an accusation: it has to come back once more than the
+            baseline's, of which there are many and each costs a batch.
         launch: Which launch of its arm it is, from 0: later ones run `verify.later_launches` alone.
     """
     verify = config.verify
@@ -65,6 +67,7 @@ def probe_plan(config: ExperimentConfig, launch: int = 0) -> ProbePlan | None:
         keep=verify.keep,
         trial_prompts=verify.trial_prompts,
         trial_times=None if verify.time_share is None else verify.time_share * config.protocol.pairs,
+        repeats=2 if arm.batch_invariant else 1,
     )
 
 

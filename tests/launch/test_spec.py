@@ -6,10 +6,11 @@ from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.launch.spec import probe_plan
+from bi_experiments.records import Arm
 
 
 def compositions(*overrides: str, launch: int = 0) -> tuple[str, ...]:
-    plan = probe_plan(compose(["experiment=cpu_demo", *overrides]), launch)
+    plan = probe_plan(compose(["experiment=cpu_demo", *overrides]), launch=launch)
     assert plan is not None
     return plan.compositions
 
@@ -21,6 +22,11 @@ def test_every_level_has_the_negative_control_and_the_first_launch_runs_everythi
     assert found[0] == "batch_1"
     assert set(found) == set(config.verify.compositions)
     assert len(set(found)) == len(found)
+
+
+def test_a_difference_of_the_mode_has_to_come_back_once_more_than_the_baselines() -> None:
+    plans = [probe_plan(compose(["experiment=cpu_demo"]), arm) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT)]
+    assert [plan.repeats for plan in plans if plan is not None] == [1, 2]
 
 
 def test_the_negative_control_runs_without_being_asked_for() -> None:

@@ -274,6 +274,26 @@ def test_the_first_batch_that_differs_runs_again(always: bool) -> None:
     assert {one.repeatable for one in results if one.batch > 0} == {None}
 
 
+@pytest.mark.parametrize(("repeats", "repeatable"), [(1, True), (2, False)])
+def test_a_lot_that_falls_alike_twice_is_seen_by_a_second_repeat(repeats: int, repeatable: bool) -> None:
+    seen: Counter[tuple[Request, ...]] = Counter()
+
+    def twice(requests: Sequence[Request], at: int, sample: Sample) -> Sample:
+        seen[tuple(requests)] += at == 0
+        return with_next_bits(sample, 1) if len(requests) > 1 and seen[tuple(requests)] <= 2 else sample
+
+    results = run(FakeEngine(twice), msgspec.structs.replace(plan("batch_8"), repeats=repeats))
+    assert {one.repeatable for one in results if one.batch == 0} == {repeatable}
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_batch_with_a_difference_and_its_probe_alone_run_again_as_often_as_planned(repeats: int) -> None:
+    engine = FakeEngine(lambda requests, _, sample: with_next_bits(sample, 1) if len(requests) > 1 else sample)
+    run(engine, msgspec.structs.replace(plan("batch_8"), repeats=repeats))
+    ran = Counter(requests for requests, _ in engine.batches)
+    assert sorted(ran.values())[-2:] == [1 + repeats] * 2
+
+
 def test_a_difference_of_what_was_timed_does_not_keep_a_batch_from_running_again() -> None:
     last = WORKLOAD.trials[1].prompts
 
