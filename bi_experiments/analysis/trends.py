@@ -1,7 +1,7 @@
-"""Trends of log times, and what a place in the order of trials does to them.
+"""Trends: slopes of log times, with their intervals.
 
 `trend` is the Theil-Sen slope: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", J. Am.
-Stat. Assoc. 63 (1968). `effect_of` is least squares, for values that differ from trial to trial by more than noise.
+Stat. Assoc. 63 (1968). `slope_within` is that of least squares, for values that launches and trials shift too.
 """
 
 import math
@@ -28,15 +28,15 @@ class Trend(NamedTuple):
     high_pct: float
 
 
-class Effect(NamedTuple):
-    """A coefficient, and half the width of its 95 % interval."""
+class Slope(NamedTuple):
+    """By how much a log value rises for each unit of its position, and half the width of the 95 % interval."""
 
-    size: float
+    rise: float
     margin: float
 
     def over(self, span: float) -> Trend:
-        """The trend of a slope of log values, over so many of the units of its places."""
-        return Trend(*(per_cent(end * span) for end in (self.size, self.size - self.margin, self.size + self.margin)))
+        """The trend over so many units of the position."""
+        return Trend(*(per_cent(end * span) for end in (self.rise, self.rise - self.margin, self.rise + self.margin)))
 
 
 class Level(NamedTuple):
@@ -84,11 +84,10 @@ def over_launches(levels: Sequence[Level], *, paired: bool) -> Trend | None:
     if not paired:
         return trend([level.from_mean_s for level in levels], [level.log_ratio for level in levels], span)
     half = len(levels) // 2
-    groups = list(zip(levels[:half], levels[half:], strict=True))
-    means = [fmean(level.log_ratio for level in group) for group in groups]
-    if _identical(means):
-        return None
-    slope = effect_of([[fmean(level.from_mean_s for level in group) for group in groups]], [means], same_trials=False)
+    pairs = list(zip(levels[:half], levels[half:], strict=True))
+    positions = [fmean(level.from_mean_s for level in pair) for pair in pairs]
+    means = [fmean(level.log_ratio for level in pair) for pair in pairs]
+    slope = None if _identical(means) else slope_within([positions], [means], same_trials=False)
     return None if slope is None else slope.over(span)
 
 
@@ -118,29 +117,29 @@ def _identical(values: Sequence[float]) -> bool:
     return math.isclose(min(values), max(values), rel_tol=0, abs_tol=1e-12)
 
 
-def effect_of(
-    places: Sequence[Sequence[float]], values: Sequence[Sequence[float]], *, same_trials: bool = True
-) -> Effect | None:
-    """What a place in the order does, beside the effects of the launch and of the trial: least squares.
+def slope_within(
+    positions: Sequence[Sequence[float]], values: Sequence[Sequence[float]], *, same_trials: bool = True
+) -> Slope | None:
+    """The slope within the launches, apart from what a trial shifts in all of them: least squares.
 
-    Every trial is compared with itself in the launches that ran it at another place. Without that, trials that differ
-    look like a trend where they came in a similar order: where their costs deviate by 3 to 5 %, 4 to 10 % of
+    Every trial is compared with itself in the launches that have it at another position. Without that, trials that
+    differ look like a trend where they came in a similar order: where their costs deviate by 3 to 5 %, 4 to 10 % of
     experiments show one that is not there, and most miss a true one of 3 %. With it up to 5 % show one (simulated, 2 to
     8 launches of 3 to 5 trials, normal noise and Student's t with 3 degrees of freedom).
 
     Args:
-        places: One row a launch, one column a trial: where it ran.
+        positions: One row a launch, one column a trial, in any unit: its place in the order, its size.
         values: Log times or log ratios, likewise.
-        same_trials: Whether a column is one trial in all launches. Else what it costs is noise, and its mean stays.
+        same_trials: Whether a column is one trial in all launches. Otherwise what a trial shifts is noise.
 
     Returns:
-        None with too few values, or where nothing differs in its place from what it is compared with.
+        None with too few values, or where no position differs from those that it is compared with.
     """
     import numpy as np
     from scipy.stats import t
 
     residuals, centred = (
-        table - table.mean(axis=1, keepdims=True) for table in (np.array(values), np.array(places, dtype=float))
+        table - table.mean(axis=1, keepdims=True) for table in (np.array(values), np.array(positions, dtype=float))
     )
     if same_trials:
         residuals, centred = (table - table.mean(axis=0) for table in (residuals, centred))
@@ -149,6 +148,6 @@ def effect_of(
     degrees_of_freedom = (launches - 1 if same_trials else launches) * (trials - 1) - 1
     if degrees_of_freedom < 1 or math.isclose(weight, 0, abs_tol=1e-9):
         return None
-    size = float((residuals * centred).sum()) / weight
-    variance = max(0.0, float((residuals**2).sum()) - size**2 * weight) / degrees_of_freedom
-    return Effect(size, float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * math.sqrt(variance / weight))
+    rise = float((residuals * centred).sum()) / weight
+    variance = max(0.0, float((residuals**2).sum()) - rise**2 * weight) / degrees_of_freedom
+    return Slope(rise, float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * math.sqrt(variance / weight))

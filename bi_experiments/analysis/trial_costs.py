@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.estimates import Estimate, per_cent
 from bi_experiments.analysis.pairs import Pair, mean_log
-from bi_experiments.analysis.trends import effect_of
+from bi_experiments.analysis.trends import slope_within
 from bi_experiments.records import Trial, TrialCost
 
 FEWEST_PAIRS = 3
@@ -82,8 +82,8 @@ def goes_with_size(pairs: Sequence[Pair]) -> bool:
         return True
     trials = list(zip(*map(_both, pairs), strict=True))
     sizes = [math.log(both[0][0].batch_size) for both in trials]
-    slope = effect_of([sizes], [[fmean(map(_log_ratio, both)) for both in trials]], same_trials=False)
-    return slope is not None and abs(slope.size) > slope.margin
+    slope = slope_within([sizes], [[fmean(map(_log_ratio, both)) for both in trials]], same_trials=False)
+    return slope is not None and abs(slope.rise) > slope.margin
 
 
 def _both(pair: Pair) -> tuple[tuple[Trial, Trial], ...]:

@@ -47,8 +47,8 @@ def probe_plan(config: ExperimentConfig, arm: Arm = Arm.BATCH_INVARIANT, launch:
 
     Args:
         config: The configuration.
-        arm: Whose they are. A difference of the mode is an accusation: it has to come back once more than the
-            baseline's, of which there are many and each costs a batch.
+        arm: Whose they are. A difference in the mode is a violation, so it has to repeat once more than the
+            baseline's, which are many and cost a batch each.
         launch: Which launch of its arm it is, from 0: later ones run `verify.later_launches` alone.
     """
     verify = config.verify

@@ -106,7 +106,7 @@ def said(records: Sequence[ExperimentRecord], sweep_record: SweepRecord | None) 
         why = "the arms do not compute the same" if again.alike is False else invariance_word(again.invariance)
         return f"The lowest is {measured}, but then it is not one to choose: {why}."
     if search:
-        return f"The lowest time per token of the mode itself is that of {measured}, by its overhead."
+        return f"The mode takes least time per token, going by the search, with {measured}: these are overheads."
     return _against_others(measured, again, [one for one in _candidates(records) if one.number != chosen.number])
 
 

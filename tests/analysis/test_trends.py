@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import Level, effect_of, launch_levels, over_launches, trend
+from bi_experiments.analysis.trends import Level, launch_levels, over_launches, slope_within, trend
 from bi_experiments.records import Arm, PhaseResult
 from tests import factories
 
@@ -96,7 +96,7 @@ def test_what_a_place_does_is_found_beside_launches_and_trials_that_differ() -> 
         [launch + trial + 0.02 * place for trial, place in zip(trials, places, strict=True)]
         for launch, places in zip(launches, PLACES, strict=True)
     ]
-    found = effect_of(PLACES, values)
+    found = slope_within(PLACES, values)
     assert found is not None
     assert found == pytest.approx((0.02, 0.0), abs=1e-9)
 
@@ -104,13 +104,13 @@ def test_what_a_place_does_is_found_beside_launches_and_trials_that_differ() -> 
 def test_the_interval_of_what_a_place_does_has_the_truth_in_it_in_95_of_100_experiments() -> None:
     rng = np.random.default_rng(3)
     noisy = (0.02 * np.array(PLACES) + rng.normal(0, 0.01, (3, 4)) for _ in range(1000))
-    found = [effect_of(PLACES, values.tolist()) for values in noisy]
-    inside = sum(abs(one.size - 0.02) <= one.margin for one in found if one)
+    found = [slope_within(PLACES, values.tolist()) for values in noisy]
+    inside = sum(abs(one.rise - 0.02) <= one.margin for one in found if one)
     assert 930 <= inside <= 970  # 950, with a standard deviation of 7
 
 
 def test_one_order_or_too_few_values_say_nothing_of_a_place() -> None:
-    assert effect_of([[0, 1, 2]] * 3, [[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.1, 0.1, 0.4]]) is None
-    assert effect_of([[0, 1], [1, 0]], [[0.1, 0.2], [0.2, 0.1]]) is None
-    assert effect_of([[0, 1, 2]], [[0.1, 0.2, 0.3]]) is None
-    assert effect_of([[0]], [[0.1]]) is None
+    assert slope_within([[0, 1, 2]] * 3, [[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.1, 0.1, 0.4]]) is None
+    assert slope_within([[0, 1], [1, 0]], [[0.1, 0.2], [0.2, 0.1]]) is None
+    assert slope_within([[0, 1, 2]], [[0.1, 0.2, 0.3]]) is None
+    assert slope_within([[0]], [[0.1]]) is None

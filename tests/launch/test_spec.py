@@ -24,7 +24,7 @@ def test_every_level_has_the_negative_control_and_the_first_launch_runs_everythi
     assert len(set(found)) == len(found)
 
 
-def test_a_difference_of_the_mode_has_to_come_back_once_more_than_the_baselines() -> None:
+def test_a_difference_in_the_mode_has_to_repeat_once_more_than_the_baselines() -> None:
     plans = [probe_plan(compose(["experiment=cpu_demo"]), arm) for arm in (Arm.BASELINE, Arm.BATCH_INVARIANT)]
     assert [plan.repeats for plan in plans if plan is not None] == [1, 2]
 

@@ -127,7 +127,7 @@ def test_what_a_search_chose_is_not_called_the_cheapest_by_its_overhead() -> Non
     once = [replace(done(0, 20.0), own_s_per_token=0.2), replace(done(1, 30.0), own_s_per_token=0.1)]
     search = replace(OF, planned=None)
     said = confirmation.said([*once, replace(done(2, 31.0), again=1)], search) or ""
-    assert said.startswith("The lowest time per token of the mode itself is that of tp=1: +31.0 % [")
+    assert said.startswith("The mode takes least time per token, going by the search, with tp=1: +31.0 % [")
     assert "cheapest" not in said
 
 

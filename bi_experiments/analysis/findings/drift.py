@@ -8,7 +8,7 @@ from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.findings.busy_machine import or_take_turns
 from bi_experiments.analysis.pairs import Pair
-from bi_experiments.analysis.trends import Trend, effect_of, launch_levels, over_launches, trend
+from bi_experiments.analysis.trends import Trend, launch_levels, over_launches, slope_within, trend
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import band, unsigned
@@ -50,7 +50,7 @@ def _over_trials(
     """From the first place to the last; of several pairs the slope within them, in which each is one launch."""
     span = len(places[0]) - 1
     if len(places) > 1:
-        slope = effect_of(places, values, same_trials=trials_differ)
+        slope = slope_within(places, values, same_trials=trials_differ)
         return None if slope is None else slope.over(span)
     return trend(places[0], values[0], span)
 

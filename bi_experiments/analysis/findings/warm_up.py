@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from bi_experiments.analysis.design import prompts_differ
 from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.pairs import Pair
-from bi_experiments.analysis.trends import effect_of
+from bi_experiments.analysis.trends import slope_within
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
 from bi_experiments.wording import before_noun, unsigned
@@ -66,5 +66,5 @@ def _first_trials_excess(launches: Sequence[PhaseResult]) -> tuple[float, float]
     """
     starts = [[trial.started_at for trial in phase.trials] for phase in launches]
     ran_first = [[start == min(row) for start in row] for row in starts]
-    found = effect_of(ran_first, [[math.log(trial.time_s) for trial in phase.trials] for phase in launches])
-    return None if found is None else (found.size, found.size - found.margin)
+    excess = slope_within(ran_first, [[math.log(trial.time_s) for trial in phase.trials] for phase in launches])
+    return None if excess is None else (excess.rise, excess.rise - excess.margin)

@@ -18,7 +18,7 @@ from bi_experiments.phase.proof.steps import CONTEXTS, StepClass, lower_end
 from bi_experiments.records import TIMED, StepKind
 
 REPEATS_ALONE = 2
-"""How often `batch_1` runs each probe alone again: once more than the reference would not see a lot that fell alike."""
+"""How often `batch_1` runs each probe alone again: one repeat may come out as the reference did by chance."""
 DECODING_CONTEXTS = (129, 512, 1024, 2048)
 """Prompt tokens of the probes in `arrivals`, each where it fits: known faults begin at 129 (vLLM 51902)."""
 ARRIVING = (9, 10, 33, 300, 4096)

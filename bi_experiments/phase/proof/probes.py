@@ -355,8 +355,8 @@ def with_repeats(
 ) -> list[ProbeResult]:
     """The results of a batch, which now say whether the same bits come back from it and from the probe alone.
 
-    Noise that has but two values may fall alike in the batch and its repeat: where one of ten outputs has the rarer
-    one, 16 % of proofs take it for the batch's doing by one repeat, and none of 100 by two (simulated, 12 compositions
+    Noise of two values may repeat by chance: where one of ten outputs has the rarer one, 16 % of proofs take it for
+    an effect of the batch after one repeat, and none of 100 after two (simulated, 12 compositions
     of 4 probes).
 
     Args:

@@ -275,7 +275,7 @@ def test_the_first_batch_that_differs_runs_again(always: bool) -> None:
 
 
 @pytest.mark.parametrize(("repeats", "repeatable"), [(1, True), (2, False)])
-def test_a_lot_that_falls_alike_twice_is_seen_by_a_second_repeat(repeats: int, repeatable: bool) -> None:
+def test_noise_that_repeats_once_by_chance_is_seen_by_a_second_repeat(repeats: int, repeatable: bool) -> None:
     seen: Counter[tuple[Request, ...]] = Counter()
 
     def twice(requests: Sequence[Request], at: int, sample: Sample) -> Sample:
