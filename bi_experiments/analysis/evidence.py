@@ -113,11 +113,13 @@ class Evidence:
 
     @property
     def begins_in_split_prompts(self) -> bool:
-        """Whether every change begins at the first output token of a prompt that was computed in several steps."""
+        """Whether every change of a probe begins at the first output token of a prompt computed in several steps.
+
+        Not of what was timed: there an engine in another process starts before all prompts are queued, and splits
+        others of them than in `trial`.
+        """
         every = [one for output in self.differing for one in output.results if not one.equal]
-        # What was timed had the steps of `trial`, which has their classes.
-        own = {(one.batch, one.position) for one in every if one.composition in BATCHES_OF_THE_WORKLOAD}
-        changed = [one for one in every if one.composition != TIMED or (one.batch, one.position) not in own]
+        changed = [one for one in every if one.composition != TIMED]
         split = {step.composition for step in self.first_tokens if step.split and step.changed}
         return (
             bool(changed)

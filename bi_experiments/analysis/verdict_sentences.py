@@ -154,6 +154,8 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
     where = ""
     if evidence.begins_in_split_prompts:
         where = " Every change begins at the first output token of a prompt that was computed in several steps."
+        if timed := sum(output.differs for output in evidence.outputs.get(TIMED, ())):
+            where = f"{where[:-1]}; of {count(timed, 'timed output')} that changed this is not known."
     return f"VIOLATED: {'; '.join(clauses)}.{where}{_bound(report) if changed else ''}"
 
 
