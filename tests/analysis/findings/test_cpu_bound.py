@@ -10,11 +10,12 @@ from bi_experiments.records import ClockReading, Finding, PhaseResult
 from tests import factories
 
 
-def on_device(phase: PhaseResult, cpu_share: float, devices: int = 1, eager: bool = False) -> PhaseResult:
+def on_device(phase: PhaseResult, cpu_share: float, devices: int = 1, **observed: object) -> PhaseResult:
     """The phase on so many GPUs, its processes working for that share of every trial's time."""
+    engine = {"device": "NVIDIA H200", "enforce_eager": False, "async_scheduling": True} | observed
     return replace(
         phase,
-        observed=factories.observed(device="NVIDIA H200", enforce_eager=eager),
+        observed=factories.observed(**engine),
         trials=tuple(replace(trial, cpu_time_s=cpu_share * trial.time_s) for trial in phase.trials),
         clocks=tuple(
             ClockReading(trial=trial.index, device=device, sm_clock_mhz=1980, temperature_c=40, power_w=400.0)
@@ -26,7 +27,7 @@ def on_device(phase: PhaseResult, cpu_share: float, devices: int = 1, eager: boo
 
 def findings(phases: Sequence[PhaseResult]) -> list[Finding]:
     found = all_findings(phases, factories.protocol(), 3, cpu_count=2)
-    return [finding for finding in found if finding.kind == "cpu_bound"]
+    return [finding for finding in found if finding.kind in {"cpu_bound", "async_scheduling"}]
 
 
 def test_that_the_cpu_sets_the_pace_is_said_with_its_share_in_both_arms() -> None:
@@ -42,8 +43,17 @@ def test_an_engine_that_mostly_waits_for_its_device_is_no_finding() -> None:
 
 
 def test_cuda_graphs_are_recommended_where_there_are_none() -> None:
-    (finding,) = findings([on_device(phase, 0.9, eager=True) for phase in factories.phases()])
+    (finding,) = findings([on_device(phase, 0.9, enforce_eager=True) for phase in factories.phases()])
     assert "backend.enforce_eager=false" in finding.remedy
+    assert "async_scheduling" not in finding.remedy
+
+
+@pytest.mark.parametrize(("cpu_share", "kind"), [(0.4, "async_scheduling"), (0.8, "cpu_bound")])
+def test_async_scheduling_is_recommended_where_it_is_off(cpu_share: float, kind: str) -> None:
+    (finding,) = findings([on_device(phase, cpu_share, async_scheduling=False) for phase in factories.phases()])
+    assert finding.kind == kind
+    assert f"{cpu_share:.2f} CPUs on average in the baseline's trials" in finding.message
+    assert "backend.async_scheduling=true" in finding.remedy
 
 
 @pytest.mark.parametrize("slow", [0, 1])
@@ -55,7 +65,7 @@ def test_a_cpu_that_was_slower_in_one_launch_is_named_with_its_trial(slow: int) 
     ]
     (finding,) = findings([replace(first, trials=tuple(trials)), *others])
     least, most = 0.8 * first.trials[slow].time_s, 0.8 * 1.67 * first.trials[slow].time_s
-    assert f"trial {slow + 1} took {least:.2f} and {most:.2f} s of CPU time in two" in finding.message
+    assert f"trial {slow + 1} took {least:.2f} and {most:.2f} s of CPU time in two launches" in finding.message
     assert "of the baseline arm" in finding.message
 
 
