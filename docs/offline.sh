@@ -9,7 +9,7 @@ set -euo pipefail
 VLLM=${VLLM:-0.32.0}
 PYTHON_VERSION=${PYTHON_VERSION:-3.12}
 # Of a machine whose image has PyTorch with CUDA 13: its CUDA libraries serve. The rest is not needed for text models.
-LEAVE_OUT=${LEAVE_OUT:-'nvidia-(cu|nv).*|cuda-.*|torchaudio|torchcodec|opencv.*|sentry-sdk|fastapi-cloud-cli|pynvvideocodec|z3-solver|pycountry'}
+LEAVE_OUT=${LEAVE_OUT:-'nvidia-(cu|nv).*|cuda-.*|torchaudio|torchcodec|opencv.*|sentry-sdk|fastapi-cloud-cli|pynvvideocodec|z3-solver|pycountry|tokenspeed-triton|nccl-extensions|grpcio'}
 PROJECT='hydra-core>=1.3.2,<1.4 hydra-joblib-launcher>=1.2,<2 omegaconf>=2.3,<2.4 msgspec psutil rich jinja2 nvidia-ml-py scipy matplotlib markupsafe'
 
 here=$(cd "$(dirname "$0")/.." && pwd)
