@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bi_experiments.analysis.findings.busy_machine import busy_machine, shared
 from bi_experiments.analysis.findings.clocks import clock_findings
-from bi_experiments.analysis.findings.cpu_bound import cpu_bound
+from bi_experiments.analysis.findings.cpu_time import cpu_time
 from bi_experiments.analysis.findings.drift import drift_over_launches, drift_within_launches
 from bi_experiments.analysis.findings.engine import engine
 from bi_experiments.analysis.findings.inside import inside_trials
@@ -65,7 +65,7 @@ def all_findings(
         drift_within_launches(pairs, protocol),
         drift_over_launches(pairs, protocol),
         clock_findings(pairs, protocol),
-        cpu_bound(pairs),
+        cpu_time(pairs),
         interrupted(pairs, protocol),
         profiling(pairs),
         shared(beside),

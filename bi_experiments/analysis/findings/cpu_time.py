@@ -1,0 +1,85 @@
+"""The engine's work on the CPU, which is a part of every step where it does not schedule ahead."""
+
+from collections.abc import Iterator, Sequence
+
+from bi_experiments.analysis.design import prompts_differ
+from bi_experiments.analysis.pairs import Pair
+from bi_experiments.records import Finding, PhaseResult
+from bi_experiments.wording import before_noun
+
+MOSTLY = 0.7
+"""CPUs that vLLM's processes use on average, from which trials are called CPU-bound. The runs with a cost in
+docs/results use 0.1 to 0.55 or more than this; of the one profile with such a share (row 12, 0.95) the device was idle
+for 60 % of the baseline's trial."""
+
+SLOWER = 1.25
+"""Times the CPU time of the same trial in another launch of its arm from which it is said."""
+
+OFF = (
+    "Async scheduling was off in both arms, unlike vLLM's default: the engine's work on the CPU is a part of every step"
+)
+OVERLAP = "backend.async_scheduling=true"
+
+
+def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Engines that schedule a step, wait for their device and handle the outputs, one after the other.
+
+    How much of the time that is can be said for one device alone: the workers of several wait for each other by
+    polling, which counts as CPU time. So does the wait of vLLM's V1 model runner for its device; the V2 runner, which
+    vLLM takes where it can, sleeps. The front end's work, which runs alongside the engine's, is counted too.
+
+    Args:
+        pairs: Complete pairs, at least one.
+    """
+    phases = [phase for pair in pairs for phase in pair]
+    engines = [phase.observed for phase in phases if phase.observed is not None]
+    if not engines or any(one.async_scheduling or one.device == "cpu" for one in engines):
+        return
+    arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
+    used = [_cpus_used(one) for one in arms] if all(_on_one_device(phase) for phase in phases) else []
+    how_much = (
+        f" vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
+        "second arm's."
+        if used
+        else ""
+    )
+    if max(used, default=0.0) < MOSTLY:
+        yield Finding(
+            kind="async_scheduling",
+            message=f"{OFF}.{how_much}",
+            remedy=f"Run with {OVERLAP} to measure what vLLM does by default.",
+        )
+        return
+    varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
+    graphs = " and CUDA graphs (backend.enforce_eager=false)" if any(one.enforce_eager for one in engines) else ""
+    yield Finding(
+        kind="cpu_bound",
+        message=f"{OFF}.{how_much} That may set the pace of many steps, and the number is about this CPU as much as "
+        f"about kernels.{varies}",
+        remedy=f"Run with {OVERLAP}{graphs}, or a model of larger layers, on CPUs that nothing else uses.",
+    )
+
+
+def _on_one_device(phase: PhaseResult) -> bool:
+    return len({reading.device for reading in phase.clocks}) == 1
+
+
+def _cpus_used(phases: Sequence[PhaseResult]) -> float:
+    trials = [trial for phase in phases for trial in phase.trials]
+    return sum(trial.cpu_time_s for trial in trials) / sum(trial.time_s for trial in trials)
+
+
+def _slower(phases: Sequence[PhaseResult]) -> tuple[float, str]:
+    """By how much the CPU time of the same trial differs at most from launch to launch, and the sentence about it."""
+    found = []
+    for same in zip(*(sorted(phase.trials, key=lambda trial: trial.index) for phase in phases), strict=True):
+        least, most = min(trial.cpu_time_s for trial in same), max(trial.cpu_time_s for trial in same)
+        found.append((most / least if least else 1.0, same[0].index, least, most))
+    times, index, least, most = max(found)
+    if times < SLOWER:
+        return times, ""
+    sentence = (
+        f" The same trial did not always take the same CPU time: trial {index + 1} of the {before_noun(phases[0].arm)} "
+        f"arm {least:.2f} and {most:.2f} s in two launches."
+    )
+    return times, sentence
