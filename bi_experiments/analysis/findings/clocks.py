@@ -55,6 +55,11 @@ def throttled_share(phase: PhaseResult, reason: str) -> float:
     return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
 
 
+def on_one_device(phase: PhaseResult) -> bool:
+    """Whether a phase used one device, as far as it was read. Workers of several poll, which counts as CPU time."""
+    return len({reading.device for reading in phase.clocks}) == 1
+
+
 def sm_clock_mhz(phase: PhaseResult) -> float | None:
     """Mean of the clocks of all devices at the ends of a phase's trials, in MHz; None if none was reported."""
     clocks = [reading.sm_clock_mhz for reading in phase.clocks if reading.sm_clock_mhz is not None]

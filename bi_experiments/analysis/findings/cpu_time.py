@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from bi_experiments.analysis.design import prompts_differ
+from bi_experiments.analysis.findings.clocks import on_one_device
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Finding, PhaseResult
 from bi_experiments.wording import before_noun
@@ -36,7 +37,7 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     if not engines or any(one.async_scheduling or one.device == "cpu" for one in engines):
         return
     arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
-    used = [_cpus_used(one) for one in arms] if all(_on_one_device(phase) for phase in phases) else []
+    used = [_cpus_used(one) for one in arms] if all(on_one_device(phase) for phase in phases) else []
     how_much = (
         f" vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
         "second arm's."
@@ -58,10 +59,6 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
         f"about kernels.{varies}",
         remedy=f"Run with {OVERLAP}{graphs}, or a model of larger layers, on CPUs that nothing else uses.",
     )
-
-
-def _on_one_device(phase: PhaseResult) -> bool:
-    return len({reading.device for reading in phase.clocks}) == 1
 
 
 def _cpus_used(phases: Sequence[PhaseResult]) -> float:

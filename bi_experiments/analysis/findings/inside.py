@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from bi_experiments.analysis.findings.clocks import on_one_device
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult, Trial
@@ -81,12 +82,22 @@ def _long_trials(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Fi
     if found:
         place, other = max(found, key=lambda one: one[0].trial.time_s / one[1].time_s)
         more = f" So did {count(len(found) - 1, 'other trial')}." if len(found) > 1 else ""
+        cpu, look = "", "Look into the log of the phase"
+        if _cpu_took_longer(place, other):  # for whatever reason, a compilation among them
+            cpu = f" Most of it is CPU time, {place.trial.cpu_time_s:.2f} against {other.cpu_time_s:.2f} s."
+            look += " and at what else used the CPUs"
         yield Finding(
             kind="long_trial",
             message=f"{str(place).capitalize()} took {place.trial.time_s:.2f} s, trial {other.index + 1} of the same "
-            f"launch, which is at least as large, {other.time_s:.2f} s: its size does not explain that.{more}",
-            remedy=f"Look into the log of the phase; run with protocol.warmup={protocol.warmup + 1} or more.",
+            f"launch, which is at least as large, {other.time_s:.2f} s: its size does not explain that.{cpu}{more}",
+            remedy=f"{look}; run with protocol.warmup={protocol.warmup + 1} or more.",
         )
+
+
+def _cpu_took_longer(place: _Place, other: Trial) -> bool:
+    """Whether the CPU accounts for most of what a trial on one device took longer than another."""
+    trial = place.trial
+    return on_one_device(place.phase) and trial.cpu_time_s - other.cpu_time_s > (trial.time_s - other.time_s) / 2
 
 
 def _at_most(trial: Trial, other: Trial) -> bool:
