@@ -387,6 +387,9 @@ class Trial(Record, frozen=True, kw_only=True):
     """Requests that were first scheduled after another request of the batch had ended: there was no room for them."""
     cached_tokens: int | None = None
     """Prompt tokens that were taken from the prefix cache."""
+    split: tuple[int, ...] | None = None
+    """Positions of the prompts that were computed in several steps, as far as another prompt ended in one before the
+    last; None also where the engine schedules ahead."""
     decode_step_s: float | None = None
     """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
     longest_step_s: float | None = None

@@ -1,9 +1,10 @@
 """What the phases of an arm found about its output bits."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from bi_experiments.phase.proof.compositions import BATCHES_OF_THE_WORKLOAD, OWN_PROMPTS
 from bi_experiments.records import (
@@ -43,6 +44,13 @@ class ProbeOutput:
         return len({result.digest for result in self.results}) > 1
 
 
+class Changed(NamedTuple):
+    """Outputs that changed, of how many."""
+
+    changed: int
+    total: int
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that the phases of one arm found, finished or not."""
@@ -61,6 +69,10 @@ class Evidence:
     """Prompts of the workload; 0: no launch says how many."""
     left_out: int = 0
     """Prompts that were drawn too, and do not count as sampled in any launch."""
+    timed_split: Changed | None = None
+    """Timed outputs of prompts that were computed in several steps; None, here and below: that was not recorded."""
+    timed_whole: Changed | None = None
+    """Those of the others."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -116,7 +128,7 @@ class Evidence:
         """Whether every change of a probe begins at the first output token of a prompt computed in several steps.
 
         Not of what was timed: there an engine in another process starts before all prompts are queued, and splits
-        others of them than in `trial`.
+        others of them than in `trial` (`timed_split`).
         """
         every = [one for output in self.differing for one in output.results if not one.equal]
         changed = [one for one in every if one.composition != TIMED]
@@ -190,6 +202,7 @@ def gather(phases: Sequence[PhaseResult]) -> dict[Arm, Evidence]:
 
 def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
     needles = [trial.needle for phase in phases for trial in phase.trials]
+    timed_split, timed_whole = _timed_by_steps(phases)
     return Evidence(
         arm=arm,
         launches=tuple(phase.probes for phase in phases if phase.probes),
@@ -201,7 +214,26 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
         workload_prompts=next(filter(None, map(_prompts, phases)), 0),
         # Every launch takes the first of the same order, so that they have as many as the one that came furthest.
         left_out=min((phase.left_out for phase in phases if any(one.sampled for one in phase.probes)), default=0),
+        timed_split=timed_split,
+        timed_whole=timed_whole,
     )
+
+
+def _timed_by_steps(phases: Sequence[PhaseResult]) -> tuple[Changed, Changed] | tuple[None, None]:
+    """Timed outputs of prompts that were computed in several steps, and those of the others."""
+    counted: Counter[tuple[bool, bool]] = Counter()
+    for phase in phases:
+        split = {trial.index: trial.split for trial in phase.trials}
+        for result in phase.probes:
+            if result.composition == TIMED:
+                positions = split.get(result.batch)
+                if positions is None:
+                    return None, None
+                counted[result.position in positions, result.equal] += 1
+    of_split, of_whole = (
+        Changed(counted[several, False], counted[several, False] + counted[several, True]) for several in (True, False)
+    )
+    return of_split, of_whole
 
 
 def _prompts(phase: PhaseResult) -> int:

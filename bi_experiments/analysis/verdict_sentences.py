@@ -155,8 +155,18 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
     if evidence.begins_in_split_prompts:
         where = " Every change begins at the first output token of a prompt that was computed in several steps."
         if timed := sum(output.differs for output in evidence.outputs.get(TIMED, ())):
-            where = f"{where[:-1]}; of {count(timed, 'timed output')} that changed this is not known."
+            where = f"{where[:-1]}; {_as_timed(evidence, timed)}."
     return f"VIOLATED: {'; '.join(clauses)}.{where}{_bound(report) if changed else ''}"
+
+
+def _as_timed(evidence: Evidence, changed: int) -> str:
+    """What is known of the prompts of timed outputs that changed."""
+    split, whole = evidence.timed_split, evidence.timed_whole
+    if split is None or whole is None:
+        return f"of {count(changed, 'timed output')} that changed this is not known"
+    return (
+        f"as timed, {split.changed} of {split.total} such prompts changed and {whole.changed} of {whole.total} others"
+    )
 
 
 def place(result: ProbeResult | Location) -> str:

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -235,6 +236,7 @@ def run_trial(
         preemptions=_preemptions(requests),
         queued=_queued(requests),
         cached_tokens=sum(request.cached_tokens for request in requests),
+        split=None if limits is None or limits.schedules_ahead else split_prompts(requests),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
         ruled_pct=None if limits is None else steps_by_rule_pct(requests, params.max_tokens, limits, steps.tokens()),
@@ -289,6 +291,23 @@ def _latencies(requests: Sequence[engine.Finished]) -> Latencies | None:
 def _preemptions(requests: Sequence[engine.Finished]) -> int | None:
     times = [request.times for request in requests if request.times is not None]
     return sum(each.preemptions for each in times) if len(times) == len(requests) else None
+
+
+def split_prompts(requests: Sequence[engine.Finished]) -> tuple[int, ...] | None:
+    """Positions of the prompts that were computed in several steps, by the engine's own times; None: it keeps none.
+
+    All that a step takes up are scheduled at one time, and all first tokens of a step are there at one time. So a
+    prompt took several steps where another one's first token came after it was scheduled and before its own.
+    """
+    times = [request.times for request in requests if request.times is not None]
+    if len(times) < len(requests):
+        return None
+    ends_s = sorted({each.first_token_s for each in times})
+    return tuple(
+        position
+        for position, each in enumerate(times)
+        if bisect_right(ends_s, each.scheduled_s) < bisect_left(ends_s, each.first_token_s)
+    )
 
 
 def _queued(requests: Sequence[engine.Finished]) -> int | None:

@@ -15,6 +15,7 @@ COLUMNS = (
     "phase", "arm", "pair", "launch", "trial", "started_at", "time_s", "cpu_time_s", "batch_size", "prompt_tokens",
     "output_tokens", "time_to_first_token_p50_s", "time_per_output_token_p50_s", "end_to_end_p50_s", "needle_equal",
     "compiled", "preemptions", "queued", "cached_tokens", "decode_step_s", "longest_step_s",
+    "split_prompts",
 )  # fmt: skip
 """Of `trials.csv`; units are in the names, `started_at` is Unix time. Empty: it was not measured."""
 
@@ -43,6 +44,7 @@ def _row(phase: PhaseResult, trial: Trial) -> tuple[object, ...]:
         trial.cpu_time_s, trial.batch_size, trial.prompt_tokens, trial.output_tokens, *medians,
         str(trial.needle.equal).lower(), None if trial.compiled is None else len(trial.compiled), trial.preemptions,
         trial.queued, trial.cached_tokens, trial.decode_step_s, trial.longest_step_s,
+        None if trial.split is None else len(trial.split),
     )  # fmt: skip
 
 

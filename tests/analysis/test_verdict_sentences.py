@@ -54,6 +54,25 @@ def test_where_the_change_of_a_timed_output_begins_is_not_known(prompt: int) -> 
     assert said not in alone
 
 
+@pytest.mark.parametrize(
+    ("split", "known"),
+    [((1,), "1 of 1 such prompts changed and 0 of 1 others"), ((), "0 of 0 such prompts changed and 1 of 2 others")],
+)
+def test_what_is_known_of_the_steps_of_timed_outputs_is_said(split: tuple[int, ...], known: str) -> None:
+    steps = (
+        step(None),
+        replace(prefill_of(False, 0), composition="trial"),
+        replace(prefill_of(True, 1), composition="trial"),
+    )
+    found = [
+        *probes(None, 0, composition="trial"),
+        *(replace(one, position=one.probe) for one in probes(None, 3, composition="timed")),
+    ]
+    (phase,) = launches(Arm.BATCH_INVARIANT, found, steps=steps)
+    phase = replace(phase, trials=tuple(replace(trial, split=split) for trial in phase.trials))
+    assert f"in several steps; as timed, {known}." in report([phase]).sentence
+
+
 def prefill_of(split: bool, changed: int | None) -> StepCount:
     return counted("batch_8", changed, sequences=0, kind=StepKind.PREFILL, split=split)
 

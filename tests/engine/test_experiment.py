@@ -90,6 +90,14 @@ def test_every_trial_did_the_whole_work(finished: Finished) -> None:
             assert trial.cpu_time_s > 0
 
 
+def test_the_prompts_that_took_several_steps_are_as_many_as_the_rule_says(finished: Finished) -> None:
+    """All are queued before the first step here, as the rule has it."""
+    for phase in finished.result.phases:
+        by_rule = sum(step.tokens for step in phase.steps if step.composition is None and step.split)
+        assert by_rule > 0
+        assert sum(len(trial.split or ()) for trial in phase.trials) == by_rule
+
+
 def test_request_timing_is_inside_its_trial(finished: Finished) -> None:
     for phase in finished.result.phases:
         for trial in phase.trials:

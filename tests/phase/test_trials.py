@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 
 from bi_experiments.phase import engine
-from bi_experiments.phase.engine import Finished
+from bi_experiments.phase.engine import Finished, RequestTimes
 from bi_experiments.phase.proof.steps import StepTokens
-from bi_experiments.phase.trials import one_of_each_shape, steps_by_rule_pct, steps_of_every_size, warm_up
+from bi_experiments.phase.trials import (
+    one_of_each_shape,
+    split_prompts,
+    steps_by_rule_pct,
+    steps_of_every_size,
+    warm_up,
+)
 from tests.phase.proof.fake_engine import LIMITS
 
 BORDERS = replace(LIMITS, borders=(1, 8, 64, 512), max_num_batched_tokens=512, max_num_seqs=32, max_model_len=100)
@@ -71,3 +77,20 @@ def test_outputs_that_end_early_are_held_against_the_lengths_that_the_ledger_has
     requests = [Finished(5, (7,) * length, 0, None) for length in lengths]
     steps = [StepTokens(12, 0), *(StepTokens(0, sum(length > at for length in lengths)) for at in (1, 2, 3))]
     assert steps_by_rule_pct(requests, 4, LIMITS, steps) == pytest.approx(share_pct)
+
+
+def finished(*times_s: tuple[float, float]) -> list[Finished]:
+    """Requests that were scheduled and had their first token at these times."""
+    return [Finished(5, (7,), 0, RequestTimes(0.1, scheduled_s, first_s, 9.0, 0)) for scheduled_s, first_s in times_s]
+
+
+def test_a_prompt_took_several_steps_where_another_ended_between_its_first_step_and_its_first_token() -> None:
+    first, second, third = (1.0, 1.5), (1.6, 2.0), (2.1, 2.5)
+    left_over, over_three = (1.0, 2.0), (1.0, 2.5)
+    assert split_prompts(finished(first, first, left_over, second, third)) == (2,)
+    assert split_prompts(finished(first, over_three, second, (1.6, 2.5), third)) == (1, 3)
+    assert split_prompts(finished(first, second)) == ()
+
+
+def test_prompts_of_an_engine_without_statistics_are_not_said_to_be_whole() -> None:
+    assert split_prompts([*finished((1.0, 1.5)), Finished(5, (7,), 0, None)]) is None

@@ -19,6 +19,7 @@ class EngineLimits:
         blocks_can_be_held: Whether the KV cache can be made smaller for one batch.
         chunked_prefill: Whether a prompt that does not fit a step is split; else it waits for a step that it fits.
         long_prefill_tokens: Most tokens of a prompt that a step takes beside other requests; 0: as many as it has room.
+        schedules_ahead: Whether a step is scheduled while the one before it is computed.
     """
 
     max_num_batched_tokens: int
@@ -31,6 +32,7 @@ class EngineLimits:
     blocks_can_be_held: bool = False
     chunked_prefill: bool = True
     long_prefill_tokens: int = 0
+    schedules_ahead: bool = False
 
     @property
     def longest_piece(self) -> int:
