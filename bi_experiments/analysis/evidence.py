@@ -1,6 +1,6 @@
 """What the phases of an arm found about its output bits."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,10 +69,8 @@ class Evidence:
     """Prompts of the workload; 0: no launch says how many."""
     left_out: int = 0
     """Prompts that were drawn too, and do not count as sampled in any launch."""
-    timed_split: Changed | None = None
-    """Timed outputs of prompts that were computed in several steps; None, here and below: that was not recorded."""
-    timed_whole: Changed | None = None
-    """Those of the others."""
+    timed_by_steps: tuple[Changed, Changed] | None = None
+    """Timed outputs of prompts that were computed in several steps, and of the others; None: that was not recorded."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -128,7 +126,7 @@ class Evidence:
         """Whether every change of a probe begins at the first output token of a prompt computed in several steps.
 
         Not of what was timed: there an engine in another process starts before all prompts are queued, and splits
-        others of them than in `trial` (`timed_split`).
+        others of them than in `trial` (`timed_by_steps`).
         """
         every = [one for output in self.differing for one in output.results if not one.equal]
         changed = [one for one in every if one.composition != TIMED]
@@ -202,7 +200,6 @@ def gather(phases: Sequence[PhaseResult]) -> dict[Arm, Evidence]:
 
 def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
     needles = [trial.needle for phase in phases for trial in phase.trials]
-    timed_split, timed_whole = _timed_by_steps(phases)
     return Evidence(
         arm=arm,
         launches=tuple(phase.probes for phase in phases if phase.probes),
@@ -214,26 +211,22 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
         workload_prompts=next(filter(None, map(_prompts, phases)), 0),
         # Every launch takes the first of the same order, so that they have as many as the one that came furthest.
         left_out=min((phase.left_out for phase in phases if any(one.sampled for one in phase.probes)), default=0),
-        timed_split=timed_split,
-        timed_whole=timed_whole,
+        timed_by_steps=_timed_by_steps(phases),
     )
 
 
-def _timed_by_steps(phases: Sequence[PhaseResult]) -> tuple[Changed, Changed] | tuple[None, None]:
-    """Timed outputs of prompts that were computed in several steps, and those of the others."""
-    counted: Counter[tuple[bool, bool]] = Counter()
+def _timed_by_steps(phases: Sequence[PhaseResult]) -> tuple[Changed, Changed] | None:
+    """Timed outputs of prompts that were computed in several steps, and of the others."""
+    equal: dict[bool, list[bool]] = {True: [], False: []}
     for phase in phases:
         split = {trial.index: trial.split for trial in phase.trials}
         for result in phase.probes:
             if result.composition == TIMED:
                 positions = split.get(result.batch)
                 if positions is None:
-                    return None, None
-                counted[result.position in positions, result.equal] += 1
-    of_split, of_whole = (
-        Changed(counted[several, False], counted[several, False] + counted[several, True]) for several in (True, False)
-    )
-    return of_split, of_whole
+                    return None
+                equal[result.position in positions].append(result.equal)
+    return Changed(equal[True].count(False), len(equal[True])), Changed(equal[False].count(False), len(equal[False]))
 
 
 def _prompts(phase: PhaseResult) -> int:

@@ -153,19 +153,21 @@ def _violated(evidence: Evidence, report: InvarianceReport) -> str:
         clauses.append(f"the needle's tokens changed in {evidence.needle_differing} of {evidence.needle_total} trials")
     where = ""
     if evidence.begins_in_split_prompts:
-        where = " Every change begins at the first output token of a prompt that was computed in several steps."
-        if timed := sum(output.differs for output in evidence.outputs.get(TIMED, ())):
-            where = f"{where[:-1]}; {_as_timed(evidence, timed)}."
+        timed = sum(output.differs for output in evidence.outputs.get(TIMED, ()))
+        where = (
+            f" Every {'other ' if timed else ''}change begins at the first output token of a prompt that was computed "
+            f"in several steps{_as_timed(evidence, timed) if timed else ''}."
+        )
     return f"VIOLATED: {'; '.join(clauses)}.{where}{_bound(report) if changed else ''}"
 
 
 def _as_timed(evidence: Evidence, changed: int) -> str:
     """What is known of the prompts of timed outputs that changed."""
-    split, whole = evidence.timed_split, evidence.timed_whole
-    if split is None or whole is None:
-        return f"of {count(changed, 'timed output')} that changed this is not known"
+    if evidence.timed_by_steps is None:
+        return f"; of {count(changed, 'timed output')} that changed this is not known"
+    split, whole = evidence.timed_by_steps
     return (
-        f"as timed, {split.changed} of {split.total} such prompts changed and {whole.changed} of {whole.total} others"
+        f"; as timed, {split.changed} of {split.total} such prompts changed and {whole.changed} of {whole.total} others"
     )
 
 

@@ -46,9 +46,10 @@ def test_where_the_change_of_a_timed_output_begins_is_not_known(prompt: int) -> 
     )
     probed = probes(None, 0, composition="trial")
     said = "of a prompt that was computed in several steps"
-    assert f"{said}." in report(launches(Arm.BATCH_INVARIANT, probed, steps=steps)).sentence
+    assert "Every change begins" in report(launches(Arm.BATCH_INVARIANT, probed, steps=steps)).sentence
     timed = probes(*(3 if number == prompt else None for number in range(2)), composition="timed")
     sentence = report(launches(Arm.BATCH_INVARIANT, (*probed, *timed), steps=steps)).sentence
+    assert "Every other change begins" in sentence
     assert f"{said}; of 1 timed output that changed this is not known." in sentence
     alone = report(launches(Arm.BATCH_INVARIANT, (*UNCHANGED[0], *timed), steps=steps)).sentence
     assert said not in alone
