@@ -388,8 +388,8 @@ class Trial(Record, frozen=True, kw_only=True):
     cached_tokens: int | None = None
     """Prompt tokens that were taken from the prefix cache."""
     split: tuple[int, ...] | None = None
-    """Positions of the prompts that were computed in several steps, as far as another prompt ended in one before the
-    last; None also where the engine schedules ahead."""
+    """Positions of the prompts that are known to have been computed in several steps, by the engine's own times; None
+    also where it schedules ahead, or put a request back."""
     decode_step_s: float | None = None
     """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
     longest_step_s: float | None = None

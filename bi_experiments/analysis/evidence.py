@@ -70,7 +70,8 @@ class Evidence:
     left_out: int = 0
     """Prompts that were drawn too, and do not count as sampled in any launch."""
     timed_by_steps: tuple[Changed, Changed] | None = None
-    """Timed outputs of prompts that were computed in several steps, and of the others; None: that was not recorded."""
+    """Timed outputs of prompts that are known to have been computed in several steps, and of the others, each once a
+    launch; None: that was not recorded."""
 
     @cached_property
     def outputs(self) -> dict[str, list[ProbeOutput]]:
@@ -216,7 +217,7 @@ def _of_one_arm(phases: Sequence[PhaseResult], arm: Arm) -> Evidence:
 
 
 def _timed_by_steps(phases: Sequence[PhaseResult]) -> tuple[Changed, Changed] | None:
-    """Timed outputs of prompts that were computed in several steps, and of the others."""
+    """Timed outputs of prompts that are known to have been computed in several steps, and of the others."""
     equal: dict[bool, list[bool]] = {True: [], False: []}
     for phase in phases:
         split = {trial.index: trial.split for trial in phase.trials}

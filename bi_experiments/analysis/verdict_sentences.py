@@ -167,7 +167,8 @@ def _as_timed(evidence: Evidence, changed: int) -> str:
         return f"; of {count(changed, 'timed output')} that changed this is not known"
     split, whole = evidence.timed_by_steps
     return (
-        f"; as timed, {split.changed} of {split.total} such prompts changed and {whole.changed} of {whole.total} others"
+        f"; as timed, over all launches, {split.changed} of {split.total} outputs of prompts known to be such changed, "
+        f"and {whole.changed} of {whole.total} others"
     )
 
 

@@ -236,7 +236,9 @@ def run_trial(
         preemptions=_preemptions(requests),
         queued=_queued(requests),
         cached_tokens=sum(request.cached_tokens for request in requests),
-        split=None if limits is None or limits.schedules_ahead else split_prompts(requests),
+        split=None
+        if limits is None or limits.schedules_ahead
+        else split_prompts(requests, limits.max_num_batched_tokens),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
         ruled_pct=None if limits is None else steps_by_rule_pct(requests, params.max_tokens, limits, steps.tokens()),
@@ -293,20 +295,29 @@ def _preemptions(requests: Sequence[engine.Finished]) -> int | None:
     return sum(each.preemptions for each in times) if len(times) == len(requests) else None
 
 
-def split_prompts(requests: Sequence[engine.Finished]) -> tuple[int, ...] | None:
-    """Positions of the prompts that were computed in several steps, by the engine's own times; None: it keeps none.
+def split_prompts(requests: Sequence[engine.Finished], step_tokens: int) -> tuple[int, ...] | None:
+    """Positions of the prompts that are known to have been computed in several steps, by the engine's own times.
 
-    All that a step takes up are scheduled at one time, and all first tokens of a step are there at one time. So a
-    prompt took several steps where another one's first token came after it was scheduled and before its own.
+    All that a step takes up are scheduled at one time, and all tokens of a step are there at one time. So a prompt took
+    several steps where another request's first or last token came after it was scheduled and before its own first one,
+    and where it is longer than a step. A step in which no request begins or ends its output is not seen.
+
+    Args:
+        requests: All of a trial.
+        step_tokens: Largest step in tokens.
+
+    Returns:
+        None where the engine keeps no times, or put a request back: its prompt may have been computed whole later.
     """
     times = [request.times for request in requests if request.times is not None]
-    if len(times) < len(requests):
+    if len(times) < len(requests) or any(each.preemptions for each in times):
         return None
-    ends_s = sorted({each.first_token_s for each in times})
+    ends_s = sorted({end_s for each in times for end_s in (each.first_token_s, each.last_token_s)})
     return tuple(
         position
-        for position, each in enumerate(times)
-        if bisect_right(ends_s, each.scheduled_s) < bisect_left(ends_s, each.first_token_s)
+        for position, (request, each) in enumerate(zip(requests, times, strict=True))
+        if request.prompt_tokens - request.cached_tokens > step_tokens
+        or bisect_right(ends_s, each.scheduled_s) < bisect_left(ends_s, each.first_token_s)
     )
 
 

@@ -57,7 +57,10 @@ def test_where_the_change_of_a_timed_output_begins_is_not_known(prompt: int) -> 
 
 @pytest.mark.parametrize(
     ("split", "known"),
-    [((1,), "1 of 1 such prompts changed and 0 of 1 others"), ((), "0 of 0 such prompts changed and 1 of 2 others")],
+    [
+        ((1,), "1 of 1 outputs of prompts known to be such changed, and 0 of 1 others"),
+        ((), "0 of 0 outputs of prompts known to be such changed, and 1 of 2 others"),
+    ],
 )
 def test_what_is_known_of_the_steps_of_timed_outputs_is_said(split: tuple[int, ...], known: str) -> None:
     steps = (
@@ -71,7 +74,7 @@ def test_what_is_known_of_the_steps_of_timed_outputs_is_said(split: tuple[int, .
     ]
     (phase,) = launches(Arm.BATCH_INVARIANT, found, steps=steps)
     phase = replace(phase, trials=tuple(replace(trial, split=split) for trial in phase.trials))
-    assert f"in several steps; as timed, {known}." in report([phase]).sentence
+    assert f"in several steps; as timed, over all launches, {known}." in report([phase]).sentence
 
 
 def prefill_of(split: bool, changed: int | None) -> StepCount:

@@ -79,18 +79,37 @@ def test_outputs_that_end_early_are_held_against_the_lengths_that_the_ledger_has
     assert steps_by_rule_pct(requests, 4, LIMITS, steps) == pytest.approx(share_pct)
 
 
-def finished(*times_s: tuple[float, float]) -> list[Finished]:
-    """Requests that were scheduled and had their first token at these times."""
-    return [Finished(5, (7,), 0, RequestTimes(0.1, scheduled_s, first_s, 9.0, 0)) for scheduled_s, first_s in times_s]
+def finished(*times_s: tuple[float, float], last_s: float = 9.0, preemptions: int = 0) -> list[Finished]:
+    """Requests of five prompt tokens that were scheduled and had their first token at these times."""
+    return [
+        Finished(5, (7,), 0, RequestTimes(0.1, scheduled_s, first_s, last_s, preemptions))
+        for scheduled_s, first_s in times_s
+    ]
 
 
 def test_a_prompt_took_several_steps_where_another_ended_between_its_first_step_and_its_first_token() -> None:
     first, second, third = (1.0, 1.5), (1.6, 2.0), (2.1, 2.5)
     left_over, over_three = (1.0, 2.0), (1.0, 2.5)
-    assert split_prompts(finished(first, first, left_over, second, third)) == (2,)
-    assert split_prompts(finished(first, over_three, second, (1.6, 2.5), third)) == (1, 3)
-    assert split_prompts(finished(first, second)) == ()
+    assert split_prompts(finished(first, first, left_over, second, third), 100) == (2,)
+    assert split_prompts(finished(first, over_three, second, (1.6, 2.5), third), 100) == (1, 3)
+    assert split_prompts(finished(first, second), 100) == ()
+
+
+def test_a_step_in_which_an_output_ended_is_one_too() -> None:
+    ends = finished((0.5, 1.0), last_s=3.0)
+    assert split_prompts([*ends, *finished((2.5, 4.0))], 100) == (1,)
+    assert split_prompts([*ends, *finished((3.5, 4.0))], 100) == ()
+
+
+def test_a_prompt_that_is_longer_than_a_step_took_several_unless_it_was_cached() -> None:
+    (alone,) = finished((1.0, 1.5))
+    assert split_prompts([alone], 4) == (0,)
+    assert split_prompts([replace(alone, cached_tokens=1)], 4) == ()
 
 
 def test_prompts_of_an_engine_without_statistics_are_not_said_to_be_whole() -> None:
-    assert split_prompts([*finished((1.0, 1.5)), Finished(5, (7,), 0, None)]) is None
+    assert split_prompts([*finished((1.0, 1.5)), Finished(5, (7,), 0, None)], 100) is None
+
+
+def test_a_prompt_that_was_put_back_may_have_been_computed_whole_later() -> None:
+    assert split_prompts([*finished((0.5, 1.0)), *finished((0.5, 6.0), preemptions=1)], 100) is None

@@ -36,6 +36,9 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     engines = [phase.observed for phase in phases if phase.observed is not None]
     if not engines or any(one.async_scheduling or one.device == "cpu" for one in engines):
         return
+    several_devices = any(phase.clocks and not on_one_device(phase) for phase in phases)
+    if several_devices and not any(one.all_reduce for one in engines):  # a pipeline schedules ahead in any case
+        return
     arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
     used = [_cpus_used(one) for one in arms] if all(on_one_device(phase) for phase in phases) else []
     how_much = (

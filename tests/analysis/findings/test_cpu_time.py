@@ -69,9 +69,19 @@ def test_a_trial_that_took_more_cpu_time_in_one_launch_is_named(slow: int) -> No
 
 
 def test_workers_that_poll_for_each_other_are_not_taken_for_work() -> None:
-    (finding,) = findings([on_device(phase, 2.5, devices=2) for phase in factories.phases()])
+    (finding,) = findings([on_device(phase, 2.5, devices=2, all_reduce="custom") for phase in factories.phases()])
     assert finding.kind == "async_scheduling"
     assert "CPUs on average" not in finding.message
+
+
+def test_a_device_that_nobody_reads_is_no_pipeline() -> None:
+    (finding,) = findings([on_device(phase, 0.9, devices=0) for phase in factories.phases()])
+    assert finding.kind == "async_scheduling"
+    assert "CPUs on average" not in finding.message
+
+
+def test_a_pipeline_schedules_ahead_in_any_case() -> None:
+    assert findings([on_device(phase, 2.5, devices=2) for phase in factories.phases()]) == []
 
 
 def test_without_a_device_the_cpu_is_what_is_measured() -> None:
