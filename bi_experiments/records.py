@@ -205,7 +205,8 @@ class EngineSpec(Record, frozen=True, kw_only=True):
     """Name as in vLLM's attention backend registry; None: vLLM chooses."""
     enforce_eager: bool
     enable_prefix_caching: bool
-    async_scheduling: bool
+    async_scheduling: bool | None
+    """None: vLLM chooses."""
     load_format: str
     trust_remote_code: bool
     quantization: str | None

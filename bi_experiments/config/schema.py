@@ -128,8 +128,8 @@ class BackendConfig:
     """No torch.compile and no CUDA graphs."""
     enable_prefix_caching: bool = MISSING
     """Keep the KV cache of prompts for later ones."""
-    async_scheduling: bool = MISSING
-    """Prepare the next step while the current one runs."""
+    async_scheduling: bool | None = MISSING
+    """Schedule the next step while the device computes; null: vLLM chooses."""
     max_num_batched_tokens: int | None = MISSING
     """Largest step in tokens; null: vLLM's default."""
     distributed_executor_backend: str | None = MISSING

@@ -61,7 +61,6 @@ def build_engine(spec: EngineSpec, profiler: Mapping[str, object] | None = None)
         "max_num_seqs": spec.max_num_seqs,
         "enforce_eager": spec.enforce_eager,
         "enable_prefix_caching": spec.enable_prefix_caching,
-        "async_scheduling": spec.async_scheduling,
         "load_format": spec.load_format,
         "trust_remote_code": spec.trust_remote_code,
         "worker_extension_cls": "bi_experiments.phase.observer.WorkerObserver",
@@ -70,6 +69,7 @@ def build_engine(spec: EngineSpec, profiler: Mapping[str, object] | None = None)
     }
     optional: dict[str, Any] = {
         "max_num_batched_tokens": spec.max_num_batched_tokens,
+        "async_scheduling": spec.async_scheduling,
         "quantization": spec.quantization,
         "distributed_executor_backend": spec.distributed_executor_backend,
     }

@@ -43,7 +43,7 @@ def test_every_experiment_of_a_preset_passes_the_checks(name: str) -> None:
 
 def test_every_run_of_the_table_of_results_passes_the_checks_and_has_its_command() -> None:
     presets = sorted((conf_folder() / "experiment" / "results").glob("*.yaml"))
-    assert len(presets) == 15
+    assert len(presets) == 14
     for preset in presets:
         assert preset.read_text().splitlines()[1] == f"# python -m bi_experiments experiment=results/{preset.stem}"
         check(compose_experiment([f"experiment=results/{preset.stem}"]))

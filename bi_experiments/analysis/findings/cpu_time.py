@@ -16,10 +16,9 @@ for 60 % of the baseline's trial."""
 SLOWER = 1.25
 """Times the CPU time of the same trial in another launch of its arm from which it is said."""
 
-OFF = (
-    "Async scheduling was off in both arms, unlike vLLM's default: the engine's work on the CPU is a part of every step"
-)
-OVERLAP = "backend.async_scheduling=true"
+OFF = "Async scheduling was off in both arms: the engine's work on the CPU is a part of every step"
+OVERLAP = "backend.async_scheduling=null"
+"""Then vLLM chooses, since 0.14 on where nothing speaks against it (`config/vllm.py`)."""
 
 
 def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
@@ -51,16 +50,17 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
         yield Finding(
             kind="async_scheduling",
             message=f"{OFF}.{how_much}",
-            remedy=f"Run with {OVERLAP} to measure what vLLM does by default.",
+            remedy=f"Run with {OVERLAP}, if it was switched off: vLLM schedules ahead by default where it can.",
         )
         return
     varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
-    graphs = " and CUDA graphs (backend.enforce_eager=false)" if any(one.enforce_eager for one in engines) else ""
+    graphs = ", with CUDA graphs (backend.enforce_eager=false)" if any(one.enforce_eager for one in engines) else ""
     yield Finding(
         kind="cpu_bound",
         message=f"{OFF}.{how_much} That may set the pace of many steps, and the number is about this CPU as much as "
         f"about kernels.{varies}",
-        remedy=f"Run with {OVERLAP}{graphs}, or a model of larger layers, on CPUs that nothing else uses.",
+        remedy=f"Run with {OVERLAP}, if it was switched off{graphs}, or a model of larger layers, on CPUs that "
+        "nothing else uses.",
     )
 
 
