@@ -1,5 +1,6 @@
-"""What is passed on to vLLM besides the program's own arguments, and what is read back from it."""
+"""What is passed on to vLLM, and what is read back from it."""
 
+import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.spec import engine_spec
-from bi_experiments.phase.engine import further_arguments, fusions
+from bi_experiments.phase.engine import build_engine, further_arguments, fusions
 
 
 def test_settings_of_attention_are_added_to_the_backend() -> None:
@@ -21,6 +22,23 @@ def test_without_a_backend_vllm_chooses() -> None:
     spec = replace(engine_spec(compose([]), "m"), attention_backend=None)
     assert further_arguments(spec) == {}
     assert further_arguments(replace(spec, extra={"attention_config": {"a": 1}})) == {"attention_config": {"a": 1}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "passed"), [("null", {}), ("true", {"async_scheduling": True}), ("false", {"async_scheduling": False})]
+)
+def test_vllm_chooses_how_it_schedules_unless_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, setting: str, passed: dict[str, bool]
+) -> None:
+    arguments: dict[str, object] = {}
+
+    def engine(**given: object) -> SimpleNamespace:
+        arguments.update(given)
+        return SimpleNamespace(llm_engine=SimpleNamespace())
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=engine))
+    build_engine(engine_spec(compose([f"backend.async_scheduling={setting}"]), "m"))
+    assert {name: value for name, value in arguments.items() if name == "async_scheduling"} == passed
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The engine's work on the CPU, which is a part of every step where it does not schedule ahead."""
+"""The engine's work on the CPU, which can set the pace of the steps."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,21 +10,25 @@ from bi_experiments.wording import before_noun
 
 MOSTLY = 0.7
 """CPUs that vLLM's processes use on average, from which trials are called CPU-bound. The runs with a cost in
-docs/results use 0.1 to 0.55 or more than this; of the one profile with such a share (row 12, 0.95) the device was idle
-for 60 % of the baseline's trial."""
+docs/results use 0.1 to 0.55 or more than this; of the one profile with such a share (row 12, 0.95, without async
+scheduling) the device was idle for 60 % of the baseline's trial."""
 
 SLOWER = 1.25
 """Times the CPU time of the same trial in another launch of its arm from which it is said."""
 
-OFF = "Async scheduling was off in both arms: the engine's work on the CPU is a part of every step"
-OVERLAP = "backend.async_scheduling=null"
+OFF = "Async scheduling was off in both arms: the engine's work on the CPU is a part of every step."
+AHEAD = "backend.async_scheduling=null, if it was switched off"
 """Then vLLM chooses, since 0.14 on where nothing speaks against it (`config/vllm.py`)."""
 
 
 def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """Engines that schedule a step, wait for their device and handle the outputs, one after the other.
+    """Trials whose pace the engine's work on the CPU may set, and engines that do not schedule ahead.
 
-    How much of the time that is can be said for one device alone: the workers of several wait for each other by
+    Such an engine schedules a step, waits for its device and handles the outputs, one after the other. One that
+    schedules ahead does that while the device computes; where it takes longer than the step, the device waits for it
+    all the same.
+
+    How much of the time the work is can be said for one device alone: the workers of several wait for each other by
     polling, which counts as CPU time. So does the wait of vLLM's V1 model runner for its device; the V2 runner, which
     vLLM takes where it can, sleeps. The front end's work, which runs alongside the engine's, is counted too.
 
@@ -33,35 +37,43 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     """
     phases = [phase for pair in pairs for phase in pair]
     engines = [phase.observed for phase in phases if phase.observed is not None]
-    if not engines or any(one.async_scheduling or one.device == "cpu" for one in engines):
+    if not engines or any(one.device == "cpu" for one in engines):
         return
-    several_devices = any(phase.clocks and not on_one_device(phase) for phase in phases)
-    if several_devices and not any(one.all_reduce for one in engines):  # a pipeline schedules ahead in any case
-        return
+    one_device = all(on_one_device(phase) for phase in phases)
+    pipeline = any(phase.clocks and not on_one_device(phase) for phase in phases) and not any(
+        one.all_reduce for one in engines
+    )
+    ahead = pipeline or any(one.async_scheduling for one in engines)  # a pipeline schedules ahead in any case
     arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
-    used = [_cpus_used(one) for one in arms] if all(on_one_device(phase) for phase in phases) else []
+    used = [_cpus_used(one) for one in arms] if one_device else []
     how_much = (
-        f" vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
+        f"vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
         "second arm's."
         if used
         else ""
     )
-    if max(used, default=0.0) < MOSTLY:
+    said = " ".join(sentence for sentence in ("" if ahead else OFF, how_much) if sentence)
+    if max(used, default=0.0) >= MOSTLY:
+        varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
+        yield Finding(
+            kind="cpu_bound",
+            message=f"{said} That may set the pace of many steps, and the number is about this CPU as much as about "
+            f"kernels.{varies}",
+            remedy=_remedy(ahead=ahead, eager=any(one.enforce_eager for one in engines)),
+        )
+    elif not ahead:
         yield Finding(
             kind="async_scheduling",
-            message=f"{OFF}.{how_much}",
-            remedy=f"Run with {OVERLAP}, if it was switched off: vLLM schedules ahead by default where it can.",
+            message=said,
+            remedy=f"Run with {AHEAD}: vLLM schedules ahead by default where it can.",
         )
-        return
-    varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
-    graphs = ", with CUDA graphs (backend.enforce_eager=false)" if any(one.enforce_eager for one in engines) else ""
-    yield Finding(
-        kind="cpu_bound",
-        message=f"{OFF}.{how_much} That may set the pace of many steps, and the number is about this CPU as much as "
-        f"about kernels.{varies}",
-        remedy=f"Run with {OVERLAP}, if it was switched off{graphs}, or a model of larger layers, on CPUs that "
-        "nothing else uses.",
-    )
+
+
+def _remedy(*, ahead: bool, eager: bool) -> str:
+    """What would leave less to the CPU, by what the engines do without."""
+    settings = [*([] if ahead else [AHEAD]), *(["CUDA graphs (backend.enforce_eager=false)"] if eager else [])]
+    ways = [*settings, "a model of larger layers"]
+    return f"Run with {', or '.join(ways)}, on CPUs that nothing else uses."
 
 
 def _cpus_used(phases: Sequence[PhaseResult]) -> float:

@@ -46,9 +46,16 @@ def test_an_engine_that_mostly_waits_for_its_device_is_told_what_vllm_does_by_de
     assert "backend.async_scheduling=null" in finding.remedy
 
 
-@pytest.mark.parametrize("cpus", [0.4, 0.9])
-def test_work_that_runs_alongside_the_device_is_no_finding(cpus: float) -> None:
-    assert findings([on_device(phase, cpus, async_scheduling=True) for phase in factories.phases()]) == []
+def test_a_little_work_that_runs_alongside_the_device_is_no_finding() -> None:
+    assert findings([on_device(phase, 0.4, async_scheduling=True) for phase in factories.phases()]) == []
+
+
+def test_an_engine_that_schedules_ahead_can_be_bound_by_its_cpu_too() -> None:
+    """Seen with MLA in four layers: 1.2 and 0.9 CPUs, and the same trial of the baseline in 0.81 and 1.08 s."""
+    (finding,) = findings([on_device(phase, 0.9, async_scheduling=True) for phase in factories.phases()])
+    assert finding.kind == "cpu_bound"
+    assert "Async scheduling was off" not in finding.message
+    assert "async_scheduling" not in finding.remedy
 
 
 def test_cuda_graphs_are_recommended_where_there_are_none() -> None:
