@@ -390,7 +390,7 @@ class Trial(Record, frozen=True, kw_only=True):
     """Prompt tokens that were taken from the prefix cache."""
     split: tuple[int, ...] | None = None
     """Positions of the prompts that are known to have been computed in several steps, by the engine's own times; None
-    also where it schedules ahead, or put a request back."""
+    also where it put a request back."""
     decode_step_s: float | None = None
     """Median time of the steps after the last prompt was read, in seconds; None with fewer than eight."""
     longest_step_s: float | None = None

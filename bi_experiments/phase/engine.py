@@ -341,8 +341,7 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         blocks_can_be_held=_block_pool(llm) is not None,
         chunked_prefill=bool(config.scheduler_config.enable_chunked_prefill),
         long_prefill_tokens=config.scheduler_config.long_prefill_token_threshold,
-        schedules_ahead=bool(config.scheduler_config.async_scheduling)
-        or config.parallel_config.pipeline_parallel_size > 1,
+        steps_ahead=config.max_concurrent_batches - 1,
     )
 
 

@@ -236,9 +236,7 @@ def run_trial(
         preemptions=_preemptions(requests),
         queued=_queued(requests),
         cached_tokens=sum(request.cached_tokens for request in requests),
-        split=None
-        if limits is None or limits.schedules_ahead
-        else split_prompts(requests, limits.max_num_batched_tokens),
+        split=None if limits is None else split_prompts(requests, limits.max_num_batched_tokens, limits.steps_ahead),
         decode_step_s=median(decode_steps_s) if enough else None,
         longest_step_s=max(decode_steps_s) if enough else None,
         ruled_pct=None if limits is None else steps_by_rule_pct(requests, params.max_tokens, limits, steps.tokens()),
@@ -295,16 +293,21 @@ def _preemptions(requests: Sequence[engine.Finished]) -> int | None:
     return sum(each.preemptions for each in times) if len(times) == len(requests) else None
 
 
-def split_prompts(requests: Sequence[engine.Finished], step_tokens: int) -> tuple[int, ...] | None:
+def split_prompts(
+    requests: Sequence[engine.Finished], step_tokens: int, steps_ahead: int = 0
+) -> tuple[int, ...] | None:
     """Positions of the prompts that are known to have been computed in several steps, by the engine's own times.
 
     All that a step takes up are scheduled at one time, and all tokens of a step are there at one time. So a prompt took
     several steps where another request's first or last token came after it was scheduled and before its own first one,
-    and where it is longer than a step. A step in which no request begins or ends its output is not seen.
+    and where it is longer than a step. Where steps are in flight when another is scheduled (`step_with_batch_queue` in
+    vLLM's `v1/engine/core.py`), their tokens come then too, and only more times than these say so; none is in flight
+    before the trial's first step. A step in which no request begins or ends its output is not seen.
 
     Args:
         requests: All of a trial.
         step_tokens: Largest step in tokens.
+        steps_ahead: Most steps that are in flight when another one is scheduled.
 
     Returns:
         None where the engine keeps no times, or put a request back: its prompt may have been computed whole later.
@@ -313,11 +316,15 @@ def split_prompts(requests: Sequence[engine.Finished], step_tokens: int) -> tupl
     if len(times) < len(requests) or any(each.preemptions for each in times):
         return None
     ends_s = sorted({end_s for each in times for end_s in (each.first_token_s, each.last_token_s)})
+    begin_s = min(each.scheduled_s for each in times)
+
+    def split(request: engine.Finished, each: engine.RequestTimes) -> bool:
+        in_flight = steps_ahead if each.scheduled_s > begin_s else 0
+        seen = bisect_left(ends_s, each.first_token_s) - bisect_right(ends_s, each.scheduled_s)
+        return seen > in_flight or request.prompt_tokens - request.cached_tokens > step_tokens
+
     return tuple(
-        position
-        for position, (request, each) in enumerate(zip(requests, times, strict=True))
-        if request.prompt_tokens - request.cached_tokens > step_tokens
-        or bisect_right(ends_s, each.scheduled_s) < bisect_left(ends_s, each.first_token_s)
+        position for position, (request, each) in enumerate(zip(requests, times, strict=True)) if split(request, each)
     )
 
 

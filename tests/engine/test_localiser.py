@@ -72,12 +72,15 @@ def checkpoint(architecture: str, place: Path) -> str:
 
 
 @cache
-def located(architecture: str, mode: str, faults: tuple[str, ...], place: Path, ranks: int = 1) -> dict[str, Location]:
-    """What is located on one engine, by fault."""
-    folder = place / f"{architecture}-{mode}-{ranks}"
+def located(
+    architecture: str, mode: str, faults: tuple[str, ...], place: Path, ranks: int = 1, through: str = ""
+) -> dict[str, Location]:
+    """What is located on one engine, by fault; `through` is a script that starts it."""
+    folder = place / f"{architecture}-{mode}-{ranks}{through}"
     folder.mkdir()
+    script = [str(REPOSITORY / "tests" / "engine" / through)] if through else []
     settings = checkpoint(architecture, place), mode, str(ranks)
-    ran = run("-m", "tests.engine.locating", *settings, *faults, folder=folder, mode=mode, ranks=ranks)
+    ran = run(*script, "-m", "tests.engine.locating", *settings, *faults, folder=folder, mode=mode, ranks=ranks)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return {fault: from_json((folder / f"{fault}.json").read_bytes(), Location, fault) for fault in faults}
 
@@ -104,6 +107,15 @@ def test_a_planted_fault_is_named_exactly(architecture: str, fault: str, place: 
     assert smallest.first.module == path
     assert smallest.first.rows_in_batch == most_rows + 1
     assert first.rows_alone <= most_rows < first.rows_in_batch
+
+
+def test_an_engine_that_schedules_ahead_is_observed_likewise(place: Path) -> None:
+    faults = "linear", "attention"
+    ahead = located("qwen3", "1", faults, place, through="scheduling_ahead.py")
+    for fault in faults:
+        first = first_of(ahead[fault])
+        assert (first.module, first.kind) == (FAULTS[fault][0], KINDS[fault])
+        assert first.inputs_equal
 
 
 def test_of_several_ranks_the_one_with_the_fault_is_named(place: Path) -> None:

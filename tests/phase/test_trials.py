@@ -95,6 +95,25 @@ def test_a_prompt_took_several_steps_where_another_ended_between_its_first_step_
     assert split_prompts(finished(first, second), 100) == ()
 
 
+def in_steps(*steps: str, ahead: int) -> list[Finished]:
+    """Requests named by a letter, each in all the steps that it is part of: its prompt is complete in the last one.
+
+    `ahead` steps are in flight when one is scheduled, as in vLLM's `step_with_batch_queue`.
+    """
+    scheduled_s = {number: float(2 * number) for number in range(len(steps))}
+    ended_s = {number: 2.0 * (number + ahead) + 1 for number in range(len(steps))}
+    names = sorted(set("".join(steps)))
+    took = [[number for number, step in enumerate(steps) if name in step] for name in names]
+    return finished(*((scheduled_s[numbers[0]], ended_s[numbers[-1]]) for numbers in took), last_s=99.0)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_steps_in_flight_are_not_taken_for_pieces_of_a_prompt(ahead: int) -> None:
+    steps = "ab", "bc", "de", "ef", "g", "hi"
+    assert split_prompts(in_steps(*steps, ahead=ahead), 100, ahead) == (1, 4)
+    assert split_prompts(in_steps("ab", "cd", "ef", "gh", ahead=ahead), 100, ahead) == ()
+
+
 def test_a_step_in_which_an_output_ended_is_one_too() -> None:
     ends = finished((0.5, 1.0), last_s=3.0)
     assert split_prompts([*ends, *finished((2.5, 4.0))], 100) == (1,)

@@ -19,7 +19,7 @@ class EngineLimits:
         blocks_can_be_held: Whether the KV cache can be made smaller for one batch.
         chunked_prefill: Whether a prompt that does not fit a step is split; else it waits for a step that it fits.
         long_prefill_tokens: Most tokens of a prompt that a step takes beside other requests; 0: as many as it has room.
-        schedules_ahead: Whether a step is scheduled while the one before it is computed.
+        steps_ahead: Most steps that are in flight when another one is scheduled; 0: it waits for the one before it.
     """
 
     max_num_batched_tokens: int
@@ -32,7 +32,7 @@ class EngineLimits:
     blocks_can_be_held: bool = False
     chunked_prefill: bool = True
     long_prefill_tokens: int = 0
-    schedules_ahead: bool = False
+    steps_ahead: int = 0
 
     @property
     def longest_piece(self) -> int:
