@@ -16,9 +16,8 @@ scheduling) the device was idle for 60 % of the baseline's trial."""
 SLOWER = 1.25
 """Times the CPU time of the same trial in another launch of its arm from which it is said."""
 
-OFF = "Async scheduling was off in both arms: the engine's work on the CPU is a part of every step."
-AHEAD = "backend.async_scheduling=null, if it was switched off"
-"""Then vLLM chooses, since 0.14 on where nothing speaks against it (`config/vllm.py`)."""
+OFF = "Async scheduling was off in both arms"
+IN_EVERY_STEP = ": the engine's work on the CPU is a part of every step"
 
 
 def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
@@ -29,8 +28,9 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     all the same.
 
     How much of the time the work is can be said for one device alone: the workers of several wait for each other by
-    polling, which counts as CPU time. So does the wait of vLLM's V1 model runner for its device; the V2 runner, which
-    vLLM takes where it can, sleeps. The front end's work, which runs alongside the engine's, is counted too.
+    polling, which counts as CPU time. So does the wait of vLLM's V1 model runner for its device where it does not
+    schedule ahead; the V2 runner, which vLLM takes where it can, sleeps. The front end's work, which runs alongside the
+    engine's, is counted too.
 
     Args:
         pairs: Complete pairs, at least one.
@@ -40,39 +40,42 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     if not engines or any(one.device == "cpu" for one in engines):
         return
     one_device = all(on_one_device(phase) for phase in phases)
-    pipeline = any(phase.clocks and not on_one_device(phase) for phase in phases) and not any(
-        one.all_reduce for one in engines
-    )
+    several_devices = any(phase.clocks and not on_one_device(phase) for phase in phases)
+    pipeline = several_devices and not any(one.all_reduce for one in engines)
     ahead = pipeline or any(one.async_scheduling for one in engines)  # a pipeline schedules ahead in any case
     arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
     used = [_cpus_used(one) for one in arms] if one_device else []
+    off = "" if ahead else f"{OFF}{IN_EVERY_STEP if one_device else ''}. "  # of several devices some may be a pipeline
     how_much = (
-        f"vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
-        "second arm's."
+        f"vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the second "
+        "arm's."
         if used
         else ""
     )
-    said = " ".join(sentence for sentence in ("" if ahead else OFF, how_much) if sentence)
     if max(used, default=0.0) >= MOSTLY:
         varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
         yield Finding(
             kind="cpu_bound",
-            message=f"{said} That may set the pace of many steps, and the number is about this CPU as much as about "
-            f"kernels.{varies}",
+            message=f"{off}{how_much} That may set the pace of many steps; the number is then about this CPU as much "
+            f"as about kernels.{varies}",
             remedy=_remedy(ahead=ahead, eager=any(one.enforce_eager for one in engines)),
         )
     elif not ahead:
         yield Finding(
             kind="async_scheduling",
-            message=said,
-            remedy=f"Run with {AHEAD}: vLLM schedules ahead by default where it can.",
+            message=f"{off}{how_much}".rstrip(),
+            remedy="Leave it to vLLM (backend.async_scheduling=null), which schedules ahead since 0.14 where it can; "
+            "if it was left, vLLM's log says why not.",
         )
 
 
 def _remedy(*, ahead: bool, eager: bool) -> str:
-    """What would leave less to the CPU, by what the engines do without."""
-    settings = [*([] if ahead else [AHEAD]), *(["CUDA graphs (backend.enforce_eager=false)"] if eager else [])]
-    ways = [*settings, "a model of larger layers"]
+    """What leaves less to the CPU, of what the engines do without."""
+    settings = [
+        *(["CUDA graphs (backend.enforce_eager=false)"] if eager else []),
+        *([] if ahead else ["async scheduling (backend.async_scheduling=null, where vLLM can)"]),
+    ]
+    ways = [*([" and ".join(settings)] if settings else []), "a model of larger layers"]
     return f"Run with {', or '.join(ways)}, on CPUs that nothing else uses."
 
 

@@ -33,7 +33,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "chunked_prefill": "Fix it for both arms: +backend.engine.enable_chunked_prefill=true.",
         "max_num_batched_tokens": "Set backend.max_num_batched_tokens to a number that both arms keep.",
         "max_num_seqs": "Set workload.max_batch_size, which is max_num_seqs, to one that both arms keep.",
-        "async_scheduling": "Set backend.async_scheduling=false, so that both arms schedule alike.",
+        "async_scheduling": "Set backend.async_scheduling=true, or false where vLLM refuses that, so that both arms "
+        "schedule alike.",
         "all_reduce": "It is part of the mode's cost on several devices; measure tp=1 too, to see it apart.",
         "fp32_precision": "Of float32 alone, and of torch's own kernels: the mode's are Triton's, which do not go by "
         "it and multiply float32 in TF32 on NVIDIA devices (tl.dot's default). Read no cost of more exact arithmetic "

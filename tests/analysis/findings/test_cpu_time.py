@@ -1,4 +1,4 @@
-"""What an engine that does not schedule ahead leaves to the CPU is said, and how much of the trials that was."""
+"""Trials that the CPU may bound are named, with how much of them it worked; and engines that do not schedule ahead."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,10 @@ def test_that_the_cpu_may_set_the_pace_is_said_with_its_share_in_both_arms() -> 
     assert finding.kind == "cpu_bound"
     assert "0.80 CPUs on average in the baseline's trials and 0.60 in the second arm's" in finding.message
     assert "did not always take" not in finding.message
-    assert "backend.async_scheduling=null, if it was switched off, or a model of larger layers" in finding.remedy
+    assert finding.remedy == (
+        "Run with async scheduling (backend.async_scheduling=null, where vLLM can), or a model of larger layers, on "
+        "CPUs that nothing else uses."
+    )
 
 
 def test_an_engine_that_mostly_waits_for_its_device_is_told_what_vllm_does_by_default() -> None:
@@ -55,12 +58,19 @@ def test_an_engine_that_schedules_ahead_can_be_bound_by_its_cpu_too() -> None:
     (finding,) = findings([on_device(phase, 0.9, async_scheduling=True) for phase in factories.phases()])
     assert finding.kind == "cpu_bound"
     assert "Async scheduling was off" not in finding.message
-    assert "async_scheduling" not in finding.remedy
+    assert finding.remedy == "Run with a model of larger layers, on CPUs that nothing else uses."
 
 
-def test_cuda_graphs_are_recommended_where_there_are_none() -> None:
-    (finding,) = findings([on_device(phase, 0.9, enforce_eager=True) for phase in factories.phases()])
-    assert "CUDA graphs (backend.enforce_eager=false)" in finding.remedy
+def test_arms_of_which_one_schedules_ahead_are_not_both_said_not_to() -> None:
+    phases = [on_device(phase, 0.9, async_scheduling=phase.arm.batch_invariant) for phase in factories.phases()]
+    assert not any("Async scheduling was off" in finding.message for finding in findings(phases))
+
+
+@pytest.mark.parametrize(("ahead", "recommended"), [(False, " and async scheduling ("), (True, ", or a model")])
+def test_cuda_graphs_are_recommended_where_there_are_none(ahead: bool, recommended: str) -> None:
+    phases = [on_device(phase, 0.9, enforce_eager=True, async_scheduling=ahead) for phase in factories.phases()]
+    (finding,) = findings(phases)
+    assert f"Run with CUDA graphs (backend.enforce_eager=false){recommended}" in finding.remedy
 
 
 @pytest.mark.parametrize("slow", [0, 1])
@@ -79,12 +89,17 @@ def test_workers_that_poll_for_each_other_are_not_taken_for_work() -> None:
     (finding,) = findings([on_device(phase, 2.5, devices=2, all_reduce="custom") for phase in factories.phases()])
     assert finding.kind == "async_scheduling"
     assert "CPUs on average" not in finding.message
+    ahead = {"all_reduce": "custom", "async_scheduling": True}
+    assert findings([on_device(phase, 2.5, devices=2, **ahead) for phase in factories.phases()]) == []
 
 
-def test_a_device_that_nobody_reads_is_no_pipeline() -> None:
-    (finding,) = findings([on_device(phase, 0.9, devices=0) for phase in factories.phases()])
-    assert finding.kind == "async_scheduling"
-    assert "CPUs on average" not in finding.message
+@pytest.mark.parametrize(("devices", "all_reduce"), [(0, None), (4, "custom")])
+def test_of_devices_that_may_be_a_pipeline_it_is_not_said_that_the_cpu_works_in_every_step(
+    devices: int, all_reduce: str | None
+) -> None:
+    phases = [on_device(phase, 0.9, devices=devices, all_reduce=all_reduce) for phase in factories.phases()]
+    (finding,) = findings(phases)
+    assert finding.message == "Async scheduling was off in both arms."
 
 
 def test_a_pipeline_schedules_ahead_in_any_case() -> None:
