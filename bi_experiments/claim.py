@@ -87,7 +87,9 @@ def _refuse_other(folder: OutputFolder, config: ExperimentConfig) -> None:
     result = read_result(folder.root)
     before = deciding(with_defaults(result.configuration))
     if different := changes(before, deciding(recorded_configuration(config))):
-        raise ConfigurationError(f"{folder.root} has another experiment ({'; '.join(different)}): {_ELSEWHERE}")
+        raise ConfigurationError(
+            f"{folder.root} has another experiment ({'; '.join(different)}): {_ELSEWHERE}, or set back what differs"
+        )
     if result.stopped is not None and (different := _changes_of_environment(folder, config)):
         raise ConfigurationError(
             f"{folder.root} has an experiment that began in another environment ({'; '.join(different)}): {_ELSEWHERE}"

@@ -77,14 +77,15 @@ def test_all_of_them_are_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.name)
-def test_it_is_resumed_by_its_command_alone(stored: Path, tmp_path: Path) -> None:
+def test_it_is_resumed_by_its_command_and_the_defaults_that_were_others_then(stored: Path, tmp_path: Path) -> None:
     folder = folder_of(stored, tmp_path)
     result = read_result(folder)
     _, _, _, *settings = shlex.split(result.command)
-    # A preset that has another composition since is another experiment, unless the command names the old ones.
+    ahead = result.configuration["backend"]["async_scheduling"]
     settings += [
         "sweep.resume=true",
         f"verify.compositions=[{','.join(result.configuration['verify']['compositions'])}]",
+        f"backend.async_scheduling={'null' if ahead is None else str(ahead).lower()}",
     ]
     refuse_claimed(OutputFolder(folder), compose(settings))
     with pytest.raises(ConfigurationError, match=r"has another experiment \(seed"):
