@@ -32,12 +32,13 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.agreement import outputs_agree
 from bi_experiments.analysis.changes import Changes, changes_between, equal_work, have_fresh_prompts, overhead_pct
 from bi_experiments.analysis.design import Design
+from bi_experiments.analysis.engines import engine_settings
 from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, total_time_logs
@@ -72,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     change = changes.mode if options.gate == "mode" else changes.ratio
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
     code = decide(change, *margins) if equal else ExitCode.GATE_UNDECIDED
-    shown = [_table([*first, *second], len(first)), _settings(first, second), _changes_table(changes)]
+    shown = [
+        _table([*first, *second], len(first)),
+        _settings(first, second),
+        _engines(first, second),
+        _changes_table(changes),
+    ]
     lines = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
     if max(len(first), len(second)) > 1:  # else they stand in the table
         lines.insert(0, describe_overheads(first, second))
@@ -295,13 +301,29 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
 
 def _settings(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
     """The settings in which the experiments are not all alike, one a line; empty where there is none."""
-    different = settings_that_differ([*first, *second], leaves)
+    return _differing("Settings that differ:", first, second, settings_that_differ([*first, *second], leaves))
+
+
+def _engines(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
+    """What vLLM reports of the engines where they are not all alike: where a setting is null, it chose."""
+    ran = [engine_settings(result.phases) for result in (*first, *second)]
+    different = [field for field in ran[0] if len({one[field] for one in ran}) > 1]
+    texts = [{field.replace("_", " "): one[field] for field in different} for one in ran]
+    return _differing("Engines that differ:", first, second, texts)
+
+
+def _differing(
+    title: str,
+    first: Sequence[ExperimentResult],
+    second: Sequence[ExperimentResult],
+    different: Sequence[Mapping[str, str]],
+) -> str:
     names = ["A"] * len(first) + ["B"] * len(second)
     lines = [
         f"  {key}: " + ", ".join(f"{name} {one[key]}" for name, one in zip(names, different, strict=True))
         for key in different[0]
     ]
-    return "\n".join(["Settings that differ:", *lines]) if lines else ""
+    return "\n".join([title, *lines]) if lines else ""
 
 
 def _changes_table(changes: Changes) -> str:

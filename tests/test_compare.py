@@ -116,6 +116,17 @@ def test_settings_that_differ_are_listed(tmp_path: Path, capsys: pytest.CaptureF
     assert "backend.async_scheduling: A -, B true" in capsys.readouterr().out
 
 
+def test_what_vllm_chose_otherwise_is_listed_where_the_settings_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = experiment(BEFORE)
+    ahead = tuple(replace(phase, observed=factories.observed(async_scheduling=True)) for phase in before.phases)
+    compare.main([folder(tmp_path / "a", before), folder(tmp_path / "b", replace(before, phases=ahead))])
+    out = capsys.readouterr().out
+    assert "Settings that differ" not in out
+    assert "Engines that differ:\n  async scheduling: A false, B true\n\n" in out
+
+
 @pytest.mark.parametrize(
     ("low", "high", "max_change_pct", "expected"),
     [

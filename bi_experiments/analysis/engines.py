@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bi_experiments.analysis.pairs import Pair, complete_pairs
 from bi_experiments.config.plain import as_text
-from bi_experiments.records import ExperimentResult, ObservedEngine, PhaseResult
+from bi_experiments.records import Arm, ExperimentResult, ObservedEngine, PhaseResult
 
 FIELDS = (
     "device",
@@ -88,6 +88,20 @@ def _differs(field: str, baseline: Sequence[Any], second: Sequence[Any]) -> bool
 
 def _said(engines: Iterable[ObservedEngine], field: str) -> str:
     return " or ".join(dict.fromkeys(as_text(getattr(engine, field)) for engine in engines))
+
+
+def engine_settings(phases: Sequence[PhaseResult]) -> dict[str, str]:
+    """What vLLM reports of an experiment's engines, by field of `FIELDS` but the capacity of the KV cache.
+
+    Values are text, the baseline's first where the arms differ; `-` where nothing was reported.
+    """
+    engines = [(phase.arm is Arm.BASELINE, phase.observed) for phase in phases if phase.observed is not None]
+    arms = [[one for baseline, one in engines if baseline is wanted] for wanted in (True, False)]
+    return {
+        field: " → ".join(dict.fromkeys(_said(arm, field) for arm in arms if arm)) or "-"
+        for field in FIELDS
+        if field != "kv_cache_tokens"
+    }
 
 
 def engine_sentence(result: ExperimentResult) -> str | None:

@@ -462,6 +462,12 @@ def _check_engine(config: ExperimentConfig) -> None:
             "one LLM object runs one replica; measure one with tp and pp, replicas run the same",
         )
     _check_split_prompts(config)
+    _require(
+        config.backend.platform is not Platform.cpu or not config.backend.async_scheduling,
+        "backend.async_scheduling",
+        config.backend.async_scheduling,
+        "vLLM has none of it on the CPU; leave it null",
+    )
     if engine.get("speculative_config") is not None and not config.protocol.control:
         raise ConfigurationError(
             "backend.engine.speculative_config is not possible with batch-invariant mode: vLLM checks several tokens "

@@ -1,6 +1,7 @@
 """From the YAML files and the command line to an `ExperimentConfig`: Hydra composes, OmegaConf validates."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from bi_experiments.config.keys import (
     unknown,
 )
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
-from bi_experiments.config.plain import recorded_configuration
+from bi_experiments.config.plain import deciding, recorded_configuration
 from bi_experiments.config.schema import (
     BackendConfig,
     ExperimentConfig,
@@ -105,6 +106,21 @@ def with_defaults(configuration: Mapping[str, Any]) -> dict[str, Any]:
         group = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
         whole[key] = {**whole[key], **value} if group else value
     return whole
+
+
+def defaults_then(command: str, configuration: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings that a recorded command needs today to compose what it composed then.
+
+    Args:
+        command: The command line of the record; one that cannot be composed today gets none.
+        configuration: As in the record.
+    """
+    try:
+        now = deciding(recorded_configuration(compose([part for part in shlex.split(command) if "=" in part])))
+    except ConfigurationError:
+        return ()
+    then = deciding(with_defaults(configuration))
+    return tuple(f"{key}={value}" for key, value in then.items() if now.get(key, value) != value)
 
 
 def from_hydra(composed: DictConfig) -> ExperimentConfig:

@@ -5,6 +5,7 @@ import hashlib
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -300,9 +301,10 @@ def split_prompts(
 
     All that a step takes up are scheduled at one time, and all tokens of a step are there at one time. So a prompt took
     several steps where another request's first or last token came after it was scheduled and before its own first one,
-    and where it is longer than a step. Where steps are in flight when another is scheduled (`step_with_batch_queue` in
-    vLLM's `v1/engine/core.py`), their tokens come then too, and only more times than these say so; none is in flight
-    before the trial's first step. A step in which no request begins or ends its output is not seen.
+    where one that was scheduled with it or later had its first token before, and where it is longer than a step. Where
+    steps are in flight when another is scheduled (`step_with_batch_queue` in vLLM's `v1/engine/core.py`, first in,
+    first out), their tokens come then too, and only more times than these say so; none is in flight before the trial's
+    first step. A step in which no request begins or ends its output is not seen.
 
     Args:
         requests: All of a trial.
@@ -317,11 +319,15 @@ def split_prompts(
         return None
     ends_s = sorted({end_s for each in times for end_s in (each.first_token_s, each.last_token_s)})
     begin_s = min(each.scheduled_s for each in times)
+    by_schedule = sorted(times, key=lambda each: each.scheduled_s)
+    scheduled_s = [each.scheduled_s for each in by_schedule]
+    earliest_s = list(accumulate((each.first_token_s for each in reversed(by_schedule)), min))[::-1]
 
     def split(request: engine.Finished, each: engine.RequestTimes) -> bool:
         in_flight = steps_ahead if each.scheduled_s > begin_s else 0
         seen = bisect_left(ends_s, each.first_token_s) - bisect_right(ends_s, each.scheduled_s)
-        return seen > in_flight or request.prompt_tokens - request.cached_tokens > step_tokens
+        overtaken = earliest_s[bisect_left(scheduled_s, each.scheduled_s)] < each.first_token_s
+        return overtaken or seen > in_flight or request.prompt_tokens - request.cached_tokens > step_tokens
 
     return tuple(
         position for position, (request, each) in enumerate(zip(requests, times, strict=True)) if split(request, each)

@@ -49,6 +49,8 @@ def render(result: ExperimentResult) -> str:
         )
         parts.append("\n".join(findings))
     parts += map(escape, planning(result))
+    if engines := tables.engines(result.phases):
+        parts += ["<details><summary>What the engines ran with</summary>", _table(engines), "</details>"]
     parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}"))
     command = _code(result.command)
     room = LIMIT - len("\n\n".join([*parts, command]).encode()) - 2

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from statistics import stdev
 
@@ -20,6 +21,7 @@ from bi_experiments.analysis.planner import (
     to_show_less_than,
     to_tell,
 )
+from bi_experiments.config.compose import defaults_then
 from bi_experiments.config.plain import setting
 from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report import estimator
@@ -59,7 +61,7 @@ def planning(
             "protocol.time_budget_min": setting(result.configuration, "protocol.time_budget_min"),
         }
         limits = [key for key, value in ended_by.items() if value is not None]
-        said.append(f"Run: {_command(result.command, largest, limits)}")
+        said.append(f"Run: {_command(result, largest, limits)}")
     if design.first_stage is None:
         return (*said, _basis(found, design), *_by_level(result))
     return (*said, _basis(found, design) + _of_first_stage(result, design.first_stage))
@@ -166,8 +168,12 @@ def _of_first_stage(result: ExperimentResult, pairs: int) -> str:
     return f" The interval above rests on the {len(first)} pairs of the first stage alone, {100 * deviation:.2f} %."
 
 
-def _command(command: str, pairs: int, limits: Sequence[str]) -> str:
-    """The experiment's command with another number of pairs, all of which are run, without what ended it before."""
+def _command(result: ExperimentResult, pairs: int, limits: Sequence[str]) -> str:
+    """The experiment's command with another number of pairs, all of which are run, without what ended it before.
+
+    A default that was another one then is named.
+    """
     settings = "pairs|target_half_width_pct|max_pairs|time_budget_min"
-    without = re.sub(rf"\s+protocol\.({settings})=(?!null)\S+", "", command)
-    return " ".join([without, f"protocol.pairs={pairs}", *(f"{key}=null" for key in limits)])
+    without = re.sub(rf"\s+protocol\.({settings})=(?!null)\S+", "", result.command)
+    then = map(shlex.quote, defaults_then(result.command, result.configuration))
+    return " ".join([without, *then, f"protocol.pairs={pairs}", *(f"{key}=null" for key in limits)])

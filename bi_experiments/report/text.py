@@ -75,6 +75,8 @@ def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
     if plans := planning(result):
         # The command is one line, to be copied.
         sections.append([line for said in plans for line in ([said] if said.startswith("Run: ") else paragraph(said))])
+    if engines := tables.engines(result.phases):
+        sections.append(_lines(engines))
     sections.append(paragraph(f"Ran on {ran_on(result)}.", "  ", ""))
     if folder is not None:
         sections.append([f"Results: {folder}"])

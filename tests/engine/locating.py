@@ -57,6 +57,7 @@ def main(checkpoint: str, mode: str, ranks: int, faults: list[str]) -> None:
     arguments = msgspec.structs.replace(ARGUMENTS, model=checkpoint, tensor_parallel_size=ranks)
     llm = engine.build_engine(arguments)
     observed = engine.observe(llm)
+    Path("observed.json").write_bytes(to_json(observed))
     executor = llm.llm_engine.engine_core.engine_core.model_executor
     for fault in faults:
         executor.collective_rpc(plant_in_worker, args=(fault, ranks - 1))

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bi_experiments.records import Location, ModuleDifference, from_json
+from bi_experiments.records import Location, ModuleDifference, ObservedEngine, from_json
 from bi_experiments.report import reproduction
 from tests.conftest import REPOSITORY
 from tests.engine.faults import FAULTS
@@ -112,6 +112,8 @@ def test_a_planted_fault_is_named_exactly(architecture: str, fault: str, place: 
 def test_an_engine_that_schedules_ahead_is_observed_likewise(place: Path) -> None:
     faults = "linear", "attention"
     ahead = located("qwen3", "1", faults, place, through="scheduling_ahead.py")
+    path = place / "qwen3-1-1scheduling_ahead.py" / "observed.json"
+    assert from_json(path.read_bytes(), ObservedEngine, path).async_scheduling
     for fault in faults:
         first = first_of(ahead[fault])
         assert (first.module, first.kind) == (FAULTS[fault][0], KINDS[fault])

@@ -11,12 +11,13 @@ from omegaconf import MISSING
 
 from bi_experiments import compare, plan, track
 from bi_experiments.claim import refuse_claimed
-from bi_experiments.config.compose import compose
-from bi_experiments.config.plain import leaves, recorded_configuration
+from bi_experiments.config.compose import compose, defaults_then, with_defaults
+from bi_experiments.config.plain import changes, deciding, leaves, recorded_configuration
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.launch.location import recorded_config
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.report import __main__ as report
+from bi_experiments.report.planning import planning
 from tests.conftest import REPOSITORY
 
 STORED = sorted((REPOSITORY / "docs" / "results").glob("*.result.json.gz"))
@@ -81,15 +82,31 @@ def test_it_is_resumed_by_its_command_and_the_defaults_that_were_others_then(sto
     folder = folder_of(stored, tmp_path)
     result = read_result(folder)
     _, _, _, *settings = shlex.split(result.command)
-    ahead = result.configuration["backend"]["async_scheduling"]
     settings += [
         "sweep.resume=true",
         f"verify.compositions=[{','.join(result.configuration['verify']['compositions'])}]",
-        f"backend.async_scheduling={'null' if ahead is None else str(ahead).lower()}",
     ]
+    if result.configuration["backend"]["async_scheduling"] is False:
+        with pytest.raises(
+            ConfigurationError, match=r"\(backend.async_scheduling false -> null\).* set back what differs"
+        ):
+            refuse_claimed(OutputFolder(folder), compose(settings))
+        settings.append("backend.async_scheduling=false")
     refuse_claimed(OutputFolder(folder), compose(settings))
     with pytest.raises(ConfigurationError, match=r"has another experiment \(seed"):
         refuse_claimed(OutputFolder(folder), compose([*settings, "seed=7"]))
+
+
+@pytest.mark.parametrize("stored", STORED, ids=lambda path: path.name)
+def test_what_it_recommends_to_run_is_the_same_experiment_today(stored: Path, tmp_path: Path) -> None:
+    result = read_result(folder_of(stored, tmp_path))
+    then = defaults_then(result.command, result.configuration)
+    commands = [line.removeprefix("Run: ") for line in planning(result) if line.startswith("Run: ")]
+    for command in commands:
+        assert [part for part in shlex.split(command) if part in then] == list(then)
+    _, _, _, *settings = shlex.split(result.command)
+    composed = recorded_configuration(compose([*settings, *then]))
+    assert changes(deciding(with_defaults(result.configuration)), deciding(composed)) == []
 
 
 @pytest.mark.parametrize("lacks", ["profile", "protocol", "runtime.init_timeout_s"])

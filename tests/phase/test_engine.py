@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
 from bi_experiments.launch.spec import engine_spec
-from bi_experiments.phase.engine import build_engine, further_arguments, fusions
+from bi_experiments.phase.engine import build_engine, further_arguments, fusions, limits
 
 
 def test_settings_of_attention_are_added_to_the_backend() -> None:
@@ -39,6 +39,21 @@ def test_vllm_chooses_how_it_schedules_unless_it_is_told(
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=engine))
     build_engine(engine_spec(compose([f"backend.async_scheduling={setting}"]), "m"))
     assert {name: value for name, value in arguments.items() if name == "async_scheduling"} == passed
+
+
+@pytest.mark.parametrize("concurrent", [1, 2, 4, 5])
+def test_one_step_less_is_in_flight_than_the_queue_of_the_engine_has(concurrent: int) -> None:
+    config = SimpleNamespace(
+        compilation_config=SimpleNamespace(
+            cudagraph_capture_sizes=[], compile_sizes=[], cudagraph_mode=SimpleNamespace(name="NONE")
+        ),
+        cache_config=SimpleNamespace(block_size=16, enable_prefix_caching=False),
+        scheduler_config=SimpleNamespace(enable_chunked_prefill=True, long_prefill_token_threshold=0),
+        max_concurrent_batches=concurrent,
+    )
+    core = SimpleNamespace(vllm_config=config, engine_core=SimpleNamespace())
+    llm: Any = SimpleNamespace(llm_engine=core, collective_rpc=lambda _: [()])
+    assert limits(llm, 512, 8, 512).steps_ahead == concurrent - 1
 
 
 @dataclass

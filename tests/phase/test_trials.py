@@ -101,7 +101,7 @@ def in_steps(*steps: str, ahead: int) -> list[Finished]:
     `ahead` steps are in flight when one is scheduled, as in vLLM's `step_with_batch_queue`.
     """
     scheduled_s = {number: float(2 * number) for number in range(len(steps))}
-    ended_s = {number: 2.0 * (number + ahead) + 1 for number in range(len(steps))}
+    ended_s = {number: 2.0 * (number + ahead) + 1 for number in range(len(steps))}  # the first waits for `ahead` others
     names = sorted(set("".join(steps)))
     took = [[number for number, step in enumerate(steps) if name in step] for name in names]
     return finished(*((scheduled_s[numbers[0]], ended_s[numbers[-1]]) for numbers in took), last_s=99.0)
@@ -112,6 +112,12 @@ def test_steps_in_flight_are_not_taken_for_pieces_of_a_prompt(ahead: int) -> Non
     steps = "ab", "bc", "de", "ef", "g", "hi"
     assert split_prompts(in_steps(*steps, ahead=ahead), 100, ahead) == (1, 4)
     assert split_prompts(in_steps("ab", "cd", "ef", "gh", ahead=ahead), 100, ahead) == ()
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_prompt_that_a_later_one_overtakes_took_several_steps_however_many_are_in_flight(ahead: int) -> None:
+    steps = "a", "bc", "cd", "ce", "f"
+    assert split_prompts(in_steps(*steps, ahead=ahead), 100, ahead) == (2,)
 
 
 def test_a_step_in_which_an_output_ended_is_one_too() -> None:

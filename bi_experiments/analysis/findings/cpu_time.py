@@ -73,7 +73,11 @@ def _remedy(*, ahead: bool, eager: bool) -> str:
     """What leaves less to the CPU, of what the engines do without."""
     settings = [
         *(["CUDA graphs (backend.enforce_eager=false)"] if eager else []),
-        *([] if ahead else ["async scheduling (backend.async_scheduling=null, where vLLM can)"]),
+        *(
+            []
+            if ahead
+            else ["async scheduling (backend.async_scheduling=null; where it was null, vLLM's log says why not)"]
+        ),
     ]
     ways = [*([" and ".join(settings)] if settings else []), "a model of larger layers"]
     return f"Run with {', or '.join(ways)}, on CPUs that nothing else uses."

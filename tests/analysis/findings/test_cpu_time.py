@@ -37,8 +37,8 @@ def test_that_the_cpu_may_set_the_pace_is_said_with_its_share_in_both_arms() -> 
     assert "0.80 CPUs on average in the baseline's trials and 0.60 in the second arm's" in finding.message
     assert "did not always take" not in finding.message
     assert finding.remedy == (
-        "Run with async scheduling (backend.async_scheduling=null, where vLLM can), or a model of larger layers, on "
-        "CPUs that nothing else uses."
+        "Run with async scheduling (backend.async_scheduling=null; where it was null, vLLM's log says why not), or a "
+        "model of larger layers, on CPUs that nothing else uses."
     )
 
 
@@ -63,7 +63,9 @@ def test_an_engine_that_schedules_ahead_can_be_bound_by_its_cpu_too() -> None:
 
 def test_arms_of_which_one_schedules_ahead_are_not_both_said_not_to() -> None:
     phases = [on_device(phase, 0.9, async_scheduling=phase.arm.batch_invariant) for phase in factories.phases()]
-    assert not any("Async scheduling was off" in finding.message for finding in findings(phases))
+    found = findings(phases)
+    assert [finding.kind for finding in found] == ["async_scheduling", "cpu_bound"]  # the first: that they differ
+    assert not any("Async scheduling was off" in finding.message for finding in found)
 
 
 @pytest.mark.parametrize(("ahead", "recommended"), [(False, " and async scheduling ("), (True, ", or a model")])
