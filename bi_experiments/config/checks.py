@@ -465,7 +465,7 @@ def _check_engine(config: ExperimentConfig) -> None:
     _require(
         config.backend.platform is not Platform.cpu or not config.backend.async_scheduling,
         "backend.async_scheduling",
-        config.backend.async_scheduling,
+        "true",
         "vLLM has none of it on the CPU; leave it null",
     )
     if engine.get("speculative_config") is not None and not config.protocol.control:

@@ -341,7 +341,8 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         blocks_can_be_held=_block_pool(llm) is not None,
         chunked_prefill=bool(config.scheduler_config.enable_chunked_prefill),
         long_prefill_tokens=config.scheduler_config.long_prefill_token_threshold,
-        steps_ahead=config.max_concurrent_batches - 1,
+        # As `max_concurrent_batches` in vLLM's config/vllm.py, which not every release has there.
+        steps_ahead=config.parallel_config.pipeline_parallel_size - 1 + bool(config.scheduler_config.async_scheduling),
     )
 
 

@@ -142,6 +142,13 @@ def test_prompts_that_are_not_split_fit_into_a_step() -> None:
         composed(whole, f"backend.max_num_batched_tokens={fits}")
 
 
+def test_scheduling_ahead_is_refused_where_vllm_would_switch_it_off_without_a_word() -> None:
+    said = refusal("backend.async_scheduling=true")
+    assert said == "backend.async_scheduling=true is not possible: vLLM has none of it on the CPU; leave it null"
+    for possible in ("null", "false"):
+        composed(f"backend.async_scheduling={possible}")
+
+
 def test_one_prompt_a_batch_is_the_needle_which_is_then_as_long_as_others() -> None:
     said = refusal("workload.max_batch_size=1", "workload.needle=There once was")
     assert said.startswith("workload.max_batch_size=1 is not possible: it leaves room for the needle alone, of 3 words")

@@ -1,8 +1,9 @@
 import pytest
 
 from bi_experiments.config.checks import check
-from bi_experiments.config.compose import compose, conf_folder
+from bi_experiments.config.compose import compose, conf_folder, defaults_then
 from bi_experiments.config.help import STUB
+from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
 from bi_experiments.errors import ConfigurationError
 
@@ -195,3 +196,11 @@ def test_every_model_option_brings_a_backend_that_runs_it(option: str) -> None:
 )
 def test_phases_take_turns_on_a_gpu_where_two_engines_fit(overrides: list[str], interleave: Interleave) -> None:
     assert compose(overrides).protocol.interleave is interleave
+
+
+def test_a_recorded_command_is_given_the_defaults_that_were_others_then_and_an_impossible_one_none() -> None:
+    command = "python -m bi_experiments experiment=cpu_demo seed=7"
+    then = recorded_configuration(compose(["experiment=cpu_demo", "seed=7", "backend.async_scheduling=false"]))
+    assert defaults_then(command, then) == ("backend.async_scheduling=false",)
+    assert defaults_then(f"{command} backend.async_scheduling=false", then) == ()
+    assert defaults_then(f"{command} nonesuch=1", then) == ()

@@ -41,19 +41,25 @@ def test_vllm_chooses_how_it_schedules_unless_it_is_told(
     assert {name: value for name, value in arguments.items() if name == "async_scheduling"} == passed
 
 
-@pytest.mark.parametrize("concurrent", [1, 2, 4, 5])
-def test_one_step_less_is_in_flight_than_the_queue_of_the_engine_has(concurrent: int) -> None:
+@pytest.mark.parametrize(
+    ("stages", "ahead", "in_flight"), [(1, False, 0), (1, True, 1), (2, False, 1), (4, False, 3), (4, True, 4)]
+)
+def test_stages_of_a_pipeline_and_scheduling_ahead_keep_steps_in_flight(
+    stages: int, ahead: bool, in_flight: int
+) -> None:
     config = SimpleNamespace(
         compilation_config=SimpleNamespace(
             cudagraph_capture_sizes=[], compile_sizes=[], cudagraph_mode=SimpleNamespace(name="NONE")
         ),
         cache_config=SimpleNamespace(block_size=16, enable_prefix_caching=False),
-        scheduler_config=SimpleNamespace(enable_chunked_prefill=True, long_prefill_token_threshold=0),
-        max_concurrent_batches=concurrent,
+        scheduler_config=SimpleNamespace(
+            enable_chunked_prefill=True, long_prefill_token_threshold=0, async_scheduling=ahead
+        ),
+        parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
     )
     core = SimpleNamespace(vllm_config=config, engine_core=SimpleNamespace())
     llm: Any = SimpleNamespace(llm_engine=core, collective_rpc=lambda _: [()])
-    assert limits(llm, 512, 8, 512).steps_ahead == concurrent - 1
+    assert limits(llm, 512, 8, 512).steps_ahead == in_flight
 
 
 @dataclass
