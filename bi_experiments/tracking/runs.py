@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from bi_experiments.analysis.agreement import alone_digest
 from bi_experiments.analysis.design import FoundCaches
-from bi_experiments.analysis.engines import engine_differences, engine_sentence
+from bi_experiments.analysis.engines import engine_differences, engine_sentence, engine_settings
 from bi_experiments.analysis.ledger import in_words
 from bi_experiments.analysis.metrics import INIT_TIME, PRIMARY, own_s_per_token, peak_memory_bytes, summarise
 from bi_experiments.analysis.pairs import complete_pairs, second_arm
@@ -150,6 +150,10 @@ def of_experiment(result: ExperimentResult) -> RunContent:
             {
                 **_common_tags(result),
                 **_columns(result),
+                **{
+                    f"observed/{field}": text.replace("→", "->")
+                    for field, text in engine_settings(result.phases).items()
+                },
                 KIND: "experiment",
                 IDENTITY: identity(result),
                 "status": _experiment_status(result).lower(),

@@ -122,6 +122,13 @@ def test_the_columns_of_a_table_are_tags_with_short_names() -> None:
     assert of_experiment(result()).tags["model"] == "Qwen3-1.7B"
 
 
+def test_tags_say_what_vllm_made_of_the_settings() -> None:
+    tags = of_experiment(result("experiment=cpu_demo")).tags
+    assert result("experiment=cpu_demo").configuration["backend"]["async_scheduling"] is None
+    assert tags["observed/async_scheduling"] == "false"
+    assert tags["observed/attention_backend"] == "CPU_ATTN"
+
+
 def test_tags_say_what_differs_between_the_arms() -> None:
     assert of_experiment(result()).tags["differs"] == "nothing that vLLM reports"
     phases = tuple(
