@@ -46,7 +46,7 @@ from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult
-from bi_experiments.report.several import settings_that_differ
+from bi_experiments.report.several import differing, settings_that_differ
 from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking import store
 from bi_experiments.wording import NO_INTERVAL, band, device, signed, unsigned
@@ -301,24 +301,19 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
 
 def _settings(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
     """The settings in which the experiments are not all alike, one a line; empty where there is none."""
-    return _differing("Settings that differ:", first, second, settings_that_differ([*first, *second], leaves))
+    return _differences("Settings that differ:", len(first), settings_that_differ([*first, *second], leaves))
 
 
 def _engines(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
     """What vLLM reports of the engines where they are not all alike: where a setting is null, it chose."""
-    ran = [engine_settings(result.phases) for result in (*first, *second)]
-    different = [field for field in ran[0] if len({one[field] for one in ran}) > 1]
-    texts = [{field.replace("_", " "): one[field] for field in different} for one in ran]
-    return _differing("Engines that differ:", first, second, texts)
+    ran = [engine_settings(one.phases) for one in (*first, *second)]
+    texts = [{field.replace("_", " "): text for field, text in one.items()} for one in ran]
+    return _differences("Engines that differ:", len(first), differing(texts))
 
 
-def _differing(
-    title: str,
-    first: Sequence[ExperimentResult],
-    second: Sequence[ExperimentResult],
-    different: Sequence[Mapping[str, str]],
-) -> str:
-    names = ["A"] * len(first) + ["B"] * len(second)
+def _differences(title: str, first: int, different: Sequence[Mapping[str, str]]) -> str:
+    """A key a line with every experiment's value; the `first` experiments are A's."""
+    names = ["A"] * first + ["B"] * (len(different) - first)
     lines = [
         f"  {key}: " + ", ".join(f"{name} {one[key]}" for name, one in zip(names, different, strict=True))
         for key in different[0]

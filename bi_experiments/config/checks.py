@@ -466,7 +466,7 @@ def _check_engine(config: ExperimentConfig) -> None:
         config.backend.platform is not Platform.cpu or not config.backend.async_scheduling,
         "backend.async_scheduling",
         "true",
-        "vLLM has none of it on the CPU; leave it null",
+        "vLLM switches it off on the CPU without reporting it; leave it null",
     )
     if engine.get("speculative_config") is not None and not config.protocol.control:
         raise ConfigurationError(

@@ -74,9 +74,14 @@ def settings_that_differ(
         Dotted key to value as text; every dictionary has the same keys. A key that one of them lacks is `-` there.
     """
     flat = [as_flat(result.configuration) for result in results]
-    keys = dict.fromkeys(key for one in flat for key in one if key.partition(".")[0] not in IGNORED)
-    different = [key for key in keys if len({one.get(key) for one in flat}) > 1]
-    return [{key: one.get(key, "-") for key in different} for one in flat]
+    return differing([{key: text for key, text in one.items() if key.partition(".")[0] not in IGNORED} for one in flat])
+
+
+def differing(texts: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Of texts by key those that are not all alike; a key that one of them lacks is `-` there."""
+    keys = dict.fromkeys(key for one in texts for key in one)
+    different = [key for key in keys if len({one.get(key) for one in texts}) > 1]
+    return [{key: one.get(key, "-") for key in different} for one in texts]
 
 
 def render_html(

@@ -27,7 +27,7 @@ def test_without_a_backend_vllm_chooses() -> None:
 @pytest.mark.parametrize(
     ("setting", "passed"), [("null", {}), ("true", {"async_scheduling": True}), ("false", {"async_scheduling": False})]
 )
-def test_vllm_chooses_how_it_schedules_unless_it_is_told(
+def test_vllm_chooses_how_it_schedules_unless_the_setting_says_so(
     monkeypatch: pytest.MonkeyPatch, setting: str, passed: dict[str, bool]
 ) -> None:
     arguments: dict[str, object] = {}

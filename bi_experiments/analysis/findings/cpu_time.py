@@ -45,25 +45,24 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
     ahead = pipeline or any(one.async_scheduling for one in engines)  # a pipeline schedules ahead in any case
     arms = [pair.baseline for pair in pairs], [pair.second for pair in pairs]
     used = [_cpus_used(one) for one in arms] if one_device else []
-    off = "" if ahead else f"{OFF}{IN_EVERY_STEP if one_device else ''}. "  # of several devices some may be a pipeline
-    how_much = (
-        f"vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the second "
-        "arm's."
-        if used
-        else ""
-    )
+    said = [] if ahead else [f"{OFF}{IN_EVERY_STEP if one_device else ''}."]  # of several, some may be a pipeline
+    if used:
+        said.append(
+            f"vLLM's processes used {used[0]:.2f} CPUs on average in the baseline's trials and {used[1]:.2f} in the "
+            "second arm's."
+        )
     if max(used, default=0.0) >= MOSTLY:
         varies = "" if prompts_differ(pairs) else max(_slower(one) for one in arms)[1]
         yield Finding(
             kind="cpu_bound",
-            message=f"{off}{how_much} That may set the pace of many steps; the number is then about this CPU as much "
+            message=f"{' '.join(said)} That may set the pace of many steps; the number is then about this CPU as much "
             f"as about kernels.{varies}",
             remedy=_remedy(ahead=ahead, eager=any(one.enforce_eager for one in engines)),
         )
     elif not ahead:
         yield Finding(
             kind="async_scheduling",
-            message=f"{off}{how_much}".rstrip(),
+            message=" ".join(said),
             remedy="Leave it to vLLM (backend.async_scheduling=null), which schedules ahead since 0.14 where it can; "
             "if it was left, vLLM's log says why not.",
         )
@@ -71,16 +70,12 @@ def cpu_time(pairs: Sequence[Pair]) -> Iterator[Finding]:
 
 def _remedy(*, ahead: bool, eager: bool) -> str:
     """What leaves less to the CPU, of what the engines do without."""
-    settings = [
-        *(["CUDA graphs (backend.enforce_eager=false)"] if eager else []),
-        *(
-            []
-            if ahead
-            else ["async scheduling (backend.async_scheduling=null; where it was null, vLLM's log says why not)"]
-        ),
-    ]
-    ways = [*([" and ".join(settings)] if settings else []), "a model of larger layers"]
-    return f"Run with {', or '.join(ways)}, on CPUs that nothing else uses."
+    missing = {
+        "CUDA graphs (backend.enforce_eager=false)": eager,
+        "async scheduling (backend.async_scheduling=null; where it was null, vLLM's log says why not)": not ahead,
+    }
+    settings = " and ".join(setting for setting, lacks in missing.items() if lacks)
+    return f"Run with {settings}{', or ' if settings else ''}a model of larger layers, on CPUs that nothing else uses."
 
 
 def _cpus_used(phases: Sequence[PhaseResult]) -> float:
