@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import io
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +41,7 @@ from bi_experiments.errors import (
     say,
     warn,
 )
-from bi_experiments.paths import OutputFolder
+from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.report.streams import SparedStream
 
 
@@ -194,6 +193,7 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
     from bi_experiments.claim import claimed, complete
     from bi_experiments.config.plain import recorded_configuration
     from bi_experiments.experiment import conclude, experiment_name, prepare, run_experiment
+    from bi_experiments.launch.location import recorded_config
     from bi_experiments.localisation import locate_violation, to_be_located
     from bi_experiments.machine.placement import own_devices
     from bi_experiments.report.failures import last_words
@@ -226,7 +226,10 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
         kept = f"; finished phases are kept in {folder.root / 'phases'}"
         return complain(f"{file_problem(error)}{kept}", ExitCode.PHASE_FAILED), None
     except KeyboardInterrupt:
-        _say_what_is_kept(folder)
+        if folder.result.exists():
+            result = read_result(folder.root)
+            console.print(coloured(render_end(result, folder.root)), soft_wrap=True, end="")
+            _say_what_is_kept(folder, to_be_located(result, recorded_config(result)))
         raise
     console.print(coloured(render_end(result, folder.root)), soft_wrap=True, end="")
     sys.stderr.write(last_words(result, folder))
@@ -238,20 +241,20 @@ def _run(composed: DictConfig, interruption: Interruption) -> tuple[ExitCode, fl
     return exit_code(result, config), own_s_per_token(result.phases)
 
 
-def _say_what_is_kept(folder: OutputFolder) -> None:
+def _say_what_is_kept(folder: OutputFolder, to_be_located: bool = False) -> None:
     """One line on an experiment that was interrupted once its record was written."""
-    if folder.result.exists():
-        say(
-            f"interrupted: the record is in {folder.root}; python -m bi_experiments.report draws its pages, "
-            "python -m bi_experiments.track logs it"
-        )
+    locate = "python -m bi_experiments.locate names the operator, " if to_be_located else ""
+    say(
+        f"interrupted: the record is in {folder.root}; {locate}python -m bi_experiments.report draws its pages, "
+        "python -m bi_experiments.track logs it"
+    )
 
 
 def _command() -> str:
     from bi_experiments.config.plain import as_set
+    from bi_experiments.sweep.command import typed
 
-    overrides = as_set(HydraConfig.get().overrides.task)
-    return shlex.join(["python", "-m", "bi_experiments", *overrides])
+    return typed(as_set(HydraConfig.get().overrides.task))
 
 
 if __name__ == "__main__":

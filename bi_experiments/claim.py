@@ -57,11 +57,17 @@ def refuse_claimed(folder: OutputFolder, config: ExperimentConfig) -> None:
     Raises:
         ConfigurationError: It is such a folder.
     """
-    # Open for writing, though nothing is written: flock(2) asks for that on NFS.
-    with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
-        if not try_lock(file):
-            raise _in_use(folder, _WAIT_OR_ELSEWHERE)
+    if running(folder):
+        raise _in_use(folder, _WAIT_OR_ELSEWHERE)
     _refuse_other(folder, config)
+
+
+def running(folder: OutputFolder) -> bool:
+    """Whether a program writes into an output folder now."""
+    # Open for writing, though nothing is written: flock(2) asks for that on NFS.
+    with contextlib.suppress(FileNotFoundError, PermissionError), folder.running_lock.open("r+b") as file:
+        return not try_lock(file)
+    return False
 
 
 _ELSEWHERE = "set hydra.run.dir to another folder"

@@ -1,6 +1,8 @@
 """One configuration, from its checks to its record and pages: the spine that every experiment follows."""
 
+import contextlib
 import json
+import math
 import random
 import shutil
 import tempfile
@@ -18,7 +20,7 @@ from bi_experiments.config.checks import check
 from bi_experiments.config.credentials import refuse_credentials
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
-from bi_experiments.errors import PhaseError, say
+from bi_experiments.errors import ConfigurationError, PhaseError, say
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.pairs import Inputs, Launches, most_pairs, planned_pairs, run_pairs
 from bi_experiments.launch.process import follow
@@ -29,14 +31,16 @@ from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.environment import describe
 from bi_experiments.machine.placement import Place, own_devices
 from bi_experiments.machine.preflight import check_machine
-from bi_experiments.paths import OutputFolder, log_tail
+from bi_experiments.paths import OutputFolder, log_tail, read_result
 from bi_experiments.records import (
     INTERRUPTED,
     KILLED,
     Arm,
     ExperimentResult,
+    Location,
     PhaseResult,
     PhaseStatus,
+    ProbeResult,
     TokenCounts,
     Workload,
     to_json,
@@ -45,7 +49,7 @@ from bi_experiments.report import output
 from bi_experiments.signals import held_back
 from bi_experiments.tracking import system_metrics
 from bi_experiments.tracking.uri import refuse_store
-from bi_experiments.wording import before_noun
+from bi_experiments.wording import before_noun, count
 from bi_experiments.workload import build_workload, prompt_maker, write_workload
 
 
@@ -83,8 +87,7 @@ def run_experiment(
         folder: Where the files go.
         command: The command line that repeats this experiment.
         progress: Notified of what happens.
-        resumable: Take over the finished phases that are in the folder, and keep the private caches for the next start
-            unless the experiment is complete.
+        resumable: Take over the finished phases that are in the folder.
         place: The part of the machine that it runs on, where it has one for itself.
         pages_from_s: Draw figures and pages if the experiment took at least that long, in seconds; drawing takes a few.
 
@@ -95,18 +98,21 @@ def run_experiment(
     planned = planned_pairs(config, inputs.order_seed)
     clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
     launches = Launches(config, folder, inputs, progress, clocks, place)
+    location = None
     if resumable:
         launches.take_over(planned)
+        location = _located_before(folder, launches.taken_over)
         if launches.lost:
+            kept = _set_aside(launches, folder)
             say(
-                f"the private caches of the earlier start are gone, and its {launches.lost} finished launches run "
-                "again: the next ones would be cold; sweep.resume=true from the start keeps them"
+                f"the private caches of the earlier start are gone: {count(len(launches.lost), 'finished launch')} "
+                f"will run again, since the next ones would be cold; what they measured is kept in {kept}"
             )
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
     started_at, started = time.time(), time.monotonic()
 
     def save(stopped: str | None) -> ExperimentResult:
-        result = record(config, command, inputs, launches, started_at, time.monotonic() - started, stopped)
+        result = record(config, command, inputs, launches, started_at, time.monotonic() - started, stopped, location)
         write_atomically(folder.result, to_json(result))  # before it is analysed: no fault of the statistics loses it
         result = analysed(result, config, folder)
         write_atomically(folder.result, to_json(result))
@@ -118,22 +124,48 @@ def run_experiment(
             stopped = run_pairs(config, launches, planned, started, lambda: save(KILLED))
     except KeyboardInterrupt:  # as they ended
         stopped = INTERRUPTED
-    except BaseException:
-        if not resumable:
-            shutil.rmtree(folder.caches, ignore_errors=True)
-        raise
     with held_back():
         try:
             result = save(stopped)
             system_metrics.write(readings, folder, result.phases)
             output.write_text(result, folder)
         finally:  # after the result: without the caches no phase is taken over
-            if stopped is None or not resumable:
+            if stopped is None or not any(phase.status is PhaseStatus.OK for phase in launches.results):
                 shutil.rmtree(folder.caches, ignore_errors=True)
     progress.experiment_ended(result)
     if result.wall_time_s >= pages_from_s:
         output.try_write_pages(result, folder)
     return result
+
+
+def _located_before(folder: OutputFolder, taken_over: Sequence[PhaseResult]) -> Location | None:
+    """The location in the record of an earlier start, if the difference is in what is taken over of it.
+
+    Else its script is removed: it would show what this experiment has not found.
+    """
+    found = None
+    with contextlib.suppress(ConfigurationError):  # no record, or none that can be read
+        found = read_result(folder.root).location
+
+    def shows(probe: ProbeResult) -> bool:
+        names = "composition", "batch", "position", "sample"
+        return not probe.equal and all(getattr(probe, name) == getattr(found, name) for name in names)
+
+    if found is not None and any(phase.arm is found.arm and any(map(shows, phase.probes)) for phase in taken_over):
+        return found
+    folder.reproduction.unlink(missing_ok=True)
+    return None
+
+
+def _set_aside(launches: Launches, folder: OutputFolder) -> Path:
+    """Move launches that run again out of the way, with a copy of the record that has them; returns where to."""
+    place = folder.replaced / str(time.time_ns())
+    place.mkdir(parents=True)
+    for phase in launches.lost:
+        phase.root.rename(place / phase.root.name)
+    if folder.result.exists():
+        shutil.copy2(folder.result, place)
+    return place
 
 
 def conclude(result: ExperimentResult, folder: OutputFolder) -> None:
@@ -198,6 +230,7 @@ def record(
     started_at: float,
     wall_time_s: float,
     stopped: str | None,
+    location: Location | None = None,
 ) -> ExperimentResult:
     """What the phases reported, as the experiment's record, which is not analysed yet.
 
@@ -209,6 +242,7 @@ def record(
         started_at: Unix time in seconds of this start.
         wall_time_s: Time since then, in seconds; that of the phases taken over from an earlier start is added.
         stopped: Why it ended early, or None.
+        location: The operator behind a difference in what is taken over, where an earlier start named it.
     """
     phases = tuple(sorted(launches.results, key=lambda phase: phase.index))
     taken_over = launches.taken_over
@@ -219,7 +253,7 @@ def record(
         configuration=recorded_configuration(config),
         environment=describe(),
         started_at=min([started_at, *(phase.started_at for phase in taken_over)]),
-        wall_time_s=wall_time_s + sum(phase.wall_time_s for phase in taken_over),
+        wall_time_s=wall_time_s + _busy_s(taken_over),
         workload_kind=config.workload.kind,
         workload_digest=inputs.workload_digest,
         tokens=token_counts(phases),
@@ -230,6 +264,7 @@ def record(
         stopped=stopped,
         taken_over=len(taken_over),
         beside=launches.beside,
+        location=location,
     )
 
 
@@ -282,6 +317,16 @@ def experiment_name(config: ExperimentConfig) -> str:
     """Readable name: model, attention backend, tensor parallel size, workload."""
     model = config.model.name.rstrip("/").rpartition("/")[2].lower()
     return f"{model} {config.backend.attention or 'auto'} tp{config.tp} {config.workload.kind}"
+
+
+def _busy_s(phases: Sequence[PhaseResult]) -> float:
+    """Time in which any of the phases was alive, in seconds: those that take turns are so together."""
+    busy_s, until = 0.0, -math.inf
+    for phase in sorted(phases, key=lambda phase: phase.started_at):
+        end = phase.started_at + phase.wall_time_s
+        busy_s += max(0.0, end - max(phase.started_at, until))
+        until = max(until, end)
+    return busy_s
 
 
 def token_counts(phases: Sequence[PhaseResult]) -> dict[Arm, TokenCounts]:

@@ -118,8 +118,13 @@ class OutputFolder:
 
     @property
     def caches(self) -> Path:
-        """Private compile caches, one folder an arm; removed when the experiment ends."""
+        """Private compile caches, one folder an arm; kept while there are launches to take over that filled them."""
         return self.root / "caches"
+
+    @property
+    def replaced(self) -> Path:
+        """What was measured before, of launches that ran again."""
+        return self.root / "replaced"
 
     @property
     def reproduction(self) -> Path:

@@ -104,6 +104,7 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
     hang_if(behaviour == "hangs_at_start")
     pipes.emit(EngineReady(init_time_s=2.0 if spec.launch == 0 else 1.0, import_time_s=0.1, observed=observed))
     if spec.locate is not None:
+        hang_if(behaviour == "hangs_in_search")
         pipes.emit(Located(location=locate(spec, behaviour)))
         pipes.emit(Done(peak_memory_bytes=1 << 20, probe_time_s=0.0))
         return

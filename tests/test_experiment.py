@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import compose
@@ -16,16 +17,19 @@ from bi_experiments.records import (
     Arm,
     Event,
     ExperimentResult,
+    Location,
     PhaseResult,
     PhaseSpec,
     PhaseStatus,
     TrialDone,
     TwoStages,
     from_json,
+    to_json,
 )
 from bi_experiments.report.method import method
 from bi_experiments.tracking.runs import of_experiment
 from bi_experiments.workload import build_workload
+from tests.test_locate import probe as differing
 
 
 @pytest.fixture
@@ -375,12 +379,13 @@ def test_finished_phases_are_taken_over(run: Run) -> None:
     assert not run.folder.caches.exists()
 
 
+@pytest.mark.parametrize("announced", [True, False])  # whether the first start was to be resumed
 @pytest.mark.parametrize("interleave", ["launch", "trial"])
 def test_after_an_interruption_whole_pairs_are_taken_over_and_the_half_done_one_runs_again(
-    run: Run, interleave: str
+    run: Run, interleave: str, announced: bool
 ) -> None:
     arguments = f"protocol.interleave={interleave}", "protocol.pairs=3", "protocol.caches=private", "protocol.seed=0"
-    first = run(*arguments, progress=InterruptInPair(1), resumable=True)
+    first = run(*arguments, progress=InterruptInPair(1), resumable=announced)
     assert first.stopped == "it was interrupted"
     assert run.folder.caches.is_dir()
     whole = {index: at for index, at in starts(first).items() if index < 2}
@@ -390,6 +395,9 @@ def test_after_an_interruption_whole_pairs_are_taken_over_and_the_half_done_one_
     assert [phase.index for phase in second.phases] == list(range(6))
     assert {index: at for index, at in starts(second).items() if index < 2} == whole
     assert second.taken_over == len(starts(first))
+    assert not run.folder.caches.exists()
+    alive_together = interleave == "trial"
+    assert (second.wall_time_s < sum(phase.wall_time_s for phase in second.phases)) == alive_together
     assert second.comparison is not None
     assert second.comparison.pairs == 3
     assert dict(method(second))["resumed"] == f"{len(starts(first))} launches of an earlier start, taken over and " + (
@@ -417,7 +425,36 @@ def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_c
     second = resumed(run, *COLD_FIRST)
     assert not starts(second).items() & starts(first).items()
     assert second.taken_over == 0
-    assert "are gone, and its 1 finished launches run again" in capsys.readouterr().err
+    assert "are gone: 1 finished launch will run again" in capsys.readouterr().err
+    (kept,) = run.folder.replaced.iterdir()
+    assert from_json((kept / "result.json").read_bytes(), ExperimentResult, kept) == first
+    assert (kept / "00-baseline" / "result.json").exists()
+
+
+def test_a_launch_of_caches_that_are_gone_is_not_taken_over_later_either(run: Run) -> None:
+    first = run(*COLD_FIRST, "protocol.pairs=3", progress=InterruptInPair(2))
+    shutil.rmtree(run.folder.caches)
+    run(*COLD_FIRST, "protocol.pairs=3", progress=InterruptInPair(1), resumable=True)
+    third = resumed(run, *COLD_FIRST, "protocol.pairs=3")
+    assert third.stopped is None
+    assert third.taken_over == 2
+    assert not starts(third).items() & starts(first).items()
+
+
+@pytest.mark.parametrize("pair", [0, 1])
+def test_the_operator_that_was_named_stays_with_the_probe_that_it_is_about(run: Run, pair: int) -> None:
+    """A probe of the first pair, which is taken over, or of the second, which runs again."""
+    first = run(*COLD_FIRST, "protocol.pairs=2", progress=InterruptInPair(1))
+    result = next(phase for phase in first.phases if phase.arm is Arm.BATCH_INVARIANT and phase.pair == 0)
+    if pair == 0:
+        file = run.folder.phase(result.index, result.arm).result
+        file.write_bytes(to_json(replace(result, probes=(differing(),))))
+    found = Location(arm=Arm.BATCH_INVARIANT, composition="batch_8", batch=0, position=3, sample=0)
+    run.folder.result.write_bytes(to_json(replace(first, location=found)))
+    run.folder.reproduction.touch()
+    second = resumed(run, *COLD_FIRST, "protocol.pairs=2")
+    assert second.location == (found if pair == 0 else None)
+    assert run.folder.reproduction.exists() == (pair == 0)
 
 
 def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:

@@ -7,8 +7,10 @@ import msgspec
 import pytest
 from mlflow import MlflowClient
 
+from bi_experiments.claim import held
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import ExperimentResult, to_json
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.records import SweepRecord
@@ -48,6 +50,14 @@ def test_folders_that_mlflow_missed_are_logged_once(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name("bi_experiments")
     assert len(client.search_runs([experiment.experiment_id])) == 2 * (1 + 6)
     assert len(list((tmp_path / "mlruns").glob("*/*/artifacts/result.json"))) == 2
+
+
+def test_an_experiment_that_still_runs_is_not_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "result.json").write_bytes(to_json(result(f"sqlite:///{tmp_path}/mlflow.db")))
+    with held(OutputFolder(tmp_path)):
+        assert main([str(tmp_path)]) is ExitCode.CANNOT_RUN
+    assert "is still running: log it once it has ended" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_an_experiment_of_a_sweep_is_put_under_the_sweeps_run_and_only_once(

@@ -57,10 +57,11 @@ class Design(NamedTuple):
         One after the other, launches of a pair correlate no more than others (-0.74 and -0.03 in two experiments of a
         baseline against itself), and taking differences costs half of the degrees of freedom; in turns they do (+0.95).
         """
+        in_two_stages = protocol.target_half_width_pct is not None and len(pairs) >= protocol.pairs
         return cls(
             equivalence_pct=protocol.equivalence_pct,
             paired=protocol.interleave is Interleave.trial or prompts_differ(pairs),
-            first_stage=None if protocol.target_half_width_pct is None else protocol.pairs,
+            first_stage=protocol.pairs if in_two_stages else None,
             launches_per_cache=protocol.launches_per_cache if protocol.caches is Caches.fresh else None,
             users_caches=protocol.caches is Caches.user,
         )

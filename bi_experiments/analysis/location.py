@@ -60,9 +60,9 @@ def _how_large(one: ModuleDifference) -> str:
 def _smallest(smallest: SmallestBatch) -> str:
     neighbours = [request for index, request in enumerate(smallest.requests) if index != smallest.position]
     lengths = sorted({len(request.prompt) for request in neighbours})
-    tokens = f"{lengths[0]}" if lengths[:1] == lengths[-1:] else f"{lengths[0]} to {lengths[-1]}"
     if not neighbours:
         return "The probe changes without any neighbour: by its place in the queue, or by what it was asked for."
+    tokens = ("" if lengths[:1] == lengths[-1:] else f"{lengths[0]} to ") + count(lengths[-1], "token")
     end = "" if smallest.whole else "; the time was over before the search was"
     rows = ""
     if smallest.first is not None:
@@ -70,7 +70,7 @@ def _smallest(smallest: SmallestBatch) -> str:
     kept = "all" if len(neighbours) == smallest.neighbours_before else f"{len(neighbours)} of the"
     return (
         f"The smallest batch that still changes it has {kept} {count(smallest.neighbours_before, 'neighbour')}, with "
-        f"prompts of {tokens} tokens{rows}{end}."
+        f"prompts of {tokens}{rows}{end}."
     )
 
 

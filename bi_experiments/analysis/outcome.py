@@ -68,7 +68,7 @@ def describe_gate(comparison: Comparison, max_overhead_pct: float) -> str:
     if total_time is not None and total_time.withheld is not None:
         return f"Gate undecided: there is nothing to hold against {limit}, since {total_time.withheld}."
     if total_time is None or total_time.change_pct is None or total_time.low_pct is None or total_time.high_pct is None:
-        return f"Gate undecided: no interval to hold against {limit}; set protocol.pairs=4 or more."
+        return f"Gate undecided: no interval to hold against {limit}; it takes two complete pairs (protocol.pairs)."
     overhead = f"{signed(total_time.change_pct)} {band(total_time.low_pct, total_time.high_pct)} total time"
     match decide_gate(comparison, max_overhead_pct):
         case ExitCode.OVER_GATE:

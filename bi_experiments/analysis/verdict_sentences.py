@@ -269,12 +269,15 @@ def _by_preemption(report: InvarianceReport) -> str:
 def _between_launches(evidence: Evidence) -> str:
     if evidence.reproducible is Reproducibility.ONE_LAUNCH:
         return ""
-    compared = sum(len(output.results) > 1 for output in evidence.all_outputs)
+    in_several = [len(output.results) for output in evidence.all_outputs if len(output.results) > 1]
+    compared, launches = len(in_several), str(max(in_several))
+    if min(in_several) < max(in_several):  # one was cut short
+        launches = f"{min(in_several)} to {launches}"
     if evidence.reproducible is Reproducibility.REPRODUCIBLE:
         outputs = f"{count(compared, 'probe output')} ({_in_all_launches(evidence)})"
-        return f" Reproducible: {outputs} the same in {len(evidence.launches)} launches."
+        return f" Reproducible: {outputs} the same in {launches} launches."
     outputs = f"{evidence.launches_differing} of {count(compared, 'probe output')} ({_in_all_launches(evidence)})"
-    return f" But not reproducible: {outputs} not the same in all {len(evidence.launches)} launches."
+    return f" But not reproducible: {outputs} not the same in all {launches} launches."
 
 
 def _in_all_launches(evidence: Evidence) -> str:

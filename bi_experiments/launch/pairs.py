@@ -22,9 +22,10 @@ from bi_experiments.launch.variables import phase_variables
 from bi_experiments.machine.clocks import ClockReader
 from bi_experiments.machine.libraries import interpreter
 from bi_experiments.machine.placement import Place
-from bi_experiments.paths import OutputFolder
+from bi_experiments.paths import OutputFolder, PhaseFolder
 from bi_experiments.phase.profilers import PROFILER
 from bi_experiments.records import (
+    BUDGET_SPENT,
     INTERRUPTED,
     RECORD_VERSION,
     Arm,
@@ -35,7 +36,7 @@ from bi_experiments.records import (
     RecordError,
     from_json,
 )
-from bi_experiments.wording import before_noun
+from bi_experiments.wording import before_noun, count
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Launches:
     """The launches of one experiment, and what is known of them, even after an interruption.
 
     Attributes:
-        lost: Launches that an earlier start had finished, and that run again since their caches are gone.
+        lost: Folders of launches that an earlier start had finished, and that run again since their caches are gone.
 
     Args:
         config: The experiment's configuration.
@@ -86,7 +87,7 @@ class Launches:
         self._beside: set[str] = set()
         self._phases: list[PhaseProcess] = []
         self._taken_over: dict[int, PhaseResult] = {}
-        self.lost = 0
+        self.lost: list[PhaseFolder] = []
         self._uncounted: PhaseProcess | None = None
 
     @property
@@ -134,7 +135,7 @@ class Launches:
         if result.status is not PhaseStatus.OK or not same:
             return None
         if shared and not self._caches(slot).is_dir():
-            self.lost += 1
+            self.lost.append(files)
             return None
         return result
 
@@ -323,7 +324,7 @@ def _run_counted(
             return None
         budget_s = None if protocol.time_budget_min is None else 60 * protocol.time_budget_min
         if first.pair and budget_s is not None and time.monotonic() - started > budget_s:
-            return f"the time budget of {protocol.time_budget_min:g} min was spent after {first.pair} pairs"
+            return f"{BUDGET_SPENT} of {protocol.time_budget_min:g} min was spent after {count(first.pair, 'pair')}"
         save()
         launches.run_pair(first, second)
         if failed := [phase for phase in launches.results if phase.status is not PhaseStatus.OK]:

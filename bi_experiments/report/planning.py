@@ -57,7 +57,7 @@ def planning(
     largest = max(plan.pairs or 0 for _, plan in plans)
     if largest > found.pairs:
         ended_by = {
-            "protocol.target_half_width_pct": design.first_stage,
+            "protocol.target_half_width_pct": setting(result.configuration, "protocol.target_half_width_pct"),
             "protocol.time_budget_min": setting(result.configuration, "protocol.time_budget_min"),
         }
         limits = [key for key, value in ended_by.items() if value is not None]

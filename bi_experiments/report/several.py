@@ -31,7 +31,7 @@ from bi_experiments.wording import (
     verdict_word,
 )
 
-IGNORED = frozenset({"tracking", "gate"})
+IGNORED = frozenset({"tracking", "gate", "sweep"})
 """Groups that change nothing of what is measured."""
 
 

@@ -130,14 +130,14 @@ def _close(
     job: _Job, result: ExperimentResult, config: ExperimentConfig, started: ExperimentRecord, taken_over: bool
 ) -> ExperimentRecord:
     """What follows from a result on disk, including one whose process was killed before it got this far."""
-    if result.stopped is None:
+    if result.stopped is None or result.ended_by_budget:
         shutil.rmtree(job.folder.caches, ignore_errors=True)
     summary.sum_up(Summary.of(result), job.folder.root)
     sweep_run_id = tracking.run_id_of(job.sweep, config.tracking)
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
     failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
-    record = ended(started, Status.FAILED if failed else Status.DONE, result.stopped if failed else None, code)
+    record = ended(started, Status.FAILED if failed else Status.DONE, result.stopped, code)
     return with_result(msgspec.structs.replace(record, taken_over=taken_over), result)
 
 
@@ -160,7 +160,7 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
         result = read_result(job.folder.root)
     except ConfigurationError:
         return None
-    return result if result.stopped is None or result.stopped.startswith("the time budget") else None
+    return result if result.stopped is None or result.ended_by_budget else None
 
 
 def _replace(job: _Job, why: str) -> None:

@@ -61,7 +61,7 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     """Digest of configuration, workload and environment; None where the configuration could not be read."""
     status: Status
     reason: str | None = None
-    """One line, when `status` is not done."""
+    """One line, when `status` is not done or the experiment ended early."""
     exit_code: int = 0
     taken_over: bool = False
     """Whether a resumed sweep found it finished."""
@@ -131,7 +131,7 @@ def ended(started: ExperimentRecord, status: Status, reason: str | None, code: i
     Args:
         started: What was written when it started.
         status: What became of it.
-        reason: One line, when it is not done.
+        reason: One line, when it is not done, or ended early.
         code: Its exit code.
     """
     return msgspec.structs.replace(started, status=status, reason=reason, exit_code=int(code), at=time.time())

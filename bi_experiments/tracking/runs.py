@@ -136,7 +136,8 @@ def of_sweep(
 
 def of_experiment(result: ExperimentResult) -> RunContent:
     """The run of an experiment; its sweep's tag is added when that run's id is known."""
-    end_ms = _ms(result.started_at + result.wall_time_s)
+    ends = [phase.started_at + phase.wall_time_s for phase in result.phases]
+    end_ms = _ms(max([result.started_at + result.wall_time_s, *ends]))  # a phase's where it was resumed
     values = _cost(result) | _arm_values(result) | _overheads(result) | _invariance_values(result.invariance)
     values |= _profile_values(result)
     return RunContent(

@@ -26,6 +26,13 @@ def test_a_record_has_the_rules_of_its_protocol(overrides: tuple[str, ...]) -> N
     assert Design.recorded(result) == Design.of(config.protocol, complete_pairs(phases))
 
 
+def test_an_experiment_that_ended_in_its_first_stage_has_no_second_one() -> None:
+    config = compose(["protocol.target_half_width_pct=2", "protocol.pairs=3", "protocol.max_pairs=9"])
+    of_two, of_three = (complete_pairs(factories.phases(costs)) for costs in ((7.0, 7.5), (7.0, 7.5, 8.0)))
+    assert Design.of(config.protocol, of_two).first_stage is None
+    assert Design.of(config.protocol, of_three).first_stage == 3
+
+
 def test_what_an_older_record_lacks_is_as_it_was_then() -> None:
     def recorded(**protocol: object) -> Design:
         return Design.recorded(factories.experiment_result(factories.phases(), configuration={"protocol": protocol}))

@@ -354,6 +354,11 @@ def test_launches_that_disagree_do_not_violate_where_each_agrees_with_itself_but
     )
 
 
+def test_a_launch_that_was_cut_short_counts_for_what_it_ran() -> None:
+    judged = report(both((*CHANGED, CHANGED[0]), (*UNCHANGED, UNCHANGED[0][:2])))
+    assert judged.sentence.endswith("Reproducible: 4 probe outputs (batch_8) the same in 2 to 3 launches.")
+
+
 def test_one_launch_says_nothing_of_launches() -> None:
     judged = report(both(CHANGED[:1], UNCHANGED[:1]))
     assert judged.arms[1].reproducible is Reproducibility.ONE_LAUNCH

@@ -46,7 +46,12 @@ def test_without_a_time_nothing_is_decided() -> None:
             "Gate undecided: the gate of 5 % lies within the interval of +7.4 % [+4.0 %, +9.0 %] total time; "
             "more pairs narrow it.",
         ),
-        (None, None, "Gate undecided: no interval to hold against the gate of 5 %; set protocol.pairs=4 or more."),
+        (
+            None,
+            None,
+            "Gate undecided: no interval to hold against the gate of 5 %; it takes two complete pairs "
+            "(protocol.pairs).",
+        ),
     ],
 )
 def test_the_line_says_what_was_decided_and_by_what(low: float | None, high: float | None, line: str) -> None:

@@ -88,7 +88,7 @@ def _locks(folder: Path, temporary: Path) -> Iterator[str]:
 def _unreadable(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*.json"):
         try:
-            if path.name == "result.json" and path.parent.parent.name != "phases":
+            if path.name == "result.json" and path.parent.parent.name not in {"phases", "location"}:
                 read_result(path.parent)
             elif path.name in _RECORDS:
                 from_json(path.read_bytes(), _RECORDS[path.name], path)

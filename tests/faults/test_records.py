@@ -9,14 +9,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import PhaseError
 from bi_experiments.experiment import analysed
 from bi_experiments.paths import OutputFolder, read_result
-from tests.factories import experiment_result
+from bi_experiments.records import Arm, to_json
+from tests.factories import experiment_result, invariance_report
 from tests.faults.conftest import Program, is_one_line
 from tests.processes import heed_signals, wait_for
+from tests.test_locate import probe, write_probes
 
 
 def start(program: Program, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
@@ -67,9 +70,26 @@ def test_a_killed_run_is_read_by_every_program_and_resumed(program: Program) -> 
     assert done.returncode == 0, done.stderr
     result = read_result(program.folder / "out")
     assert result.stopped is None
+    assert "sweep.resume" not in result.command  # which is for running it again
     assert len(result.phases) == 4
     baseline = min(result.phases, key=lambda phase: phase.index)
     assert baseline.started_at == result.started_at  # taken over, not run again
+
+
+def test_an_interrupted_search_does_not_hide_what_the_experiment_found(program: Program) -> None:
+    arguments = ("hydra.run.dir=out", "protocol=single", "verify=standard", "verify.locate=true")
+    assert program(*program.fake, *arguments).returncode == 0
+    folder = OutputFolder(program.folder / "out")
+    write_probes(read_result(folder.root), folder, Arm.BATCH_INVARIANT, probe())
+    folder.result.write_bytes(to_json(replace(read_result(folder.root), invariance=invariance_report())))
+    behaviour = json.dumps({"batch_invariant": "hangs_in_search"})
+    process = start(program, *arguments, "sweep.resume=true", FAKE_PHASE=behaviour)
+    wait_for(folder.location_phase(0).spec.exists, limit_s=60)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert invariance_report().sentence in " ".join(said.split())
+    assert "python -m bi_experiments.locate names the operator" in complained
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def test_a_failing_experiment_is_a_row_and_the_others_run(sweep: Sweep) -> None:
     assert done.returncode == 1
 
 
+def test_an_experiment_that_its_budget_ended_is_done_with_the_pairs_it_has_and_says_so(sweep: Sweep) -> None:
+    budget = ("workload.max_batch_size=2,3", "protocol.time_budget_min=0.0001", "protocol.caches=private")
+    for again in ((), ("sweep.resume=true",)):
+        done = sweep(*budget, *again)
+        assert done.returncode == 0, done.stderr
+        assert sweep.statuses() == ["done"] * 2
+        assert "the time budget of 0.0001 min was spent after 1 pair" in done.stdout
+        assert not list(sweep.folder.root.glob("*/caches"))
+    assert [record.taken_over for record in sweep.records()] == [True, True]
+
+
 def test_a_preset_passes_over_what_cannot_run_here(sweep: Sweep) -> None:
     done = sweep("workload.max_batch_size=2,0", "sweep.skip_impossible=true")
     assert sweep.statuses() == ["done", "cannot run"]

@@ -244,6 +244,13 @@ def test_a_phase_that_did_not_end_well_marks_both_runs(status: PhaseStatus, run_
         assert run.tags["reason"] == "it broke"
 
 
+def test_the_run_of_a_resumed_experiment_lasts_as_long_as_those_of_its_phases() -> None:
+    *others, last = factories.phases()
+    late = replace(last, started_at=last.started_at + 3600)
+    run = of_experiment(factories.experiment_result((*others, late), wall_time_s=100.0))
+    assert run.end_ms == round(1000 * (late.started_at + late.wall_time_s))
+
+
 def test_a_launch_before_the_first_pair_that_failed_marks_the_experiment() -> None:
     discarded = factories.phase(status=PhaseStatus.FAILED, error="it broke", init_time_s=None, trials=())
     run = of_experiment(factories.experiment_result([], comparison=None, discarded=discarded))

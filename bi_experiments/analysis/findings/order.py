@@ -16,7 +16,7 @@ def order(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]:
     """One arm ran first in every pair."""
     if protocol.interleave is Interleave.trial:
         return
-    baseline_first = {pair.baseline.index < pair.second.index for pair in pairs}
+    baseline_first = {pair.baseline.started_at < pair.second.started_at for pair in pairs}
     by_rule = protocol.order is Order.baseline_first
     if len(baseline_first) == 1 and (by_rule or len(pairs) > 1):
         first = "baseline" if baseline_first == {True} else "second arm"
@@ -32,7 +32,7 @@ def caches(pairs: Sequence[Pair], protocol: ProtocolConfig) -> Iterator[Finding]
     """The first launch filled compile caches that the other arm then found."""
     if protocol.caches is not Caches.user:
         return
-    first = min((phase for pair in pairs for phase in pair), key=lambda phase: phase.index)
+    first = min((phase for pair in pairs for phase in pair), key=lambda phase: phase.started_at)
     later = [
         phase.init_time_s
         for pair in pairs

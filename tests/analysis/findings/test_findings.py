@@ -100,6 +100,24 @@ def test_a_budget_that_may_have_ended_it_is_not_to_be_run_again_as_it_was() -> N
     assert "protocol.time_budget_min above 7.8 or none" in finding.remedy
 
 
+def test_what_a_signal_ended_is_to_be_resumed_whatever_its_budget() -> None:
+    *others, last = factories.phases((7.0, 7.5, 8.0))
+    phases = (*others, replace(last, status=PhaseStatus.INTERRUPTED))
+    protocol = factories.protocol(time_budget_min=60)
+    (finding,) = all_findings(phases, protocol, planned_pairs=3, cpu_count=2)
+    assert "sweep.resume=true" in finding.remedy
+    assert "time_budget_min" not in finding.remedy
+
+
+def test_an_experiment_that_ended_early_is_not_told_to_plan_what_it_had_planned() -> None:
+    found = all_findings(factories.phases((7.0,)), factories.protocol(), planned_pairs=4, cpu_count=2)
+    assert [one.kind for one in found] == ["incomplete", "single_launch"]
+    assert "protocol" not in found[1].remedy
+    wide = factories.protocol(target_half_width_pct=0.1, pairs=3, max_pairs=9)
+    (finding,) = all_findings(factories.phases((7.0, 7.5)), wide, planned_pairs=3, cpu_count=2)
+    assert finding.kind == "incomplete"
+
+
 def test_pairs_that_were_never_started() -> None:
     (finding,) = all_findings(factories.phases((7.0, 7.5)), factories.protocol(), planned_pairs=3, cpu_count=2)
     assert finding.message.endswith("the experiment ended early.")
@@ -125,6 +143,14 @@ def test_baseline_first() -> None:
     assert finding.kind == "order"
     assert finding.message.startswith("The baseline ran first in every pair")
     assert findings(phases, BY_TURNS) == ()
+
+
+def test_which_arm_ran_first_is_told_by_the_clock_and_not_by_the_plan() -> None:
+    """After a failure the second phase of a pair can run before the first one is made up for."""
+    *others, first, second = factories.phases((7.0, 7.5))
+    late = replace(first, started_at=second.started_at + factories.PHASE_S)
+    assert "order" not in kinds((*others, first, second))
+    assert "order" in kinds((*others, late, second))
 
 
 def test_one_pair_has_some_order_and_only_a_fixed_rule_is_a_finding() -> None:
