@@ -63,9 +63,13 @@ def refuse_claimed(folder: OutputFolder, config: ExperimentConfig) -> None:
 
 
 def running(folder: OutputFolder) -> bool:
-    """Whether a program writes into an output folder now."""
+    """Whether a program writes into an output folder now.
+
+    Raises:
+        OSError: The folder has a lock that cannot be opened for writing.
+    """
     # Open for writing, though nothing is written: flock(2) asks for that on NFS.
-    with contextlib.suppress(FileNotFoundError, PermissionError), folder.running_lock.open("r+b") as file:
+    with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
         return not try_lock(file)
     return False
 

@@ -230,7 +230,7 @@ def record(
     started_at: float,
     wall_time_s: float,
     stopped: str | None,
-    location: Location | None = None,
+    location: Location | None,
 ) -> ExperimentResult:
     """What the phases reported, as the experiment's record, which is not analysed yet.
 
@@ -253,7 +253,7 @@ def record(
         configuration=recorded_configuration(config),
         environment=describe(),
         started_at=min([started_at, *(phase.started_at for phase in taken_over)]),
-        wall_time_s=wall_time_s + _busy_s(taken_over),
+        wall_time_s=wall_time_s + busy_s(taken_over),
         workload_kind=config.workload.kind,
         workload_digest=inputs.workload_digest,
         tokens=token_counts(phases),
@@ -319,7 +319,7 @@ def experiment_name(config: ExperimentConfig) -> str:
     return f"{model} {config.backend.attention or 'auto'} tp{config.tp} {config.workload.kind}"
 
 
-def _busy_s(phases: Sequence[PhaseResult]) -> float:
+def busy_s(phases: Sequence[PhaseResult]) -> float:
     """Time in which any of the phases was alive, in seconds: those that take turns are so together."""
     busy_s, until = 0.0, -math.inf
     for phase in sorted(phases, key=lambda phase: phase.started_at):

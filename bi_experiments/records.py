@@ -1077,7 +1077,7 @@ class InvarianceReport(Record, frozen=True, kw_only=True):
 INTERRUPTED = "it was interrupted"
 """Why an experiment ended early that a signal ended."""
 BUDGET_SPENT = "the time budget"
-"""How the reason begins why an experiment ended early whose time was over."""
+"""How `ExperimentResult.stopped` begins where `protocol.time_budget_min` ended it, after whole pairs."""
 KILLED = "the program was killed before it ended"
 """What the record says of a run that did not come to its end: it is written before each pair."""
 
@@ -1126,9 +1126,9 @@ class ExperimentResult(Record, frozen=True, kw_only=True):
         return (*([self.discarded] if self.discarded else []), *self.phases)
 
     @property
-    def ended_by_budget(self) -> bool:
-        """Whether `protocol.time_budget_min` ended it, after whole pairs."""
-        return self.stopped is not None and self.stopped.startswith(BUDGET_SPENT)
+    def over(self) -> bool:
+        """Whether nothing of it is left to run, or its time budget is spent."""
+        return self.stopped is None or self.stopped.startswith(BUDGET_SPENT)
 
     @property
     def interrupted(self) -> bool:

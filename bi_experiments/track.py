@@ -1,5 +1,6 @@
 """`python -m bi_experiments.track FOLDER...`: log the output folders that MLflow missed, without duplicating runs."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _track(folder: Path, uri: str | None) -> bool:
-    if running(OutputFolder(folder)):
-        complain(f"the experiment in {folder} is still running: log it once it has ended")
-        return False
+    with contextlib.suppress(PermissionError):  # a folder that can only be read is logged all the same
+        if running(OutputFolder(folder)):
+            complain(f"the experiment in {folder} is still running: log it once it has ended")
+            return False
     try:
         result = judged_anew(read_result(folder))
     except ConfigurationError as error:

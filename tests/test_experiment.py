@@ -10,7 +10,7 @@ from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import ExitCode, PhaseError
-from bi_experiments.experiment import experiment_name, run_experiment, run_single_phase, workload_of_pair
+from bi_experiments.experiment import busy_s, experiment_name, run_experiment, run_single_phase, workload_of_pair
 from bi_experiments.launch.progress import NoProgress
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
@@ -29,6 +29,7 @@ from bi_experiments.records import (
 from bi_experiments.report.method import method
 from bi_experiments.tracking.runs import of_experiment
 from bi_experiments.workload import build_workload
+from tests import factories
 from tests.test_locate import probe as differing
 
 
@@ -396,14 +397,19 @@ def test_after_an_interruption_whole_pairs_are_taken_over_and_the_half_done_one_
     assert {index: at for index, at in starts(second).items() if index < 2} == whole
     assert second.taken_over == len(starts(first))
     assert not run.folder.caches.exists()
-    alive_together = interleave == "trial"
-    assert (second.wall_time_s < sum(phase.wall_time_s for phase in second.phases)) == alive_together
     assert second.comparison is not None
     assert second.comparison.pairs == 3
     assert dict(method(second))["resumed"] == f"{len(starts(first))} launches of an earlier start, taken over and " + (
         "not run again"
     )
     assert [phase.launch for phase in second.phases if phase.init_time_s == 2.0] == [0, 0]  # none is cold again
+
+
+def test_phases_that_were_alive_together_count_once() -> None:
+    first, second, third = (factories.phase(started_at=at, wall_time_s=10.0) for at in (100.0, 104.0, 200.0))
+    inside = factories.phase(started_at=105.0, wall_time_s=1.0)
+    assert busy_s([third, second, inside, first]) == 14.0 + 10.0
+    assert busy_s([]) == 0.0
 
 
 def test_a_phase_that_was_passed_something_else_is_not_taken_over(run: Run) -> None:

@@ -130,7 +130,7 @@ def _close(
     job: _Job, result: ExperimentResult, config: ExperimentConfig, started: ExperimentRecord, taken_over: bool
 ) -> ExperimentRecord:
     """What follows from a result on disk, including one whose process was killed before it got this far."""
-    if result.stopped is None or result.ended_by_budget:
+    if result.over:
         shutil.rmtree(job.folder.caches, ignore_errors=True)
     summary.sum_up(Summary.of(result), job.folder.root)
     sweep_run_id = tracking.run_id_of(job.sweep, config.tracking)
@@ -160,7 +160,7 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
         result = read_result(job.folder.root)
     except ConfigurationError:
         return None
-    return result if result.stopped is None or result.ended_by_budget else None
+    return result if result.over else None
 
 
 def _replace(job: _Job, why: str) -> None:
