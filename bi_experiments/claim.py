@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.plain import changes, deciding, recorded_configuration
@@ -72,6 +73,14 @@ def running(folder: OutputFolder) -> bool:
     with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
         return not try_lock(file)
     return False
+
+
+def still_running(folder: Path) -> bool:
+    """The same for a reader, to whom a folder that only allows reading is one in which nothing runs."""
+    try:
+        return running(OutputFolder(folder))
+    except PermissionError:
+        return False
 
 
 _ELSEWHERE = "set hydra.run.dir to another folder"

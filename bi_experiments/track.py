@@ -1,15 +1,14 @@
 """`python -m bi_experiments.track FOLDER...`: log the output folders that MLflow missed, without duplicating runs."""
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.claim import running
+from bi_experiments.claim import still_running
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
-from bi_experiments.paths import OutputFolder, read_result, with_results
+from bi_experiments.paths import read_result, with_results
 from bi_experiments.signals import ends_in_order
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -30,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _track(folder: Path, uri: str | None) -> bool:
-    with contextlib.suppress(PermissionError):  # a folder that can only be read is logged all the same
-        if running(OutputFolder(folder)):
-            complain(f"the experiment in {folder} is still running: log it once it has ended")
-            return False
+    if still_running(folder):
+        complain(f"the experiment in {folder} is still running: log it once it has ended")
+        return False
     try:
         result = judged_anew(read_result(folder))
     except ConfigurationError as error:

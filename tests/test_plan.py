@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from bi_experiments import plan
 from bi_experiments.analysis.estimates import paired_estimate
-from bi_experiments.analysis.planner import Spread, deviation_interval, to_narrow, to_show_less_than
+from bi_experiments.analysis.planner import Spread, deviation_interval, spread, to_narrow, to_show_less_than
 from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
@@ -101,16 +102,41 @@ def test_every_planned_command_runs_as_many_pairs_as_planned(settings: list[str]
 
 
 def test_more_pairs_than_an_experiment_may_have_are_not_planned() -> None:
-    spread = Spread(0.1, 4, paired=True, pair_s=1.0, freedom=1, launches_per_cache=2)
+    spread = Spread(0.1, 4, pair_s=1.0, freedom=1, launches_per_cache=2)
     within_reach = to_show_less_than(spread._replace(launches_per_cache=1), 1.2)
     assert within_reach.pairs is not None
     assert within_reach.pairs > 500
     assert to_show_less_than(spread, 1.2).pairs is None
 
 
+@pytest.mark.parametrize("interleave", ["launch", "trial"])
+@pytest.mark.parametrize("of_the_baseline", [0.0, 0.3, 1.0, 5.0])
+def test_a_plan_rests_on_the_spread_and_the_degrees_of_freedom_of_the_interval(
+    interleave: str, of_the_baseline: float
+) -> None:
+    """However the arms share the spread, one of them may have none."""
+    phases = [
+        phase
+        for pair, cost_pct in enumerate(UNDECIDED_PCT)
+        for phase in factories.phases(
+            [0.0] * pair + [cost_pct],
+            [time_s * (1 + of_the_baseline * (-1) ** (pair % 3) / 100) for time_s in factories.TRIAL_TIMES_S],
+        )[2 * pair :]
+    ]
+    result = factories.whole_result(tuple(phases), f"protocol.interleave={interleave}")
+    found, total_time = spread(result), result.comparison.metric("total_time") if result.comparison else None
+    assert found is not None
+    assert total_time is not None
+    assert total_time.low_pct is not None
+    assert total_time.high_pct is not None
+    margin = float(t.ppf(0.975, found.freedom)) * found.deviation / math.sqrt(found.pairs)
+    width = math.log((100 + total_time.high_pct) / (100 + total_time.low_pct))
+    assert 2 * margin == pytest.approx(width)
+
+
 def test_planned_pairs_make_the_interval_as_narrow_as_promised() -> None:
     deviation, change_pct, half_width_pct = 0.02, 30.0, 2.0
-    plan = to_narrow(Spread(deviation, 4, True, 1.0, freedom=3), half_width_pct, change_pct)
+    plan = to_narrow(Spread(deviation, 4, pair_s=1.0, freedom=3), half_width_pct, change_pct)
     assert plan.pairs is not None
     rng = np.random.default_rng(4)
     widths = [
@@ -149,7 +175,7 @@ def test_the_interval_of_the_spread_holds_the_true_one() -> None:
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(1000):
-        low, high = deviation_interval(Spread(float(rng.normal(0, 0.01, 4).std(ddof=1)), 4, True, 1.0, freedom=3))
+        low, high = deviation_interval(Spread(float(rng.normal(0, 0.01, 4).std(ddof=1)), 4, pair_s=1.0, freedom=3))
         held += low <= 0.01 <= high
     assert 930 <= held <= 970
 

@@ -34,11 +34,12 @@ class Spread(NamedTuple):
     """Standard deviation of a pair's log ratio, or of the mean of those whose launches shared caches."""
     pairs: int
     """Pairs that it was estimated from."""
-    paired: bool
     pair_s: float
     """Mean time of a pair, in seconds."""
-    freedom: int = 1
+    freedom: float
     """Degrees of freedom that it was estimated with."""
+    freedom_per_pair: float = 1.0
+    """Those that each pair after the first adds: 1 where pairs are compared, Welch's 1 to 2 of independent launches."""
     launches_per_cache: int = 1
     """Pairs that make one value, the launches of each of which shared caches."""
 
@@ -52,12 +53,20 @@ def spread(result: ExperimentResult) -> Spread | None:
     baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))
     if len(baseline) < 2:
         return None
-    deviation = stdev(log_ratios(baseline, second)) if design.paired else math.hypot(stdev(baseline), stdev(second))
-    each = design.launches_per_cache or 1
-    if deviation == 0:
+    samples = [log_ratios(baseline, second)] if design.paired else [baseline, second]
+    squares = [stdev(sample) ** 2 for sample in samples]
+    variance = sum(squares)
+    if variance == 0:
         return None
-    freedom = _freedom(len(baseline), design.paired)
-    return Spread(deviation, len(pairs), design.paired, pair_time_s(pairs), freedom, each)
+    freedom_per_pair = variance**2 / sum(square**2 for square in squares)  # Welch's, as in `estimates`
+    return Spread(
+        deviation=math.sqrt(variance),
+        pairs=len(pairs),
+        pair_s=pair_time_s(pairs),
+        freedom=(len(baseline) - 1) * freedom_per_pair,
+        freedom_per_pair=freedom_per_pair,
+        launches_per_cache=design.launches_per_cache or 1,
+    )
 
 
 def deviation_interval(found: Spread) -> tuple[float, float]:
@@ -69,27 +78,27 @@ def deviation_interval(found: Spread) -> tuple[float, float]:
     return low, high
 
 
-Power = Callable[..., float]
+Power = Callable[[int, float, float, float], float]
 
 
-def difference_power(pairs: int, deviation: float, change_pct: float, *, paired: bool) -> float:
+def difference_power(pairs: int, deviation: float, change_pct: float, freedom_per_pair: float) -> float:
     """How often the 95 % interval excludes zero when the change is this large.
 
     Args:
         pairs: Pairs.
         deviation: Standard deviation of a pair's log ratio.
         change_pct: The true change in per cent.
-        paired: Whether pairs are compared, or two independent samples.
+        freedom_per_pair: As in `Spread`.
     """
     from scipy.stats import nct, t
 
-    freedom = _freedom(pairs, paired)
+    freedom = (pairs - 1) * freedom_per_pair
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, freedom))
     shift = math.log1p(change_pct / 100) / (deviation / math.sqrt(pairs))
     return float(nct.sf(quantile, freedom, shift))
 
 
-def equivalence_power(pairs: int, deviation: float, within_pct: float, *, paired: bool) -> float:
+def equivalence_power(pairs: int, deviation: float, within_pct: float, freedom_per_pair: float) -> float:
     """How often the 95 % interval lies within plus or minus so many per cent when there is no change at all.
 
     With the spread taken as known, as it is when a number of pairs is planned.
@@ -97,30 +106,30 @@ def equivalence_power(pairs: int, deviation: float, within_pct: float, *, paired
     from scipy.stats import norm, t
 
     error = deviation / math.sqrt(pairs)
-    room = math.log1p(within_pct / 100) - float(t.ppf((1 + CONFIDENCE) / 2, _freedom(pairs, paired))) * error
+    room = math.log1p(within_pct / 100) - float(t.ppf((1 + CONFIDENCE) / 2, (pairs - 1) * freedom_per_pair)) * error
     return max(0.0, 2 * float(norm.cdf(room / error)) - 1) if room > 0 else 0.0
 
 
-def width_power(pairs: int, deviation: float, margin_pct: float, *, paired: bool) -> float:
+def width_power(pairs: int, deviation: float, margin_pct: float, freedom_per_pair: float) -> float:
     """How often the ends of the 95 % interval are within so many per cent of its middle, of which they are factors."""
     from scipy.stats import chi2, t
 
-    freedom = _freedom(pairs, paired)
+    freedom = (pairs - 1) * freedom_per_pair
     error = deviation / math.sqrt(pairs)
     times = math.log1p(margin_pct / 100) / (float(t.ppf((1 + CONFIDENCE) / 2, freedom)) * error)
     return float(chi2.cdf(freedom * times**2, freedom))
 
 
-def pairs_needed(power: Power, deviation: float, target_pct: float, *, paired: bool) -> int | None:
+def pairs_needed(power: Power, deviation: float, target_pct: float, freedom_per_pair: float) -> int | None:
     """The fewest pairs with which the power is at least `POWER`; None with more than `MOST_PAIRS`."""
     low, high = 1, 2
-    while power(high, deviation, target_pct, paired=paired) < POWER:
+    while power(high, deviation, target_pct, freedom_per_pair) < POWER:
         low, high = high, 2 * high
         if low > MOST_PAIRS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        enough = power(middle, deviation, target_pct, paired=paired) >= POWER
+        enough = power(middle, deviation, target_pct, freedom_per_pair) >= POWER
         low, high = (low, middle) if enough else (middle, high)
     return high if high <= MOST_PAIRS else None
 
@@ -143,12 +152,8 @@ def to_narrow(found: Spread, half_width_pct: float, change_pct: float) -> Plan:
 
 
 def _plan(found: Spread, target_pct: float, power: Power) -> Plan:
-    needed = pairs_needed(power, found.deviation, target_pct, paired=found.paired)
+    needed = pairs_needed(power, found.deviation, target_pct, found.freedom_per_pair)
     pairs = (needed or 0) * found.launches_per_cache
     if needed is None or pairs > MOST_PAIRS:
         return Plan(target_pct, None, 0.0)
     return Plan(target_pct, pairs, pairs * found.pair_s)
-
-
-def _freedom(pairs: int, paired: bool) -> int:
-    return (pairs - 1) * (1 if paired else 2)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
+from bi_experiments.claim import still_running
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder, read_result, with_results
@@ -34,11 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     options = parser.parse_args(arguments)
     folders, skipped = with_results(options.folders)
     try:
-        if options.output is not None and len(folders) == 1:
-            raise ConfigurationError(f"--output {options.output} is for several folders: leave it out for one")
         if skipped is not None:
             say(skipped)
+        folders = _that_ended(folders)
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
+        if options.output is not None and len(folders) == 1:
+            raise ConfigurationError(f"--output {options.output} is for several folders: leave it out for one")
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))
             write_pages(result, OutputFolder(folder))
@@ -52,6 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     except OSError as error:
         return complain(f"{error.filename or 'a report'} cannot be written: {error.strerror}")
     return ExitCode.DONE
+
+
+def _that_ended(folders: Sequence[Path]) -> list[Path]:
+    """All but those in which an experiment runs: until it ends, its record says that the program was killed.
+
+    Raises:
+        ConfigurationError: There are no others.
+    """
+    still = [folder for folder in folders if still_running(folder)]
+    if still and len(still) == len(folders):
+        raise ConfigurationError(f"the experiment in {still[0]} is still running: its report is written when it ends")
+    if still:
+        say(f"skipped while still running: {', '.join(map(str, still))}")
+    return [folder for folder in folders if folder not in still]
 
 
 def _compare(folders: Sequence[Path], results: Sequence[ExperimentResult], page: Path) -> str:

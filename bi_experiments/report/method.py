@@ -26,7 +26,7 @@ def method(result: ExperimentResult) -> Entries:
     if result.comparison is not None and result.comparison.stages is not None:
         entries.append(("stages", " ".join(line for line in stages_lines(result.comparison.stages) if line)))
     step_sizes = max((phase.warmup_step_sizes or 0 for phase in result.phases), default=0)
-    entries += _rules(setting(configuration, "protocol") or {}, step_sizes)
+    entries += _rules(setting(configuration, "protocol") or {}, pairs, step_sizes)
     entries += _trials(setting(configuration, "workload") or {}, result)
     entries += _probes(setting(configuration, "verify") or {}, result)
     if any(phase.observed is not None and phase.observed.device != "cpu" for phase in result.phases):
@@ -46,11 +46,12 @@ def _estimate(design: Design, pairs: int) -> str:
     return f"{said}; 95 % interval: {interval(design, pairs)}{why if pairs > 1 else ''}; n = {pairs}"
 
 
-def _rules(protocol: Mapping[str, Any], step_sizes: int) -> Entries:
+def _rules(protocol: Mapping[str, Any], pairs: int, step_sizes: int) -> Entries:
+    balanced = "balanced and random: of every two pairs in turn, one is baseline first"
     shared = int(protocol.get("launches_per_cache", 1))
     said = {
         "order": {
-            "balanced": "balanced and random: in every two pairs, each arm runs first once",
+            "balanced": balanced + ("; the last pair's is random" if pairs % 2 else ""),
             "baseline_first": "the baseline runs first in every pair",
         },
         "interleave": {

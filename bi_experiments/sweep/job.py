@@ -136,8 +136,11 @@ def _close(
     sweep_run_id = tracking.run_id_of(job.sweep, config.tracking)
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
-    failed = code in {ExitCode.PHASE_FAILED, ExitCode.INTERRUPTED}
-    record = ended(started, Status.FAILED if failed else Status.DONE, result.stopped, code)
+    if code is ExitCode.INTERRUPTED:
+        record = interrupted(started)
+    else:
+        status = Status.FAILED if code is ExitCode.PHASE_FAILED else Status.DONE
+        record = ended(started, status, result.stopped, code)
     return with_result(msgspec.structs.replace(record, taken_over=taken_over), result)
 
 

@@ -11,7 +11,7 @@ from bi_experiments.analysis.metrics import own_s_per_token
 from bi_experiments.analysis.outcome import primary
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.errors import ExitCode
-from bi_experiments.records import INTERRUPTED, RECORD_VERSION, Arm, Difference, ExperimentResult, Invariance, Record
+from bi_experiments.records import RECORD_VERSION, Arm, Difference, ExperimentResult, Invariance, Record
 
 
 class Status(StrEnum):
@@ -19,6 +19,7 @@ class Status(StrEnum):
 
     DONE = "done"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
     CANNOT_RUN = "cannot run"
     """The configuration contradicts itself, or this machine cannot run it."""
     RUNNING = "running"
@@ -139,7 +140,7 @@ def ended(started: ExperimentRecord, status: Status, reason: str | None, code: i
 
 def interrupted(started: ExperimentRecord) -> ExperimentRecord:
     """What is written of an experiment that ran when it, or its sweep, was interrupted."""
-    return ended(started, Status.FAILED, INTERRUPTED, ExitCode.INTERRUPTED)
+    return ended(started, Status.INTERRUPTED, None, ExitCode.INTERRUPTED)
 
 
 def with_result(record: ExperimentRecord, result: ExperimentResult) -> ExperimentRecord:

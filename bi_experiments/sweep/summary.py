@@ -127,7 +127,9 @@ def exit_code(records: Sequence[ExperimentRecord], skip_impossible: bool) -> Exi
 def first_failure(sweep: SweepFolder) -> ExperimentRecord | None:
     """The first experiment that failed, or could not run, since the sweep was last started."""
     sweep_record = record_of(sweep)
-    bad = {Status.FAILED} if sweep_record and sweep_record.skip_impossible else {Status.FAILED, Status.CANNOT_RUN}
+    bad = {Status.FAILED, Status.INTERRUPTED}
+    if sweep_record is None or not sweep_record.skip_impossible:
+        bad.add(Status.CANNOT_RUN)
     since = sweep_record.session_started_at if sweep_record else 0.0
     return next((record for record in sweep.read() if record.status in bad and record.at >= since), None)
 
@@ -137,10 +139,8 @@ def first_failure(sweep: SweepFolder) -> ExperimentRecord | None:
 
 def outcome(record: ExperimentRecord) -> str:
     """What became of an experiment, in a few words: overhead and verdict, or why it has no result."""
-    if record.status is Status.RUNNING:
-        return "running"
     if record.status is not Status.DONE:
-        return f"{record.status}: {record.reason}"
+        return f"{record.status}: {record.reason}" if record.reason else record.status.value
     parts = [] if record.change_pct is None else [signed(record.change_pct)]
     if record.low_pct is not None and record.high_pct is not None:
         parts.append(band(record.low_pct, record.high_pct))

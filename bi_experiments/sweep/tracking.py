@@ -85,7 +85,7 @@ def _metrics(records: Sequence[ExperimentRecord]) -> dict[str, float]:
     costs = [record.change_pct for record in once if record.change_pct is not None]
     metrics = {
         f"experiments/{status.value.replace(' ', '_')}": float(sum(record.status is status for record in records))
-        for status in (Status.DONE, Status.FAILED, Status.CANNOT_RUN)
+        for status in (Status.DONE, Status.FAILED, Status.INTERRUPTED, Status.CANNOT_RUN)
     }
     if costs:
         metrics |= {"overhead/lowest_pct": min(costs), "overhead/highest_pct": max(costs)}

@@ -190,12 +190,12 @@ def test_two_stages_cover_in_another_quantity_than_the_one_that_decides(correlat
 
 def test_what_the_planner_promises_comes_true() -> None:
     """The design's own figures: at a pair deviation of 1.6 %, 8 pairs tell 2 % from none and 29 show less than 1 %."""
-    assert pairs_needed(difference_power, 0.016, 2.0, paired=True) == 8
-    assert pairs_needed(equivalence_power, 0.016, 1.0, paired=True) == 29
+    assert pairs_needed(difference_power, 0.016, 2.0, 1.0) == 8
+    assert pairs_needed(equivalence_power, 0.016, 1.0, 1.0) == 29
     rng = np.random.default_rng(1)
     told = [
         (paired_estimate((math.log1p(0.02) + 0.016 * rng.standard_normal(8)).tolist()).low_pct or -1.0) > 0
         for _ in range(4000)
     ]
-    assert fmean(told) == pytest.approx(difference_power(8, 0.016, 2.0, paired=True), abs=0.02)
+    assert fmean(told) == pytest.approx(difference_power(8, 0.016, 2.0, 1.0), abs=0.02)
     assert fmean(told) >= 0.8

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from bi_experiments.claim import held
 from bi_experiments.errors import ExitCode
+from bi_experiments.paths import OutputFolder
 from bi_experiments.records import INTERRUPTED, PhaseResult, PhaseStatus, to_json
 from bi_experiments.report.__main__ import main
 from tests import factories
@@ -75,6 +77,19 @@ def test_folders_without_a_record_are_skipped_with_one_line(
     assert capsys.readouterr().err == "skipped without a result.json: refused, killed\n"
     assert (folders[0] / "report.html").exists()
     assert not Path("comparison.html").exists()
+
+
+def test_an_experiment_that_still_runs_is_not_reported_as_one_that_was_killed(
+    folders: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with held(OutputFolder(folders[0])):
+        assert main([str(folders[0])]) == ExitCode.CANNOT_RUN
+        error = f"error: the experiment in {folders[0]} is still running: its report is written when it ends\n"
+        assert capsys.readouterr().err == error
+        assert main([*map(str, folders[:2])]) == ExitCode.DONE
+        assert capsys.readouterr().err == f"skipped while still running: {folders[0]}\n"
+    assert not (folders[0] / "report.html").exists()
+    assert (folders[1] / "report.html").exists()
 
 
 def test_no_folder_with_a_record_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,7 @@ def test_an_interrupted_sweep_ends_at_once_and_is_resumed(sweep: Sweep) -> None:
     wait_for(lambda: any('"trial"' in path.read_text() for path in hanging(sweep)), limit_s=120)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert sweep.statuses() == ["failed"]
+    assert sweep.statuses() == ["interrupted"]
     assert sweep.folder.html.is_file()
     assert not left_over(sweep)
     whole = phases_done(sweep)

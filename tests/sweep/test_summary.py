@@ -192,6 +192,7 @@ def test_few_words_say_what_became_of_an_experiment() -> None:
         "+7.4 % [+6.1 %, +8.8 %] invariance not shown"
     )
     assert summary.outcome(record(0, Status.FAILED, reason="it broke")) == "failed: it broke"
+    assert summary.outcome(record(0, Status.INTERRUPTED)) == "interrupted"
     assert summary.outcome(record(0)) == "no complete pair"
 
 

@@ -8,7 +8,6 @@ from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
 from bi_experiments.config.launchers import RaySettings
-from bi_experiments.errors import ExitCode
 from bi_experiments.sweep.launchers.remote import RemoteJob, without_result
 
 CONNECT_S = 10.0
@@ -55,7 +54,7 @@ def run_on_ray(jobs: Sequence[RemoteJob], settings: RaySettings) -> list[JobRetu
     except BaseException:
         ray.shutdown()  # with the program that started them, Ray kills the tasks, and so their phases
         for job in jobs:
-            without_result(job, "the sweep was interrupted", ExitCode.INTERRUPTED)
+            without_result(job, None)
         raise
     finally:
         ray.shutdown()

@@ -17,7 +17,7 @@ from bi_experiments.errors import ExitCode
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
 from bi_experiments.sweep.loader import experiments
-from bi_experiments.sweep.records import Status, ended, running
+from bi_experiments.sweep.records import Status, ended, interrupted, running
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,19 @@ def compose_jobs(
     return jobs
 
 
-def without_result(job: RemoteJob, why: str, code: ExitCode = ExitCode.PHASE_FAILED) -> JobReturn:
+def without_result(job: RemoteJob, why: str | None) -> JobReturn:
     """What the sweeper is given for an experiment that ended without reporting; its row says that it failed.
 
     Args:
         job: The experiment.
-        why: How it ended, for the user.
-        code: Its exit code.
+        why: How it failed, for the user; None: the sweep was interrupted.
     """
     sweep, number = SweepFolder(Path(job.config.hydra.sweep.dir)), int(job.config.hydra.job.num)
     overrides = as_set(job.config.hydra.overrides.task)
     written = {record.number: record for record in sweep.read()}.get(number)
     if written is None or written.status is Status.RUNNING:
         started = written or running(record_of(sweep), number, str(job.config.hydra.sweep.subdir), overrides)
-        sweep.append(ended(started, Status.FAILED, why, code))
+        sweep.append(interrupted(started) if why is None else ended(started, Status.FAILED, why, ExitCode.PHASE_FAILED))
     returned = JobReturn(overrides=overrides, cfg=job.config, status=JobStatus.COMPLETED)
     returned.return_value = None
     return returned
