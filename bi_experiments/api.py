@@ -1,10 +1,11 @@
 """The Python function that users coming from vLLM's own benchmark expect."""
 
+from pathlib import Path
 from typing import Any
 
 
 def run_benchmark_with_batch_invariant(
-    model: str,
+    model: str | Path,
     tp_size: int,
     max_batch_size: int,
     num_trials: int,
@@ -51,9 +52,18 @@ def run_benchmark_with_batch_invariant(
     from bi_experiments.analysis.metrics import summarise
     from bi_experiments.config.compose import compose
     from bi_experiments.config.keys import as_override
+    from bi_experiments.errors import ConfigurationError
     from bi_experiments.experiment import run_single_phase
     from bi_experiments.records import Arm
 
+    model = str(model) if isinstance(model, Path) else model
+    for name, value, kind in (
+        ("model", model, str),
+        ("backend", backend, str),
+        ("batch_invariant", batch_invariant, bool),
+    ):
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{name}={value!r} is not possible: pass a {kind.__name__}")
     config = compose(
         [
             "backend=cpu" if backend == "CPU_ATTN" else "backend=flash_attn",

@@ -22,6 +22,7 @@ and the experiments' `protocol.equivalence_pct` (a change within which counts as
 * 0: the whole interval is at or below the margin: B takes no longer than A, beyond what is accepted;
 * 4: otherwise, and the whole interval is over `--max-change-pct`: B takes longer;
 * 5: neither: too few pairs, no interval, or different numbers of tokens;
+* 3: whatever the times say, the mode is violated in B and not in A;
 * 2: the two cannot be compared.
 
 A job that stops at 4 stops at shown regressions only; one that stops at anything but 0 also demands enough pairs to
@@ -41,15 +42,16 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_settings
 from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.analysis.invariance import judged_anew
+from bi_experiments.analysis.outcome import VIOLATIONS
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, total_time_logs
 from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
-from bi_experiments.records import ExperimentResult
+from bi_experiments.records import Arm, ExperimentResult, Invariance
 from bi_experiments.report.several import differing, settings_that_differ
 from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking import store
-from bi_experiments.wording import NO_INTERVAL, band, device, signed, unsigned
+from bi_experiments.wording import NO_INTERVAL, band, device, invariance_word, signed, unsigned
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -88,14 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     sys.stdout.write("\n\n".join(part for part in (*shown, answer) if part) + "\n")
     if said := outputs_agree(first, second):
         sys.stdout.write(f"{said}\n")
-    return code
+    if said := describe_invariance(first, second):
+        sys.stdout.write(f"{said}\n")
+    return ExitCode.INVARIANCE_VIOLATED if _violated(second) and not _violated(first) else code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="python -m bi_experiments.compare",
         description="What changed from experiment A to experiment B: the baseline, the mode, or the ratio of both?",
-        epilog="Exit code 0: B takes no longer than A; 4: B takes longer; 5: undecided; 2: they cannot be compared.",
+        epilog="Exit code 0: B takes no longer than A; 4: B takes longer; 5: undecided; 3: the mode is violated in B "
+        "and not in A; 2: they cannot be compared.",
     )
     parser.add_argument("first", metavar="A", help="reference: output folders or MLflow run ids, with commas")
     parser.add_argument("second", metavar="B", help="what changed: output folders or MLflow run ids, with commas")
@@ -125,7 +130,11 @@ def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
         ConfigurationError: One of them is not there, or cannot be read.
     """
     names = [sources] if _is_folder(sources) else sources.split(",")
-    return tuple(load(name.strip(), tracking_uri) for name in names)
+    results = tuple(load(name.strip(), tracking_uri) for name in names)
+    for at, result in enumerate(results):
+        if result in results[:at]:  # as two it would agree with itself
+            raise ConfigurationError(f"{names[at].strip()} is an experiment that {sources} has twice: name it once")
+    return results
 
 
 def load(source: str, tracking_uri: str) -> ExperimentResult:
@@ -219,6 +228,25 @@ def describe_overheads(first: Sequence[ExperimentResult], second: Sequence[Exper
     """What the mode costs on each side, in one sentence: the two that the ratio compares."""
     in_a, in_b = signed(overhead_pct(first)), signed(overhead_pct(second))
     return f"The second arm's overhead is {in_a} in A and {in_b} in B."
+
+
+def describe_invariance(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> str:
+    """Whether batch invariance held on either side, in one sentence; nothing where no mode was probed."""
+    sides = [(name, _verdicts(side)) for name, side in (("A", first), ("B", second))]
+    if not any(verdicts for _, verdicts in sides):
+        return ""
+    said = [f"{' and '.join(map(invariance_word, verdicts)) or 'not probed'} in {name}" for name, verdicts in sides]
+    return f"Batch invariance: {', '.join(said)}."
+
+
+def _verdicts(results: Sequence[ExperimentResult]) -> list[Invariance]:
+    """What the proofs of a side say of the mode, each once."""
+    found = [result.invariance.verdict(Arm.BATCH_INVARIANT) for result in results if result.invariance is not None]
+    return list(dict.fromkeys(verdict for verdict in found if verdict is not None))
+
+
+def _violated(results: Sequence[ExperimentResult]) -> bool:
+    return any(verdict in VIOLATIONS for verdict in _verdicts(results))
 
 
 def describe(changes: Changes) -> str:

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.location import describe
+from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.claim import held
 from bi_experiments.errors import ExitCode, ExperimentError, OneLineParser, complain, file_problem, say
-from bi_experiments.launch.location import recorded_config
+from bi_experiments.launch.location import differing_probe, recorded_config
 from bi_experiments.localisation import locate
 from bi_experiments.machine.placement import own_devices
 from bi_experiments.machine.preflight import check_machine
@@ -36,17 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a finished experiment")
     parser.add_argument(
         "--arm",
-        type=Arm,
-        choices=list(Arm),
+        choices=[arm.value for arm in Arm],
         help="the arm whose differing probe is looked into (the one that is not the baseline)",
     )
     options = parser.parse_args(arguments)
-    folder = OutputFolder(options.folder)
+    folder, arm = OutputFolder(options.folder), Arm(options.arm) if options.arm else None
     try:
-        config = recorded_config(read_result(folder.root))
+        recorded = read_result(folder.root)
+        config = recorded_config(recorded)
+        differing_probe(recorded, arm or second_arm(recorded.phases))  # before a machine is asked for
         check_machine(config)
         with held(folder), own_devices(config, f"locating in {folder.root}", say):
-            result = locate(folder, options.arm)
+            result = locate(folder, arm)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
     except OSError as error:

@@ -156,9 +156,13 @@ def with_results(folders: Iterable[Path]) -> tuple[list[Path], str | None]:
         folders: As a shell makes them of `outputs/*/*`: also of runs that were refused or killed early.
 
     Returns:
-        The folders, each once, and the line; all of them and no line where none has a record, or none lacks one.
+        The folders, each once by whatever names, and the line; all of them and no line where none has a record, or
+        none lacks one.
     """
-    named = list(dict.fromkeys(folders))
+    places: dict[Path, Path] = {}
+    for folder in folders:
+        places.setdefault(folder.resolve(), folder)
+    named = list(places.values())
     without = [folder for folder in named if not OutputFolder(folder).result.exists()]
     if not without or len(without) == len(named):
         return named, None

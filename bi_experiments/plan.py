@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 def _per_cent(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not possible: pass a number of per cent above 0")
     return value

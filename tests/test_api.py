@@ -1,9 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bi_experiments import run_benchmark_with_batch_invariant
 from bi_experiments.config.schema import ExperimentConfig
+from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Arm, PhaseResult
 from tests import factories
 
@@ -38,6 +40,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> tuple[ExperimentCo
 def test_a_models_folder_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     name = '/ckpt/epoch=3,"a b"'
     assert asked(monkeypatch, model=name)[0].model.name == name
+
+
+def test_a_models_folder_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, model=Path("/ckpt/x"))[0].model.name == "/ckpt/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_invariant", "false"), ("batch_invariant", None), ("model", None), ("backend", 3)]
+)
+def test_an_argument_of_another_type_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}=.* is not possible: pass a (bool|str)"):
+        asked(monkeypatch, **{name: value})
 
 
 def test_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:

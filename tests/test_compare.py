@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
-from bi_experiments.records import Arm, ExperimentResult, to_json
+from bi_experiments.records import Arm, ExperimentResult, Invariance, to_json
 from tests import factories
 from tests.analysis.test_changes import BEFORE, SLOWER, experiment, with_fresh_prompts
 
@@ -53,6 +54,41 @@ def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.
     assert compare.main([*sides, "--gate", "ratio"]) is ExitCode.OVER_GATE
 
 
+def test_one_experiment_does_not_count_twice_on_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As two it would agree with itself: an interval of no width, from one pair."""
+    one = folder(tmp_path / "a", experiment(BEFORE))
+    other = folder(tmp_path / "b", experiment(SLOWER))
+    for sides in ([f"{one},{one}", other], [other, f"{one},{tmp_path}/b/../a"]):
+        assert compare.main([*sides, "--anyway"]) is ExitCode.CANNOT_RUN
+        error = capsys.readouterr().err
+        assert "twice: name it once" in error
+        assert error.count("\n") == 1
+
+
+def test_a_mode_that_is_violated_since_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = {
+        name: folder(tmp_path / name, with_verdict(verdict, costs))
+        for name, verdict, costs in (
+            ("holds", Invariance.HOLDS, BEFORE),
+            ("violated", Invariance.VIOLATED, [cost + 0.01 for cost in BEFORE]),
+            ("violated before", Invariance.VIOLATED, [cost - 0.01 for cost in BEFORE]),
+        )
+    }
+    accepted = ["--max-change-pct", "50"]
+    assert compare.main([sides["holds"], sides["violated"], *accepted]) is ExitCode.INVARIANCE_VIOLATED
+    assert "Batch invariance: holds in A, violated in B." in capsys.readouterr().out
+    assert compare.main([sides["violated before"], sides["violated"], *accepted]) is ExitCode.DONE
+    assert "Batch invariance: violated in A, violated in B." in capsys.readouterr().out
+    assert compare.main([sides["violated"], sides["holds"], *accepted]) is ExitCode.DONE
+
+
+def with_verdict(verdict: Invariance, costs_pct: Sequence[float]) -> ExperimentResult:
+    result = factories.whole_result(factories.phases(costs_pct))
+    assert result.invariance is not None
+    arms = tuple(replace(one, verdict=verdict) if one.arm.batch_invariant else one for one in result.invariance.arms)
+    return replace(result, invariance=replace(result.invariance, arms=arms))
+
+
 def test_several_experiments_a_side_are_given_with_commas(tmp_path: Path) -> None:
     before = [folder(tmp_path / f"a{n}", experiment([7.0 + n, 7.5 + n, 8.0 + n])) for n in range(3)]
     after = [folder(tmp_path / f"b{n}", experiment([8.0 + n, 8.5 + n, 9.0 + n])) for n in range(3)]
@@ -67,7 +103,7 @@ def test_one_experiment_on_a_side_is_said_to_leave_their_spread_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], of_a: int, of_b: int, said: bool, gate: str, instead: str
 ) -> None:
     sides = [
-        ",".join(folder(tmp_path / f"{side}{n}", experiment(BEFORE)) for n in range(count))
+        ",".join(folder(tmp_path / f"{side}{n}", experiment(BEFORE, started_at=float(n))) for n in range(count))
         for side, count in (("a", of_a), ("b", of_b))
     ]
     compare.main([*sides, "--gate", gate])
@@ -90,7 +126,8 @@ def test_fresh_prompts_are_compared_by_the_number_of_the_pair(
     slower = folder(tmp_path / "b", with_fresh_prompts((7.1, 7.5, 8.0), factor=1.1))
     assert compare.main([before, slower]) is ExitCode.OVER_GATE
     assert compare.main([before, slower, "--gate", "ratio"]) is ExitCode.DONE
-    twice = folder(tmp_path / "c", with_fresh_prompts((7.1, 7.5, 8.0), factor=1.1))
+    again = replace(with_fresh_prompts((7.1, 7.5, 8.0), factor=1.1), started_at=1.0)
+    twice = folder(tmp_path / "c", again)
     assert compare.main([before, f"{slower},{twice}"]) is ExitCode.OVER_GATE
     capsys.readouterr()
     other = folder(tmp_path / "d", with_fresh_prompts((7.0, 7.5, 8.0), tokens=101))

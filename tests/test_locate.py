@@ -124,6 +124,20 @@ def test_an_arm_in_which_nothing_differs_is_refused_with_the_one_to_ask_for(
     assert "none of 1 probe output of" in capsys.readouterr().err
 
 
+def test_an_experiment_without_a_proof_has_nothing_to_locate_on_any_machine(
+    experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = read_result(experiment.root)
+    phases = tuple(msgspec.structs.replace(phase, probes=()) for phase in result.phases)
+    on_a_gpu = {**result.configuration, "backend": {**result.configuration["backend"], "platform": "cuda"}}
+    experiment.result.write_bytes(to_json(msgspec.structs.replace(result, phases=phases, configuration=on_a_gpu)))
+    for arm in ([], ["--arm", "baseline"]):
+        assert main([str(experiment.root), *arm]) is ExitCode.CANNOT_RUN
+        assert capsys.readouterr().err == (
+            "error: nothing was probed, so that there is nothing to locate: pass an experiment with verify=standard\n"
+        )
+
+
 def test_a_folder_that_an_experiment_writes_into_is_refused(
     experiment: OutputFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

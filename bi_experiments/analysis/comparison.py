@@ -104,8 +104,11 @@ def sentence(
         pairs += f", every {launches_per_cache} launches of an arm with compile caches of their own"
     if low is None or high is None:
         what = "whether two baselines differ here" if control else "what batch invariance costs here"
+        if inject_pct:
+            what = f"whether the {inject_pct:g} % injected into the second arm are found"
+        one = "One launch" if total_time.pairs < 2 else "One set of compile caches"
         return (
-            f"One launch an arm has no interval: {what} is undecided. Total time was {four_digits(total_time.baseline)}"
+            f"{one} an arm has no interval: {what} is undecided. Total time was {four_digits(total_time.baseline)}"
             f" s in the baseline and {four_digits(total_time.second)} s in the second arm."
         )
     if inject_pct:

@@ -14,7 +14,8 @@ from bi_experiments.records import (
 )
 from bi_experiments.wording import band, signed
 
-_VIOLATIONS = (Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC)
+VIOLATIONS = (Invariance.VIOLATED, Invariance.NOT_DETERMINISTIC)
+"""Verdicts of the mode that say that it does not hold."""
 
 
 def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
@@ -31,7 +32,7 @@ def exit_code(result: ExperimentResult, config: ExperimentConfig) -> ExitCode:
         return ExitCode.PHASE_FAILED
     arms = result.invariance.arms if result.invariance else ()
     mode = next((one for one in arms if one.arm is Arm.BATCH_INVARIANT), None)
-    if mode is not None and config.verify.strict and mode.verdict in _VIOLATIONS:
+    if mode is not None and config.verify.strict and mode.verdict in VIOLATIONS:
         return ExitCode.INVARIANCE_VIOLATED
     if mode is not None and config.verify.strict_launches and mode.reproducible is Reproducibility.NOT_REPRODUCIBLE:
         return ExitCode.INVARIANCE_VIOLATED

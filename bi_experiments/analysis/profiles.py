@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from bi_experiments.analysis.operation_classes import OperationClass, classify
 from bi_experiments.analysis.pairs import second_arm
@@ -44,6 +44,10 @@ class ProfiledArm(NamedTuple):
     def total_s(self) -> float:
         """What the classes but the profiler's own add up to, in seconds: the timed trial's time, or the profiled's."""
         return sum(time.total_s for kind, time in self.classes.items() if kind is not OperationClass.PROFILER)
+
+    def observed_alone(self) -> Self:
+        """The same, with the profiler's own time left where it was: in host and idle."""
+        return self._replace(classes=class_times(self.profile, None))
 
     @property
     def known_pct(self) -> float:
@@ -93,7 +97,13 @@ def profiled(result: ExperimentResult) -> ProfileComparison | None:
         if phase.profile is not None and phase.profile.stopped is None
     }
     baseline, second = arms.get(Arm.BASELINE), arms.get(second_arm(result.phases))
-    return None if baseline is None or second is None else ProfileComparison(baseline, second)
+    if baseline is None or second is None:
+        return None
+    both = baseline, second
+    if any(arm.timed_s is None or _faster_when_observed(arm) for arm in both):
+        # What the profiler took is not known of one arm: taken out of the other's alone, it would look like a saving.
+        both = baseline.observed_alone(), second.observed_alone()
+    return ProfileComparison(*both)
 
 
 def of_phase(phase: PhaseResult) -> ProfiledArm:

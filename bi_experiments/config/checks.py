@@ -433,6 +433,13 @@ def _check_engine(config: ExperimentConfig) -> None:
         _require(name.isidentifier(), key, value, "it is not the name of an engine argument")
         _require(name not in OWN_ENGINE_ARGUMENTS, key, value, OWN_ENGINE_ARGUMENTS.get(name, ""))
         _require(_all_finite(value), key, value, "use a finite number")
+    most, logprobs = engine.get("max_logprobs"), config.verify.logprobs
+    _require(
+        config.verify.level is ProofLevel.off or not isinstance(most, int) or not 0 <= most < logprobs,
+        "backend.engine.max_logprobs",
+        most,
+        f"the proof asks for verify.logprobs={logprobs}; use at least that, or fewer of them",
+    )
     attention = engine.get("attention_config")
     if attention is not None:
         _require(
@@ -477,6 +484,14 @@ def _check_engine(config: ExperimentConfig) -> None:
 
 def _check_split_prompts(config: ExperimentConfig) -> None:
     """A prompt that is not split must fit into a step, and vLLM cannot sample behind one that is on the CPU."""
+    _require(
+        config.backend.max_num_batched_tokens is None
+        or config.backend.max_num_batched_tokens >= config.workload.max_batch_size,
+        "backend.max_num_batched_tokens",
+        config.backend.max_num_batched_tokens,
+        "a step must hold a token of every sequence; use at least "
+        f"workload.max_batch_size={config.workload.max_batch_size}",
+    )
     whole = config.backend.engine.get("enable_chunked_prefill") is False
     step, longest = config.backend.max_num_batched_tokens, config.model.max_model_len
     too_short = step is not None and step < longest
@@ -522,6 +537,12 @@ def _check_shared_caches(protocol: ProtocolConfig) -> None:
     _require(protocol.caches is Caches.fresh, key, value, "it requires protocol.caches=fresh")
     _require(protocol.pairs % value == 0, key, value, f"protocol.pairs={protocol.pairs} must be a multiple of it")
     _require(
+        protocol.pairs > value,
+        "protocol.pairs",
+        protocol.pairs,
+        f"with {key}={value} an arm has one set of caches and no interval; use {2 * value} or more",
+    )
+    _require(
         protocol.target_half_width_pct is None,
         key,
         value,
@@ -541,6 +562,12 @@ def _check_protocol(config: ExperimentConfig) -> None:
         _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
     if protocol.launches_per_cache > 1:
         _check_shared_caches(protocol)
+    if config.gate.max_overhead_pct is not None:
+        key, limit = "gate.max_overhead_pct", config.gate.max_overhead_pct
+        _require(protocol.pairs >= 2, key, limit, "it takes an interval; use protocol.pairs=2 or more")
+        _require(
+            not protocol.inject_pct, key, limit, "what is injected is no cost; leave it out, or protocol.inject_pct=0"
+        )
     if protocol.interleave is Interleave.trial:
         _require(
             two_engines_fit(config),
@@ -570,6 +597,13 @@ def _check_probes(config: ExperimentConfig) -> None:
         "[]",
         f"verify.level={verify.level} needs at least one composition; name one, or set verify=off",
     )
+    for key, asked in (("verify.locate", verify.locate), ("verify.strict_launches", verify.strict_launches)):
+        _require(
+            not asked or verify.level is not ProofLevel.off,
+            key,
+            "true",
+            "nothing is probed with verify.level=off; leave it out, or set verify=standard",
+        )
     _require(
         verify.max_tokens < config.model.max_model_len,
         "verify.max_tokens",

@@ -24,6 +24,7 @@ from bi_experiments.config.keys import (
     refuse_foreign_keys,
     refuse_overrides,
     several_values,
+    takes,
     unknown,
 )
 from bi_experiments.config.launchers import RaySettings, SlurmSettings
@@ -162,6 +163,9 @@ def one_line(error: Exception) -> str:
     said = [line for line in dict.fromkeys(lines) if line and not line.startswith(_OF_OMEGACONF)]
     if not_there := re.match(r"Could not override '([^']+)'", said[0] if said else ""):
         return _not_there(not_there[1])
+    wrong = re.match(r"Error merging override \+*([\w.]+)=(.*)", said[0] if said else "")
+    if wrong and wrong[1] in key_types():
+        return f"{wrong[1]}={wrong[2]} is not possible: {takes(wrong[1])}"
     if said and said[0].startswith("Unexpected type for root: NoneType"):  # OmegaConf does not say whose
         nullable = [key for key, hint in key_types().items() if dataclass_of(hint) and type(None) in alternatives(hint)]
         return (

@@ -74,7 +74,11 @@ def is_secret(key: str, value: object) -> bool:
         return True
     if "://" in text and _SECRET_PARAMETER.search(text):
         return True
-    plain = not text or text.lower() in {"null", "none", "true", "false"} or text.replace(".", "", 1).isdecimal()
+    plain = (
+        not text
+        or text.lower() in {"null", "none", "true", "false"}
+        or text.removeprefix("-").replace(".", "", 1).isdecimal()
+    )
     return key.startswith(_OPEN) and not plain and _SECRET_NAME.search(key.rpartition(".")[2]) is not None
 
 

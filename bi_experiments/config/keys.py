@@ -6,6 +6,7 @@ import re
 import shlex
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra.conf import HydraConf
@@ -49,6 +50,25 @@ def dataclass_of(hint: Any) -> type | None:  # noqa: ANN401
     return next((one for one in alternatives(hint) if dataclasses.is_dataclass(one) and isinstance(one, type)), None)
 
 
+def takes(key: str) -> str:
+    """What a key may be set to, for the error where it is something else."""
+    hint = key_types()[key]
+    named = [_named(one) for one in alternatives(hint) if one is not type(None)]
+    if dataclass_of(hint) is not None:
+        return f"set its keys one by one, {key}.NAME=VALUE"
+    if any(get_origin(one) is list for one in alternatives(hint)):
+        named = [f"a list, {key}=[A,B]"]
+    if any(get_origin(one) in {dict, Mapping} for one in alternatives(hint)):
+        return f"add its entries one by one, +{key}.NAME=VALUE"
+    return f"use {' or '.join(dict.fromkeys(named))}{' or null' if type(None) in alternatives(hint) else ''}"
+
+
+def _named(hint: Any) -> str:  # noqa: ANN401
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"one of {', '.join(one.name for one in hint)}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, "another value")
+
+
 def unknown(key: str) -> str:
     """What is said of a key that the schema does not have."""
     return f"{key} is not a key of the configuration{did_you_mean(key, key_types()) or ': --help lists the keys'}"
@@ -73,7 +93,7 @@ def _refuse_foreign(node: DictConfig, schema: type, prefix: str) -> None:
     for name, hint in hints.items():
         key = f"{prefix}{name}"
         if name not in node and not OmegaConf.is_missing(node, name):
-            raise ConfigurationError(f"~{key} removes a key that every experiment has: set it, or leave it as it is")
+            raise ConfigurationError(_removed(key))
         if OmegaConf.is_missing(node, name):
             raise ConfigurationError(f"{key} has no value: set {key}=VALUE")
         value = node[name]
@@ -82,6 +102,10 @@ def _refuse_foreign(node: DictConfig, schema: type, prefix: str) -> None:
         part = dataclass_of(hint)
         if part is not None and isinstance(value, DictConfig):
             _refuse_foreign(value, part, f"{key}.")
+
+
+def _removed(key: str) -> str:
+    return f"~{key} removes a key that every experiment has: set it, or leave it as it is"
 
 
 def refuse_overrides(overrides: Sequence[str]) -> None:
@@ -101,6 +125,9 @@ def refuse_overrides(overrides: Sequence[str]) -> None:
             override = parser.parse_overrides([text])[0]
         except (OverrideParseException, ValueError) as error:  # of a number with more digits than Python reads
             raise ConfigurationError(_unreadable(text)) from error
+        leaf = override.key_or_group in key_types() and dataclass_of(key_types()[override.key_or_group]) is None
+        if override.is_delete() and leaf:  # Hydra says of one that is null that it does not exist
+            raise ConfigurationError(_removed(override.key_or_group))
         value = override.value()
         if isinstance(value, int) and abs(value) > LARGEST:
             raise ConfigurationError(f"{override.key_or_group} is not possible: the number has too many digits")
@@ -130,6 +157,9 @@ def _unreadable(text: str) -> str:
         return f"{text} is neither a setting (KEY=VALUE) nor an option{meant}"
     if not key:
         return f"{text} has no key: write KEY=VALUE, without spaces around the ="
+    if value.startswith(("[", "{")):
+        example = shlex.quote(f'{key}=["A","B"]')
+        return f"{text} cannot be read: quote an entry that has other characters than letters and digits: {example}"
     return f"{text} cannot be read: quote a value that has = , : or brackets in it: {quoted(key, value)}"
 
 
@@ -150,6 +180,8 @@ def _refuse_hydra_key(override: Override) -> None:
     key = override.key_or_group
     if key == "hydra.callbacks" or key.startswith("hydra.callbacks."):
         raise ConfigurationError(f"{key} is the program's own: leave it as it is")
+    if key in {"hydra.run.dir", "hydra.sweep.dir"} and override.value() == "":
+        raise ConfigurationError(f"{key}= is not possible: name a folder (is a variable of the shell not set?)")
     schema: Any = HydraConf
     for name in key.split(".")[1:]:
         hints = get_type_hints(schema)

@@ -71,6 +71,10 @@ def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = Fal
         )
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
+        if not any(phase.probes for phase in result.phases):
+            raise ConfigurationError(
+                "nothing was probed, so that there is nothing to locate: pass an experiment with verify=standard"
+            )
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
             f"none of {count(probed, 'probe output')} of the {before_noun(arm)} arm differs, so that there is nothing "

@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         "--output", type=Path, metavar="FILE.html", help=f"the page that compares several folders ({COMPARISON})"
     )
     options = parser.parse_args(arguments)
+    if options.output is not None and options.output.suffix != ".html":
+        parser.error(f"--output {options.output} is not a page: name a file that ends in .html")
     folders, skipped = with_results(options.folders)
     try:
         if skipped is not None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bi_experiments.config.credentials import without_credentials, without_secrets
+from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import say, warn
 from bi_experiments.files import locked
@@ -86,7 +88,9 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed, of which it warns.
     """
-    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}"
+    elsewhere = tracking.uri != setting(result.configuration, "tracking.uri")
+    where = f" --uri {shlex.quote(without_credentials(tracking.uri))}" if elsewhere else ""
+    later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}{where}"
     limit_s = store.INTERRUPTED_S if result.interrupted else store.LIMIT_S
     return _attempt(
         lambda client: _log_experiment(client, result, folder, tracking, parent_run_id), tracking, later, limit_s

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from bi_experiments.analysis.findings import all_findings
 from bi_experiments.analysis.operation_classes import OperationClass
-from bi_experiments.analysis.profiles import class_times, describe, largest_operations, profiled
+from bi_experiments.analysis.profiles import ProfileComparison, class_times, describe, largest_operations, profiled
 from bi_experiments.records import Arm, ExperimentResult, Finding, Profile
 from tests import factories, profiles
 
@@ -83,6 +83,26 @@ def test_idle_time_says_nothing_where_the_observed_trial_was_the_shorter_one(tim
     sentence = describe(found._replace(baseline=arm._replace(profile=replace(arm.profile, time_s=2.0))))
     assert ("Read nothing from host and idle" in sentence) is said
     assert ("when it was observed (baseline)" in sentence) is said
+
+
+@pytest.mark.parametrize("arm", [Arm.BASELINE, Arm.BATCH_INVARIANT])
+def test_what_the_profiler_took_is_taken_out_of_both_arms_or_of_none(arm: Arm) -> None:
+    """An arm whose trial was the shorter one when observed: what the profiler took of it is not known."""
+    assert OperationClass.PROFILER in profiled_as(result()).baseline.classes
+    slower = tuple(
+        replace(one, trials=tuple(replace(trial, time_s=9.0) for trial in one.trials)) if one.arm is arm else one
+        for one in result().phases
+    )
+    found = profiled_as(factories.whole_result(slower))
+    assert OperationClass.PROFILER not in found.baseline.classes
+    assert OperationClass.PROFILER not in found.second.classes
+    assert found.difference_s == pytest.approx(profiles.SECOND.time_s - profiles.BASELINE.time_s)
+
+
+def profiled_as(record: ExperimentResult) -> ProfileComparison:
+    comparison = profiled(record)
+    assert comparison is not None
+    return comparison
 
 
 def test_one_name_in_both_arms_stands_in_one_row() -> None:

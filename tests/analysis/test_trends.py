@@ -5,7 +5,7 @@ import pytest
 from msgspec.structs import replace
 
 from bi_experiments.analysis.pairs import complete_pairs
-from bi_experiments.analysis.trends import Level, launch_levels, over_launches, slope_within, trend
+from bi_experiments.analysis.trends import Level, launch_levels, over_launches, slope_of_launches, slope_within, trend
 from bi_experiments.records import Arm, PhaseResult
 from tests import factories
 
@@ -114,3 +114,33 @@ def test_one_order_or_too_few_values_say_nothing_of_a_place() -> None:
     assert slope_within([[0, 1], [1, 0]], [[0.1, 0.2], [0.2, 0.1]]) is None
     assert slope_within([[0, 1, 2]], [[0.1, 0.2, 0.3]]) is None
     assert slope_within([[0]], [[0.1]]) is None
+
+
+def slopes_found(rng: np.random.Generator, launches: int, trials: int, own: float, common: float) -> float:
+    """In how many per cent of 400 experiments a slope common to the launches is found."""
+    found = 0
+    for _ in range(400):
+        places = np.array([rng.permutation(trials) for _ in range(launches)], dtype=float)
+        slopes = common + own * rng.standard_normal((launches, 1))
+        values = slopes * places + 0.01 * rng.standard_normal(places.shape) + 0.05 * rng.standard_normal(trials)
+        slope = slope_of_launches(places.tolist(), values.tolist())
+        found += slope is not None and abs(slope.rise) > slope.margin
+    return found / 4
+
+
+@pytest.mark.parametrize(("launches", "trials"), [(2, 3), (2, 5), (3, 3), (4, 5), (8, 3)])
+@pytest.mark.parametrize("own", [0.0, 0.05])
+def test_launches_that_drift_of_their_own_accord_show_no_common_slope(launches: int, trials: int, own: float) -> None:
+    assert slopes_found(np.random.default_rng(5), launches, trials, own, 0.0) <= 8  # 5, with a deviation of 1.1
+
+
+def test_a_slope_that_launches_have_in_common_is_found() -> None:
+    assert slopes_found(np.random.default_rng(6), 4, 5, 0.002, 0.02) > 90
+
+
+def test_one_order_or_one_launch_has_no_common_slope() -> None:
+    assert slope_of_launches([[0, 1, 2]] * 3, [[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.1, 0.1, 0.4]]) is None
+    assert slope_of_launches([[0, 1, 2, 3]], [[0.1, 0.2, 0.3, 0.1]]) is None
+    without = slope_of_launches([[0, 1, 2]] * 3, [[0.1, 0.2, 0.3], [0.2, 0.1, 0.3], [0.1, 0.1, 0.4]], same_trials=False)
+    assert without is not None
+    assert without.rise == pytest.approx(0.1)

@@ -67,6 +67,7 @@ def refusal(*overrides: str) -> str:
             ("protocol.pairs=4", "protocol.caches=fresh", "protocol.max_pairs=8", "protocol.target_half_width_pct=1"),
             "leave out protocol.target_half_width_pct",
         ),
+        (("protocol.pairs=2", "protocol.caches=fresh"), "an arm has one set of caches and no interval; use 4 or more"),
     ],
 )
 def test_launches_that_share_caches_make_whole_groups(settings: tuple[str, ...], said: str) -> None:
@@ -98,6 +99,12 @@ def test_launches_that_share_caches_make_whole_groups(settings: tuple[str, ...],
         (["verify.max_tokens=6000"], "verify.max_tokens=6000 .*model.max_model_len=5120"),
         (["experiment=cpu_demo", "backend.enforce_eager=false"], "would compile nothing.*TORCHDYNAMO_DISABLE=0 too"),
         (["backend=cpu", "backend.attention=FLASH_ATTN"], "FLASH_ATTN runs on cuda.*use one of CPU_ATTN"),
+        (["backend.max_num_batched_tokens=64"], "at least workload.max_batch_size=128"),
+        (["+backend.engine.max_logprobs=4"], "the proof asks for verify.logprobs=5"),
+        (["protocol.pairs=1", "gate.max_overhead_pct=5"], "it takes an interval; use protocol.pairs=2"),
+        (["protocol.inject_pct=5", "gate.max_overhead_pct=5"], "what is injected is no cost"),
+        (["verify=off", "verify.locate=true"], "nothing is probed with verify.level=off"),
+        (["verify=off", "verify.strict_launches=true"], "nothing is probed with verify.level=off"),
     ],
 )
 def test_contradictions_are_refused_with_what_to_type_instead(overrides: list[str], message: str) -> None:
@@ -105,6 +112,11 @@ def test_contradictions_are_refused_with_what_to_type_instead(overrides: list[st
     with pytest.raises(ConfigurationError, match=message) as caught:
         check(config)
     assert "\n" not in str(caught.value)
+
+
+def test_fewer_logprobs_do_where_nothing_asks_for_them() -> None:
+    check(compose(["+backend.engine.max_logprobs=4", "verify=off"]))
+    check(compose(["+backend.engine.max_logprobs=-1"]))
 
 
 def test_sampling_on_the_cpu_needs_whole_prompts() -> None:

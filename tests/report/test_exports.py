@@ -27,6 +27,21 @@ def test_one_launch_an_arm_has_no_interval_here_either() -> None:
     assert cost["extra"].startswith("1 pair, no interval\n")
 
 
+@pytest.mark.parametrize(
+    ("settings", "second", "said"),
+    [
+        ((), Arm.BATCH_INVARIANT, "cost of the mode"),
+        (("protocol.inject_pct=5",), Arm.BATCH_INVARIANT, "cost of the mode, with 5 % injected"),
+        (("protocol=control",), Arm.CONTROL, "a second baseline"),
+        (("protocol=control", "protocol.inject_pct=5"), Arm.CONTROL, "a second baseline, with 5 % injected"),
+    ],
+)
+def test_a_check_of_the_method_is_not_drawn_as_a_cost(settings: tuple[str, ...], second: Arm, said: str) -> None:
+    result = factories.whole_result(factories.phases([7.0, 7.5], second=second), *settings)
+    (ratio, *_) = json.loads(benchmark_json(result))
+    assert ratio["name"] == f"{result.name}: {said}"
+
+
 def test_a_record_without_a_trial_is_a_head_alone() -> None:
     result = replace(factories.whole_result(), phases=(), comparison=None, invariance=None)
     assert trials_csv(result) == ",".join(COLUMNS) + "\n"

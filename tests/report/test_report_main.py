@@ -113,6 +113,27 @@ def test_a_damaged_record_is_an_error_of_one_line_and_nothing_is_written(
     assert not (folders[0] / "report.html").exists()
 
 
+def test_the_page_of_several_never_takes_the_place_of_a_record(
+    folders: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = folders[0] / "result.json"
+    before = record.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, folders), "--output", str(record)])
+    assert ended.value.code == 2
+    assert "name a file that ends in .html" in capsys.readouterr().err
+    assert record.read_bytes() == before
+
+
+def test_one_experiment_by_two_names_is_reported_once(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(folders[0])
+    assert main([str(folders[0]), str(link), str(folders[0] / ".." / folders[0].name)]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{folders[0]}/report.html\n"
+
+
 def test_an_output_for_one_folder_is_refused(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folders[0]), "--output", "x.html"]) == ExitCode.CANNOT_RUN
     assert capsys.readouterr().err == "error: --output x.html is for several folders: leave it out for one\n"
