@@ -22,7 +22,7 @@ and the experiments' `protocol.equivalence_pct` (a change within which counts as
 * 0: the whole interval is at or below the margin: B takes no longer than A, beyond what is accepted;
 * 4: otherwise, and the whole interval is over `--max-change-pct`: B takes longer;
 * 5: neither: too few pairs, no interval, or different numbers of tokens;
-* 3: whatever the times say, the mode is violated in B and not in A;
+* 3: whatever the times say, the mode was probed in both, and is violated in B and not in A (`verify.strict`);
 * 2: the two cannot be compared.
 
 A job that stops at 4 stops at shown regressions only; one that stops at anything but 0 also demands enough pairs to
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         first = load_side(options.first, options.tracking_uri)
         second = load_side(options.second, options.tracking_uri)
+        _refuse_twice(first, second)
         if not options.anyway:
             for other in (*first[1:], *second):
                 require_alike(first[0], other)
@@ -92,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         sys.stdout.write(f"{said}\n")
     if said := describe_invariance(first, second):
         sys.stdout.write(f"{said}\n")
-    return ExitCode.INVARIANCE_VIOLATED if _violated(second) and not _violated(first) else code
+    strict = any(setting(result.configuration, "verify.strict") is not False for result in second)
+    held_before = bool(_verdicts(first)) and not _violated(first)
+    return ExitCode.INVARIANCE_VIOLATED if strict and held_before and _violated(second) else code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,11 +133,7 @@ def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
         ConfigurationError: One of them is not there, or cannot be read.
     """
     names = [sources] if _is_folder(sources) else sources.split(",")
-    results = tuple(load(name.strip(), tracking_uri) for name in names)
-    for at, result in enumerate(results):
-        if result in results[:at]:  # as two it would agree with itself
-            raise ConfigurationError(f"{names[at].strip()} is an experiment that {sources} has twice: name it once")
-    return results
+    return tuple(load(name.strip(), tracking_uri) for name in names)
 
 
 def load(source: str, tracking_uri: str) -> ExperimentResult:
@@ -174,6 +173,16 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
             f"{name} of run {run_id} cannot be downloaded from {without_credentials(tracking_uri)}: {reason}; "
             "pass --tracking-uri or a folder"
         ) from error
+
+
+def _refuse_twice(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> None:
+    """Refuse one experiment under two names: as two it would agree with itself."""
+    sides = [*(("A", result) for result in first), *(("B", result) for result in second)]
+    for at, (side, result) in enumerate(sides):
+        earlier = next((other for other, same in sides[:at] if same == result), None)
+        if earlier is not None:
+            where = f"twice in {side}" if side == earlier else f"in {earlier} and in {side}"
+            raise ConfigurationError(f"the same experiment ({result.name}) is {where}: name it once")
 
 
 # --- Deciding -------------------------------------------------------------------------------------------------------

@@ -54,15 +54,18 @@ def test_a_pure_win_is_no_regression_of_the_mode(tmp_path: Path, capsys: pytest.
     assert compare.main([*sides, "--gate", "ratio"]) is ExitCode.OVER_GATE
 
 
-def test_one_experiment_does_not_count_twice_on_a_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_experiment_does_not_count_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As two it would agree with itself: an interval of no width, from one pair."""
     one = folder(tmp_path / "a", experiment(BEFORE))
     other = folder(tmp_path / "b", experiment(SLOWER))
-    for sides in ([f"{one},{one}", other], [other, f"{one},{tmp_path}/b/../a"]):
+    for sides, where in (
+        ([f"{one},{one}", other], "twice in A"),
+        ([other, f"{one},{tmp_path}/b/../a"], "twice in B"),
+        ([one, one], "in A and in B"),
+    ):
         assert compare.main([*sides, "--anyway"]) is ExitCode.CANNOT_RUN
         error = capsys.readouterr().err
-        assert "twice: name it once" in error
-        assert error.count("\n") == 1
+        assert error == f"error: the same experiment (demo CPU_ATTN tp1 needle) is {where}: name it once\n"
 
 
 def test_a_mode_that_is_violated_since_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +83,11 @@ def test_a_mode_that_is_violated_since_is_no_success(tmp_path: Path, capsys: pyt
     assert compare.main([sides["violated before"], sides["violated"], *accepted]) is ExitCode.DONE
     assert "Batch invariance: violated in A, violated in B." in capsys.readouterr().out
     assert compare.main([sides["violated"], sides["holds"], *accepted]) is ExitCode.DONE
+    unprobed = replace(with_verdict(Invariance.HOLDS, BEFORE), invariance=None)
+    sides["unprobed"] = folder(tmp_path / "unprobed", unprobed)
+    capsys.readouterr()
+    assert compare.main([sides["unprobed"], sides["violated"], *accepted]) is ExitCode.DONE
+    assert "Batch invariance: not probed in A, violated in B." in capsys.readouterr().out
 
 
 def with_verdict(verdict: Invariance, costs_pct: Sequence[float]) -> ExperimentResult:
@@ -91,7 +99,7 @@ def with_verdict(verdict: Invariance, costs_pct: Sequence[float]) -> ExperimentR
 
 def test_several_experiments_a_side_are_given_with_commas(tmp_path: Path) -> None:
     before = [folder(tmp_path / f"a{n}", experiment([7.0 + n, 7.5 + n, 8.0 + n])) for n in range(3)]
-    after = [folder(tmp_path / f"b{n}", experiment([8.0 + n, 8.5 + n, 9.0 + n])) for n in range(3)]
+    after = [folder(tmp_path / f"b{n}", experiment([8.0 + n, 8.5 + n, 9.0 + n], started_at=1.0)) for n in range(3)]
     assert compare.main([",".join(before), ",".join(after)]) is ExitCode.GATE_UNDECIDED
 
 
@@ -103,8 +111,8 @@ def test_one_experiment_on_a_side_is_said_to_leave_their_spread_unknown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], of_a: int, of_b: int, said: bool, gate: str, instead: str
 ) -> None:
     sides = [
-        ",".join(folder(tmp_path / f"{side}{n}", experiment(BEFORE, started_at=float(n))) for n in range(count))
-        for side, count in (("a", of_a), ("b", of_b))
+        ",".join(folder(tmp_path / f"{side}{n}", experiment(BEFORE, started_at=start + n)) for n in range(count))
+        for side, count, start in (("a", of_a, 0.0), ("b", of_b, 10.0))
     ]
     compare.main([*sides, "--gate", gate])
     lines = [line for line in capsys.readouterr().out.splitlines() if "from one to the next is not known" in line]

@@ -134,7 +134,7 @@ def test_an_experiment_without_a_proof_has_nothing_to_locate_on_any_machine(
     for arm in ([], ["--arm", "baseline"]):
         assert main([str(experiment.root), *arm]) is ExitCode.CANNOT_RUN
         assert capsys.readouterr().err == (
-            "error: nothing was probed, so that there is nothing to locate: pass an experiment with verify=standard\n"
+            "error: nothing was probed, so that there is nothing to locate: run it again\n"
         )
 
 

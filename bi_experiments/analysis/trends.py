@@ -169,7 +169,8 @@ def slope_of_launches(
         same_trials: Likewise.
 
     Returns:
-        None with a single launch, or where a common slope cannot be told from what the trials shift.
+        None with a single launch, or where the launches' slopes cannot be told from what the trials shift: with two
+        trials each, or where the orders are one and its reverse.
     """
     import numpy as np
     from scipy.stats import t
@@ -187,3 +188,19 @@ def slope_of_launches(
     slopes = np.linalg.lstsq(design, table.ravel())[0][-launches:]
     error = float(slopes.std(ddof=1)) / math.sqrt(launches)
     return Slope(float(slopes.mean()), float(t.ppf((1 + CONFIDENCE) / 2, launches - 1)) * error)
+
+
+def common_slope(
+    positions: Sequence[Sequence[float]], values: Sequence[Sequence[float]], *, same_trials: bool = True
+) -> Slope | None:
+    """The slope that launches have in common, by the wider of two intervals.
+
+    That of `slope_within`, which takes the trials of a launch for independent, and that of `slope_of_launches`, which
+    does not, but is too narrow where few launches agree by chance. With two trials each a launch has one difference,
+    and the first one is over launches too. Arguments and result are as there.
+    """
+    if len(positions[0]) == 2 and same_trials:
+        return slope_within(positions, values)
+    slopes = [find(positions, values, same_trials=same_trials) for find in (slope_within, slope_of_launches)]
+    known = [slope for slope in slopes if slope is not None]
+    return max(known, key=lambda slope: slope.margin) if len(known) == len(slopes) else None

@@ -144,6 +144,8 @@ def check(config: ExperimentConfig) -> None:
     _check_engine(config)
     _check_protocol(config)
     _check_probes(config)
+    if not config.sweep.resume:  # what began under an earlier release may have them
+        _check_what_decides_nothing(config)
 
 
 def _require(condition: bool, key: str, found: object, instead: str) -> None:
@@ -438,7 +440,7 @@ def _check_engine(config: ExperimentConfig) -> None:
         config.verify.level is ProofLevel.off or not isinstance(most, int) or not 0 <= most < logprobs,
         "backend.engine.max_logprobs",
         most,
-        f"the proof asks for verify.logprobs={logprobs}; use at least that, or fewer of them",
+        f"the proof asks for verify.logprobs={logprobs}; set it to at least that, or lower verify.logprobs",
     )
     attention = engine.get("attention_config")
     if attention is not None:
@@ -537,12 +539,6 @@ def _check_shared_caches(protocol: ProtocolConfig) -> None:
     _require(protocol.caches is Caches.fresh, key, value, "it requires protocol.caches=fresh")
     _require(protocol.pairs % value == 0, key, value, f"protocol.pairs={protocol.pairs} must be a multiple of it")
     _require(
-        protocol.pairs > value,
-        "protocol.pairs",
-        protocol.pairs,
-        f"with {key}={value} an arm has one set of caches and no interval; use {2 * value} or more",
-    )
-    _require(
         protocol.target_half_width_pct is None,
         key,
         value,
@@ -562,12 +558,6 @@ def _check_protocol(config: ExperimentConfig) -> None:
         _require(protocol.pairs >= 2, "protocol.pairs", protocol.pairs, "an interval needs 2 pairs or more")
     if protocol.launches_per_cache > 1:
         _check_shared_caches(protocol)
-    if config.gate.max_overhead_pct is not None:
-        key, limit = "gate.max_overhead_pct", config.gate.max_overhead_pct
-        _require(protocol.pairs >= 2, key, limit, "it takes an interval; use protocol.pairs=2 or more")
-        _require(
-            not protocol.inject_pct, key, limit, "what is injected is no cost; leave it out, or protocol.inject_pct=0"
-        )
     if protocol.interleave is Interleave.trial:
         _require(
             two_engines_fit(config),
@@ -597,6 +587,33 @@ def _check_probes(config: ExperimentConfig) -> None:
         "[]",
         f"verify.level={verify.level} needs at least one composition; name one, or set verify=off",
     )
+    _require(
+        verify.max_tokens < config.model.max_model_len,
+        "verify.max_tokens",
+        verify.max_tokens,
+        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; use fewer",
+    )
+
+
+def _check_what_decides_nothing(config: ExperimentConfig) -> None:
+    """Settings that ask for what the others cannot give: a decision without an interval, or without a probe."""
+    protocol, verify, limit = config.protocol, config.verify, config.gate.max_overhead_pct
+    if limit is not None:
+        key = "gate.max_overhead_pct"
+        _require(protocol.pairs >= 2, key, limit, "it needs an interval; use protocol.pairs=2 or more")
+        _require(
+            not protocol.inject_pct,
+            key,
+            limit,
+            "an injected delay is not a cost; leave the gate out, or set protocol.inject_pct=0",
+        )
+    _require(
+        protocol.launches_per_cache == 1 or protocol.pairs > protocol.launches_per_cache,
+        "protocol.pairs",
+        protocol.pairs,
+        f"with protocol.launches_per_cache={protocol.launches_per_cache} an arm has one set of caches and no interval; "
+        f"use {2 * protocol.launches_per_cache} or more",
+    )
     for key, asked in (("verify.locate", verify.locate), ("verify.strict_launches", verify.strict_launches)):
         _require(
             not asked or verify.level is not ProofLevel.off,
@@ -604,12 +621,6 @@ def _check_probes(config: ExperimentConfig) -> None:
             "true",
             "nothing is probed with verify.level=off; leave it out, or set verify=standard",
         )
-    _require(
-        verify.max_tokens < config.model.max_model_len,
-        "verify.max_tokens",
-        verify.max_tokens,
-        f"a probe must fit into model.max_model_len={config.model.max_model_len} tokens; use fewer",
-    )
 
 
 MOST_DEVICE_MEMORY = 0.95

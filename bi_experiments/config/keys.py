@@ -66,7 +66,7 @@ def takes(key: str) -> str:
 def _named(hint: Any) -> str:  # noqa: ANN401
     if isinstance(hint, type) and issubclass(hint, Enum):
         return f"one of {', '.join(one.name for one in hint)}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, "another value")
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}.get(hint, "another value")
 
 
 def unknown(key: str) -> str:
@@ -157,7 +157,9 @@ def _unreadable(text: str) -> str:
         return f"{text} is neither a setting (KEY=VALUE) nor an option{meant}"
     if not key:
         return f"{text} has no key: write KEY=VALUE, without spaces around the ="
-    if value.startswith(("[", "{")):
+    if value.startswith(("[", "{")) and value[-1] != {"[": "]", "{": "}"}[value[0]]:
+        return f"{text} cannot be read: its {value[0]} is not closed"
+    if value.startswith("["):
         example = shlex.quote(f'{key}=["A","B"]')
         return f"{text} cannot be read: quote an entry that has other characters than letters and digits: {example}"
     return f"{text} cannot be read: quote a value that has = , : or brackets in it: {quoted(key, value)}"
@@ -180,7 +182,7 @@ def _refuse_hydra_key(override: Override) -> None:
     key = override.key_or_group
     if key == "hydra.callbacks" or key.startswith("hydra.callbacks."):
         raise ConfigurationError(f"{key} is the program's own: leave it as it is")
-    if key in {"hydra.run.dir", "hydra.sweep.dir"} and override.value() == "":
+    if key in {"hydra.run.dir", "hydra.sweep.dir"} and str(override.value()).strip() == "":
         raise ConfigurationError(f"{key}= is not possible: name a folder (is a variable of the shell not set?)")
     schema: Any = HydraConf
     for name in key.split(".")[1:]:

@@ -10,6 +10,7 @@ import msgspec
 from bi_experiments import __version__
 from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.config.compose import with_defaults
+from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.errors import ConfigurationError, PhaseError
 from bi_experiments.launch.pairs import launch_settings
@@ -72,9 +73,8 @@ def differing_probe(result: ExperimentResult, arm: Arm, of_the_batch: bool = Fal
     if not found:
         probed = sum(len(phase.probes) for phase in result.phases if phase.arm is arm)
         if not any(phase.probes for phase in result.phases):
-            raise ConfigurationError(
-                "nothing was probed, so that there is nothing to locate: pass an experiment with verify=standard"
-            )
+            how = " with verify=standard" if setting(result.configuration, "verify.level") == "off" else ""
+            raise ConfigurationError(f"nothing was probed, so that there is nothing to locate: run it again{how}")
         other = Arm.BASELINE if arm is not Arm.BASELINE else second_arm(result.phases)
         raise ConfigurationError(
             f"none of {count(probed, 'probe output')} of the {before_noun(arm)} arm differs, so that there is nothing "

@@ -47,7 +47,7 @@ def _estimate(design: Design, pairs: int) -> str:
 
 
 def _rules(protocol: Mapping[str, Any], pairs: int, step_sizes: int) -> Entries:
-    balanced = "balanced and random: of every two pairs in turn, one is baseline first"
+    balanced = "balanced and random: in each two consecutive pairs the baseline runs first in one"
     shared = int(protocol.get("launches_per_cache", 1))
     said = {
         "order": {

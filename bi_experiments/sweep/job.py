@@ -27,7 +27,7 @@ from bi_experiments.launch.progress import NoProgress, Progress
 from bi_experiments.localisation import locate_violation
 from bi_experiments.machine.placement import placed
 from bi_experiments.paths import OutputFolder, read_result
-from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
+from bi_experiments.records import INTERRUPTED, ExperimentResult, RecordError, from_json, to_json
 from bi_experiments.report.failures import last_words
 from bi_experiments.report.rows import Summary
 from bi_experiments.sweep import summary, tracking
@@ -91,7 +91,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
     started = _running(job)
     try:
         if config.sweep.fail_fast and (failed := summary.first_failure(job.sweep)):
-            return ended(started, Status.MISSING, f"not run: experiment {failed.number} {failed.status}")
+            return ended(started, Status.MISSING, f"not run: experiment {failed.number}: {failed.status}")
         prepare(config)
         identity = identity_of(config)
         started = msgspec.structs.replace(started, identity=identity.digest)
@@ -136,11 +136,8 @@ def _close(
     sweep_run_id = tracking.run_id_of(job.sweep, config.tracking)
     log_experiment(result, job.folder.root, config.tracking, parent_run_id=sweep_run_id)
     code = exit_code(result, config)
-    if code is ExitCode.INTERRUPTED:
-        record = interrupted(started)
-    else:
-        status = Status.FAILED if code is ExitCode.PHASE_FAILED else Status.DONE
-        record = ended(started, status, result.stopped, code)
+    status = {ExitCode.INTERRUPTED: Status.INTERRUPTED, ExitCode.PHASE_FAILED: Status.FAILED}.get(code, Status.DONE)
+    record = ended(started, status, None if result.stopped == INTERRUPTED else result.stopped, code)
     return with_result(msgspec.structs.replace(record, taken_over=taken_over), result)
 
 

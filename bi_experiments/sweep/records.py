@@ -62,7 +62,7 @@ class ExperimentRecord(Record, frozen=True, kw_only=True):
     """Digest of configuration, workload and environment; None where the configuration could not be read."""
     status: Status
     reason: str | None = None
-    """One line, when `status` is not done or the experiment ended early."""
+    """One line, when `status` is neither done nor interrupted, or the experiment ended early."""
     exit_code: int = 0
     taken_over: bool = False
     """Whether a resumed sweep found it finished."""

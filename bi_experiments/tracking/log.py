@@ -88,7 +88,7 @@ def log_experiment(
     Returns:
         The run id of the experiment; None when tracking is off or the tracking server failed, of which it warns.
     """
-    elsewhere = tracking.uri != setting(result.configuration, "tracking.uri")
+    elsewhere = without_credentials(tracking.uri) != setting(result.configuration, "tracking.uri")
     where = f" --uri {shlex.quote(without_credentials(tracking.uri))}" if elsewhere else ""
     later = f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}{where}"
     limit_s = store.INTERRUPTED_S if result.interrupted else store.LIMIT_S

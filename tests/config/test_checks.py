@@ -101,8 +101,8 @@ def test_launches_that_share_caches_make_whole_groups(settings: tuple[str, ...],
         (["backend=cpu", "backend.attention=FLASH_ATTN"], "FLASH_ATTN runs on cuda.*use one of CPU_ATTN"),
         (["backend.max_num_batched_tokens=64"], "at least workload.max_batch_size=128"),
         (["+backend.engine.max_logprobs=4"], "the proof asks for verify.logprobs=5"),
-        (["protocol.pairs=1", "gate.max_overhead_pct=5"], "it takes an interval; use protocol.pairs=2"),
-        (["protocol.inject_pct=5", "gate.max_overhead_pct=5"], "what is injected is no cost"),
+        (["protocol.pairs=1", "gate.max_overhead_pct=5"], "it needs an interval; use protocol.pairs=2"),
+        (["protocol.inject_pct=5", "gate.max_overhead_pct=5"], "an injected delay is not a cost"),
         (["verify=off", "verify.locate=true"], "nothing is probed with verify.level=off"),
         (["verify=off", "verify.strict_launches=true"], "nothing is probed with verify.level=off"),
     ],
@@ -112,6 +112,18 @@ def test_contradictions_are_refused_with_what_to_type_instead(overrides: list[st
     with pytest.raises(ConfigurationError, match=message) as caught:
         check(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["protocol.pairs=1", "gate.max_overhead_pct=5"],
+        ["verify=off", "verify.locate=true"],
+        ["protocol.pairs=2", "protocol.caches=fresh", "protocol.launches_per_cache=2"],
+    ],
+)
+def test_what_began_with_settings_that_decide_nothing_is_resumed(overrides: list[str]) -> None:
+    check(compose([*overrides, "sweep.resume=true"]))
 
 
 def test_fewer_logprobs_do_where_nothing_asks_for_them() -> None:

@@ -294,14 +294,17 @@ def test_nothing_is_logged_when_tracking_is_off(
 def test_a_server_that_is_down_costs_one_line(
     closed_port: int, result: ExperimentResult, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracking = TrackingConfig(enabled=True, uri=f"http://127.0.0.1:{closed_port}", experiment="x")
-    assert log_experiment(result, folder, tracking) is None
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert captured.err == (
-        f"warning: not logged to MLflow at http://127.0.0.1:{closed_port}: [Errno 111] Connection refused; "
-        f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}\n"
-    )
+    uri = f"http://127.0.0.1:{closed_port}"
+    tracking = TrackingConfig(enabled=True, uri=uri, experiment="x")
+    recorded = replace(result, configuration={**result.configuration, "tracking": {"uri": uri}})
+    for record, where in ((recorded, ""), (result, f" --uri {uri}")):  # the store of the record is the default
+        assert log_experiment(record, folder, tracking) is None
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert captured.err == (
+            f"warning: not logged to MLflow at {uri}: [Errno 111] Connection refused; "
+            f"the results are in {folder}, to log them later: python -m bi_experiments.track {folder}{where}\n"
+        )
 
 
 def test_a_server_that_does_not_answer_is_given_up(

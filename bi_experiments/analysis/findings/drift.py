@@ -8,7 +8,7 @@ from bi_experiments.analysis.design import Design, prompts_differ
 from bi_experiments.analysis.estimates import per_cent
 from bi_experiments.analysis.findings.busy_machine import or_take_turns
 from bi_experiments.analysis.pairs import Pair
-from bi_experiments.analysis.trends import Trend, launch_levels, over_launches, slope_of_launches, slope_within, trend
+from bi_experiments.analysis.trends import Trend, common_slope, launch_levels, over_launches, trend
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding
 from bi_experiments.wording import band, unsigned
@@ -47,15 +47,11 @@ def _places(pair: Pair) -> list[int]:
 def _over_trials(
     places: Sequence[Sequence[int]], values: Sequence[Sequence[float]], *, trials_differ: bool
 ) -> Trend | None:
-    """From the first place to the last; of several pairs by the wider of two intervals, in which each is one launch.
-
-    One takes the trials of a pair for independent, the other lets every pair drift of its own accord.
-    """
+    """From the first place to the last; of several pairs what they have in common, in which each is one launch."""
     span = len(places[0]) - 1
     if len(places) > 1:
-        slopes = [one(places, values, same_trials=trials_differ) for one in (slope_within, slope_of_launches)]
-        known = [slope for slope in slopes if slope is not None]
-        return max(known, key=lambda slope: slope.margin).over(span) if len(known) == len(slopes) else None
+        slope = common_slope(places, values, same_trials=trials_differ)
+        return None if slope is None else slope.over(span)
     return trend(places[0], values[0], span)
 
 

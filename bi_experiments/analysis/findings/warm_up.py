@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from bi_experiments.analysis.design import prompts_differ
 from bi_experiments.analysis.estimates import CONFIDENCE, per_cent
 from bi_experiments.analysis.pairs import Pair
-from bi_experiments.analysis.trends import slope_within
+from bi_experiments.analysis.trends import common_slope
 from bi_experiments.config.schema import ProtocolConfig
 from bi_experiments.records import Finding, PhaseResult
 from bi_experiments.wording import before_noun, unsigned
@@ -61,10 +61,10 @@ def _first_trial_excess(launches: Sequence[PhaseResult]) -> tuple[float, float] 
 def _first_trials_excess(launches: Sequence[PhaseResult]) -> tuple[float, float] | None:
     """The same where every launch begins with another trial, of the same prompts.
 
-    Up to 3 % of arms are over 1 % by noise alone (simulated as in `trends`). None where all launches began with the
-    same trial, or with too few values.
+    Launches whose first trials took longer by chance, or that drifted of their own accord, show none. None where all
+    launches began with the same trial, or with too few values.
     """
     starts = [[trial.started_at for trial in phase.trials] for phase in launches]
     ran_first = [[start == min(row) for start in row] for row in starts]
-    excess = slope_within(ran_first, [[math.log(trial.time_s) for trial in phase.trials] for phase in launches])
+    excess = common_slope(ran_first, [[math.log(trial.time_s) for trial in phase.trials] for phase in launches])
     return None if excess is None else (excess.rise, excess.rise - excess.margin)

@@ -89,7 +89,7 @@ def compose_jobs(
 
 
 def without_result(job: RemoteJob, why: str | None) -> JobReturn:
-    """What the sweeper is given for an experiment that ended without reporting; its row says that it failed.
+    """What the sweeper is given for an experiment that ended without reporting; its row says so.
 
     Args:
         job: The experiment.
