@@ -159,9 +159,9 @@ def with_results(folders: Iterable[Path]) -> tuple[list[Path], str | None]:
         The folders, each once by whatever names, and the line; all of them and no line where none has a record, or
         none lacks one.
     """
-    places: dict[Path, Path] = {}
+    places: dict[str, Path] = {}
     for folder in folders:
-        places.setdefault(folder.resolve(), folder)
+        places.setdefault(os.path.realpath(folder), folder)  # of a loop of links Path.resolve makes an error
     named = list(places.values())
     without = [folder for folder in named if not OutputFolder(folder).result.exists()]
     if not without or len(without) == len(named):

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
             say(skipped)
         folders = _that_ended(folders)
         results = [judged_anew(read_result(folder)) for folder in folders]  # all of them, before any is written
-        if options.output is not None and len({folder.resolve() for folder in options.folders}) == 1:
+        if options.output is not None and len(set(map(os.path.realpath, options.folders))) == 1:
             raise ConfigurationError(f"--output {options.output} is for several folders: leave it out for one")
         for folder, result in zip(folders, results, strict=True):
             write_text(result, OutputFolder(folder))

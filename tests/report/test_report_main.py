@@ -134,6 +134,13 @@ def test_one_experiment_by_two_names_is_reported_once(
     assert capsys.readouterr().out == f"{folders[0]}/report.html\n"
 
 
+def test_a_loop_of_links_has_no_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert main([str(loop)]) == ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_output_for_one_folder_is_refused(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folders[0]), "--output", "x.html"]) == ExitCode.CANNOT_RUN
     assert capsys.readouterr().err == "error: --output x.html is for several folders: leave it out for one\n"
