@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         first = load_side(options.first, options.tracking_uri)
         second = load_side(options.second, options.tracking_uri)
-        _refuse_twice(first, second)
+        _refuse_twice("A", first)
+        _refuse_twice("B", second)
         if not options.anyway:
             for other in (*first[1:], *second):
                 require_alike(first[0], other)
@@ -175,14 +176,11 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
         ) from error
 
 
-def _refuse_twice(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> None:
-    """Refuse one experiment under two names: as two it would agree with itself."""
-    sides = [*(("A", result) for result in first), *(("B", result) for result in second)]
-    for at, (side, result) in enumerate(sides):
-        earlier = next((other for other, same in sides[:at] if same == result), None)
-        if earlier is not None:
-            where = f"twice in {side}" if side == earlier else f"in {earlier} and in {side}"
-            raise ConfigurationError(f"the same experiment ({result.name}) is {where}: name it once")
+def _refuse_twice(name: str, side: Sequence[ExperimentResult]) -> None:
+    """Refuse one experiment under two names on a side: as two it would agree with itself."""
+    for at, result in enumerate(side):
+        if result in side[:at]:
+            raise ConfigurationError(f"the same experiment ({result.name}) is twice in {name}: name it once")
 
 
 # --- Deciding -------------------------------------------------------------------------------------------------------
