@@ -53,14 +53,14 @@ def dataclass_of(hint: Any) -> type | None:  # noqa: ANN401
 def takes(key: str) -> str:
     """What a key may be set to, for the error where it is something else."""
     hint = key_types()[key]
-    named = [_named(one) for one in alternatives(hint) if one is not type(None)]
+    kinds = [one for one in alternatives(hint) if one is not type(None)]
+    origins = {get_origin(one) for one in kinds}
     if dataclass_of(hint) is not None:
         return f"set its keys one by one, {key}.NAME=VALUE"
-    if any(get_origin(one) is list for one in alternatives(hint)):
-        named = [f"a list, {key}=[A,B]"]
-    if any(get_origin(one) in {dict, Mapping} for one in alternatives(hint)):
+    if origins & {dict, Mapping}:
         return f"add its entries one by one, +{key}.NAME=VALUE"
-    return f"use {' or '.join(dict.fromkeys(named))}{' or null' if type(None) in alternatives(hint) else ''}"
+    named = f"a list, {key}=[A,B]" if list in origins else " or ".join(dict.fromkeys(map(_named, kinds)))
+    return f"use {named}{' or null' if type(None) in alternatives(hint) else ''}"
 
 
 def _named(hint: Any) -> str:  # noqa: ANN401

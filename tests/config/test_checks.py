@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
-from bi_experiments.config.checks import NAMES, NUMBERS, OWN_ENGINE_ARGUMENTS, check
+from bi_experiments.config.checks import NAMES, OWN_ENGINE_ARGUMENTS, check
 from bi_experiments.config.compose import compose, conf_folder, from_hydra, one_line, register_schema
 from bi_experiments.config.keys import alternatives, key_types, refuse_overrides
 from bi_experiments.config.plain import setting
+from bi_experiments.config.ranges import NUMBERS
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.launch import schedule
