@@ -83,6 +83,17 @@ def still_running(folder: Path) -> bool:
         return False
 
 
+def read_ended(folder: Path) -> ExperimentResult:
+    """The experiment in a folder in which none runs: until one ends, its record has a part of its pairs.
+
+    Raises:
+        ConfigurationError: One runs in it now, or it has no record that can be read.
+    """
+    if still_running(folder):
+        raise ConfigurationError(f"the experiment in {folder} is still running: wait until it has ended")
+    return read_result(folder)
+
+
 _ELSEWHERE = "set hydra.run.dir to another folder"
 _WAIT_OR_ELSEWHERE = f"wait for it, or {_ELSEWHERE}"
 

@@ -44,6 +44,7 @@ from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.analysis.outcome import VIOLATIONS
 from bi_experiments.analysis.pairs import complete_pairs, second_arm, total_time_logs
+from bi_experiments.claim import read_ended
 from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
 from bi_experiments.paths import OutputFolder, read_result
@@ -141,10 +142,10 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
     """The result in an output folder, or among the artifacts of an MLflow run.
 
     Raises:
-        ConfigurationError: There is no result, or it cannot be read.
+        ConfigurationError: There is no result, it cannot be read, or the experiment still runs.
     """
     if _is_folder(source):
-        return judged_anew(read_result(Path(source)))
+        return judged_anew(read_ended(Path(source)))
     if RUN_ID.fullmatch(source):
         with tempfile.TemporaryDirectory() as temporary:
             return judged_anew(read_result(_download(source, tracking_uri, temporary)))

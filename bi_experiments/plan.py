@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bi_experiments.claim import read_ended
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
-from bi_experiments.paths import read_result
 from bi_experiments.report.planning import planning
 from bi_experiments.signals import ends_in_order
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     )
     options = parser.parse_args(arguments)
     try:
-        said = planning(read_result(options.folder), options.tell, options.show)
+        said = planning(read_ended(options.folder), options.tell, options.show)
         if not said:
             raise ConfigurationError(f"{options.folder} has no two complete pairs that differ: run it with more pairs")
     except ExperimentError as error:

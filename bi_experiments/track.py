@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bi_experiments.analysis.invariance import judged_anew
-from bi_experiments.claim import still_running
+from bi_experiments.claim import read_ended
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
-from bi_experiments.paths import read_result, with_results
+from bi_experiments.paths import with_results
 from bi_experiments.signals import ends_in_order
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -29,11 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _track(folder: Path, uri: str | None) -> bool:
-    if still_running(folder):
-        complain(f"the experiment in {folder} is still running: log it once it has ended")
-        return False
     try:
-        result = judged_anew(read_result(folder))
+        result = judged_anew(read_ended(folder))
     except ConfigurationError as error:
         complain(str(error))
         return False

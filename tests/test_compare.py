@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from bi_experiments import compare
 from bi_experiments.analysis.changes import changes_between
 from bi_experiments.analysis.estimates import Estimate
+from bi_experiments.claim import held
 from bi_experiments.errors import ConfigurationError, ExitCode
 from bi_experiments.files import write_atomically
 from bi_experiments.paths import OutputFolder
@@ -263,6 +264,15 @@ def test_refusal_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
     assert compare.main([first, second, "--anyway"]) is ExitCode.OVER_GATE
+
+
+def test_an_experiment_that_still_runs_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sides = [folder(tmp_path / name, experiment(cost)) for name, cost in (("a", BEFORE), ("b", SLOWER))]
+    with held(OutputFolder(tmp_path / "b")):
+        assert compare.main(sides) is ExitCode.CANNOT_RUN
+    shown = capsys.readouterr()
+    assert shown.err == f"error: the experiment in {sides[1]} is still running: wait until it has ended\n"
+    assert not shown.out
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from scipy.stats import t
 from bi_experiments import plan
 from bi_experiments.analysis.estimates import paired_estimate
 from bi_experiments.analysis.planner import Spread, deviation_interval, spread, to_narrow, to_show_less_than
+from bi_experiments.claim import held
 from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ExitCode
@@ -27,6 +28,14 @@ UNDECIDED_PCT = [-2.0, 3.0, 1.0, -1.5]
 def written(folder: Path, costs_pct: list[float]) -> str:
     write_atomically(OutputFolder(folder).result, to_json(factories.whole_result(factories.phases(costs_pct))))
     return str(folder)
+
+
+def test_an_experiment_that_still_runs_is_not_planned_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path, UNDECIDED_PCT)
+    with held(OutputFolder(tmp_path)):
+        assert plan.main([folder]) is ExitCode.CANNOT_RUN
+    assert capsys.readouterr().err == f"error: the experiment in {folder} is still running: wait until it has ended\n"
+    assert plan.main([folder]) is ExitCode.DONE
 
 
 def test_every_report_says_what_more_pairs_would_buy() -> None:

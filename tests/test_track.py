@@ -56,7 +56,7 @@ def test_an_experiment_that_still_runs_is_not_logged(tmp_path: Path, capsys: pyt
     (tmp_path / "result.json").write_bytes(to_json(result(f"sqlite:///{tmp_path}/mlflow.db")))
     with held(OutputFolder(tmp_path)):
         assert main([str(tmp_path)]) is ExitCode.CANNOT_RUN
-    assert "is still running: log it once it has ended" in capsys.readouterr().err
+    assert "is still running: wait until it has ended" in capsys.readouterr().err
     assert not (tmp_path / "mlflow.db").exists()
 
 
