@@ -1,6 +1,7 @@
 """An output folder belongs to one experiment: what keeps others out of it."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,13 @@ from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.plain import changes, deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.files import try_lock, write_atomically
+from bi_experiments.files import POLL_S, try_lock, write_atomically
 from bi_experiments.identity import Identity, identity_of
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
+
+_READER_S = 0.5
+"""How long a lock may be held by readers who ask whether an experiment runs, in seconds; they take microseconds."""
 
 
 @contextlib.contextmanager
@@ -41,8 +45,11 @@ def held(folder: OutputFolder, remedy: str = "wait for it") -> Iterator[None]:
         ConfigurationError: One writes into it now.
     """
     with folder.running_lock.open("ab") as file:
-        if not try_lock(file):
-            raise _in_use(folder, remedy)
+        until = time.monotonic() + _READER_S
+        while not try_lock(file):
+            if time.monotonic() > until:
+                raise _in_use(folder, remedy)
+            time.sleep(POLL_S)
         yield
 
 
@@ -71,7 +78,7 @@ def running(folder: OutputFolder) -> bool:
     """
     # Open for writing, though nothing is written: flock(2) asks for that on NFS.
     with contextlib.suppress(FileNotFoundError), folder.running_lock.open("r+b") as file:
-        return not try_lock(file)
+        return not try_lock(file, shared=True)  # readers do not take one another for a program that writes
     return False
 
 

@@ -93,6 +93,7 @@ def run_experiment(
 
     Raises:
         ExperimentError: The seeded checkpoint could not be created.
+        PhaseError: The numbers cannot be analysed; the record is on disk as it is.
     """
     inputs = make_inputs(config, folder, keep_order=resumable)
     planned = planned_pairs(config, inputs.order_seed)
@@ -100,8 +101,9 @@ def run_experiment(
     launches = Launches(config, folder, inputs, progress, clocks, place)
     location = None
     if resumable:
-        launches.take_over(planned)
-        location = _located_before(folder, launches.taken_over)
+        before = _record_before(folder)
+        launches.take_over(planned, before)
+        location = _located_before(folder, before, launches.taken_over)
         if launches.lost:
             kept = _set_aside(launches, folder)
             say(
@@ -118,10 +120,14 @@ def run_experiment(
         write_atomically(folder.result, to_json(result))
         return result
 
+    def save_between_pairs() -> None:
+        with contextlib.suppress(PhaseError):  # a fault of the statistics is told at the end; the pairs go on
+            save(KILLED)
+
     readings: Sequence[system_metrics.Reading] = ()
     try:
         with clocks, system_metrics.readings(config.tracking.enabled) as readings:
-            stopped = run_pairs(config, launches, planned, started, lambda: save(KILLED))
+            stopped = run_pairs(config, launches, planned, started, save_between_pairs)
     except KeyboardInterrupt:  # as they ended
         stopped = INTERRUPTED
     with held_back():
@@ -138,14 +144,21 @@ def run_experiment(
     return result
 
 
-def _located_before(folder: OutputFolder, taken_over: Sequence[PhaseResult]) -> Location | None:
+def _record_before(folder: OutputFolder) -> ExperimentResult | None:
+    """The record of an earlier start; None: there is none, or it cannot be read."""
+    with contextlib.suppress(ConfigurationError):
+        return read_result(folder.root)
+    return None
+
+
+def _located_before(
+    folder: OutputFolder, before: ExperimentResult | None, taken_over: Sequence[PhaseResult]
+) -> Location | None:
     """The location in the record of an earlier start, if the difference is in what is taken over of it.
 
     Else its script is removed: it would show what this experiment has not found.
     """
-    found = None
-    with contextlib.suppress(ConfigurationError):  # no record, or none that can be read
-        found = read_result(folder.root).location
+    found = None if before is None else before.location
 
     def shows(probe: ProbeResult) -> bool:
         names = "composition", "batch", "position", "sample"

@@ -119,6 +119,10 @@ def run(spec: PhaseSpec, pipes: ParentPipes, behaviour: str) -> None:
             print("line that explains the failure")
             pipes.emit(Failed(error="RuntimeError: it broke"))
             sys.exit(1)
+        if behaviour == "fails_twice" and number == 1:  # two threads that see the same engine die
+            pipes.emit(Failed(error="RuntimeError: it broke"))
+            pipes.emit(Failed(error="RuntimeError: and so it did"))
+            sys.exit(1)
         if behaviour == "dies" and number == 1:
             os._exit(7)
         if behaviour == "one_trial_less" and number == 1:

@@ -1,12 +1,14 @@
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
-from bi_experiments.claim import claimed, complete, refuse_claimed
+from bi_experiments.claim import claimed, complete, refuse_claimed, still_running
 from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import ConfigurationError
+from bi_experiments.files import try_lock
 from bi_experiments.identity import Identity
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import INTERRUPTED, from_json, to_json
@@ -37,6 +39,17 @@ def test_a_folder_is_free_again_once_its_experiment_has_ended(folder: OutputFold
         with pytest.raises(ConfigurationError, match="another experiment writes into"), claimed(folder, config):
             pass
     refuse_claimed(folder, config)
+
+
+def test_readers_are_not_taken_for_an_experiment_that_runs(folder: OutputFolder) -> None:
+    with claimed(folder, compose([])):
+        assert still_running(folder.root)
+    with folder.running_lock.open("rb") as reader:
+        assert try_lock(reader, shared=True)
+        assert not still_running(folder.root)
+        threading.Timer(0.1, reader.close).start()
+        with claimed(folder, compose([])):
+            assert still_running(folder.root)
 
 
 def test_what_is_only_looked_at_is_left_as_it_is(folder: OutputFolder) -> None:

@@ -12,6 +12,7 @@ from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.errors import ExitCode, PhaseError
 from bi_experiments.experiment import busy_s, experiment_name, run_experiment, run_single_phase, workload_of_pair
 from bi_experiments.launch.progress import NoProgress
+from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
     Arm,
@@ -62,11 +63,13 @@ class Run:
         behaviour: dict[Arm, str] | None = None,
         progress: NoProgress | None = None,
         resumable: bool = False,
+        place: Place | None = None,
     ) -> ExperimentResult:
         self._monkeypatch.setenv("FAKE_PHASE", json.dumps(behaviour or {}))
         config = compose(self.overrides(*more))
         progress = progress or NoProgress()
-        return run_experiment(config, self.folder, "python -m bi_experiments", progress, resumable=resumable)
+        command = "python -m bi_experiments"
+        return run_experiment(config, self.folder, command, progress, resumable=resumable, place=place)
 
 
 def test_an_experiment_runs_its_pairs_and_compares_them(run: Run) -> None:
@@ -461,6 +464,55 @@ def test_the_operator_that_was_named_stays_with_the_probe_that_it_is_about(run: 
     second = resumed(run, *COLD_FIRST, "protocol.pairs=2")
     assert second.location == (found if pair == 0 else None)
     assert run.folder.reproduction.exists() == (pair == 0)
+
+
+def test_what_belongs_to_no_pair_is_kept_when_an_experiment_is_resumed(run: Run) -> None:
+    """The launch before the others, and the experiments that ran on other parts of the machine."""
+    first = run(*COLD_FIRST, "protocol.pairs=2", "protocol.discard_first=true", progress=InterruptInPair(1))
+    assert first.discarded is not None
+    run.folder.result.write_bytes(to_json(replace(first, beside=("another",))))
+    second = resumed(run, *COLD_FIRST, "protocol.pairs=2", "protocol.discard_first=true")
+    assert second.taken_over > 0
+    assert second.discarded == first.discarded
+    assert second.beside == ("another",)
+
+
+class Beside(Place):
+    """A part of the machine beside which another experiment is seen at every look from one of them on."""
+
+    def __init__(self, from_look: int) -> None:
+        super().__init__(Path(), (), ())
+        self._from_look, self.looks = from_look, 0
+
+    def beside(self) -> tuple[str, ...]:
+        self.looks += 1
+        return ("another",) if self.looks >= self._from_look else ()
+
+
+@pytest.mark.parametrize("interleave", ["launch", "trial"])
+def test_who_runs_on_another_part_of_the_machine_is_looked_for_before_and_after_what_runs(
+    run: Run, interleave: str
+) -> None:
+    """One that starts during the last pair is seen; beside a pair that is taken over, nobody runs."""
+    settings = f"protocol.interleave={interleave}", "protocol.pairs=1"
+    place = Beside(from_look=2)
+    assert run(*settings, place=place).beside == ("another",)
+    looks = place.looks
+    assert run(*settings, place=place, resumable=True).taken_over == 2
+    assert place.looks == looks
+
+
+def test_a_fault_of_the_statistics_between_two_pairs_does_not_end_the_experiment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no numbers")
+
+    monkeypatch.setattr("bi_experiments.experiment.compare_experiment", broken)
+    with pytest.raises(PhaseError, match=r"the measurements cannot be analysed \(ValueError: no numbers\)"):
+        run("protocol.pairs=2")
+    result = from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result)
+    assert [phase.status for phase in result.phases] == [PhaseStatus.OK] * 4
 
 
 def test_the_caches_of_a_cold_launch_that_was_cut_short_are_emptied(run: Run) -> None:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,14 @@ def test_a_file_that_cannot_be_written_is_named_as_it_would_be(tmp_path: Path) -
         files.write_atomically(path, b"text")
     assert caught.value.filename == str(path)
     assert [one.name for one in tmp_path.iterdir()] == ["report.txt"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_has_the_permissions_that_the_umask_allows(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        files.write_atomically(tmp_path / "result.json", b"{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == mode
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

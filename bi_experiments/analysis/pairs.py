@@ -70,12 +70,13 @@ def log_ratios(reference: Sequence[float], other: Sequence[float]) -> list[float
 
 def pair_time_s(pairs: Sequence[Pair]) -> float:
     """Mean time of a pair, from the start of its first process to the end of its last, in seconds."""
-    lengths = [
-        max(phase.started_at + phase.wall_time_s for phase in pair) - min(phase.started_at for phase in pair)
-        for pair in pairs
-    ]
-    # A pair that an interruption lies within says nothing of how long one takes.
-    return min(fmean(lengths), *(sum(phase.wall_time_s for phase in pair) for pair in pairs))
+    return fmean(map(_length_s, pairs))
+
+
+def _length_s(pair: Pair) -> float:
+    """That of one pair; of one that an interruption lies within, the time of its two phases."""
+    first, last = min(phase.started_at for phase in pair), max(phase.started_at + phase.wall_time_s for phase in pair)
+    return min(last - first, sum(phase.wall_time_s for phase in pair))
 
 
 def equal_tokens(pairs: Iterable[Pair]) -> bool:

@@ -122,7 +122,7 @@ def _bound(report: InvarianceReport) -> str:
     outputs = "this workload's outputs"
     if report.greedy_tokens is not None:
         outputs = f"the greedy continuations of {count(report.greedy_tokens, 'token')} of this workload's prompts"
-    return f" At most {report.bound_pct:.1f} % of {outputs} change ({basis}; 95 % confidence)."
+    return f" At most {report.bound_pct:.1f} % of {outputs} could change ({basis}; 95 % confidence)."
 
 
 def _violated(evidence: Evidence, report: InvarianceReport) -> str:

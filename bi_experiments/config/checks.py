@@ -15,7 +15,15 @@ from bi_experiments.config.credentials import refuse_secrets
 from bi_experiments.config.keys import alternatives, key_types
 from bi_experiments.config.plain import setting
 from bi_experiments.config.ranges import NUMBERS
-from bi_experiments.config.schema import AttentionKind, Caches, ExperimentConfig, Interleave, ProofLevel, ProtocolConfig
+from bi_experiments.config.schema import (
+    SHORTER_THAN_ASKED,
+    AttentionKind,
+    Caches,
+    ExperimentConfig,
+    Interleave,
+    ProofLevel,
+    ProtocolConfig,
+)
 from bi_experiments.errors import ConfigurationError, did_you_mean
 from bi_experiments.phase.proof.compositions import composition
 from bi_experiments.wording import count
@@ -245,7 +253,7 @@ def _check_lengths(config: ExperimentConfig) -> None:
     # A word of the prompts is at least one token; the engine itself counts exactly.
     needed = workload.max_prompt + workload.max_tokens
     _require(
-        needed <= limit,
+        needed <= limit or workload.kind in SHORTER_THAN_ASKED,
         "model.max_model_len",
         limit,
         f"workload.max_prompt={workload.max_prompt} words and workload.max_tokens={workload.max_tokens} "

@@ -142,6 +142,10 @@ class BackendConfig:
     """Further vLLM engine arguments, passed on as they are."""
 
 
+SHORTER_THAN_ASKED = frozenset({"vllm_script"})
+"""Kinds of workload whose prompts have fewer words than asked for."""
+
+
 @dataclass
 class WorkloadConfig:
     """Group `workload`: what it is asked."""

@@ -30,6 +30,7 @@ from bi_experiments.records import (
     RECORD_VERSION,
     Arm,
     EngineSpec,
+    ExperimentResult,
     PhaseResult,
     PhaseSpec,
     PhaseStatus,
@@ -89,6 +90,7 @@ class Launches:
         self._taken_over: dict[int, PhaseResult] = {}
         self.lost: list[PhaseFolder] = []
         self._uncounted: PhaseProcess | None = None
+        self._discarded_before: PhaseResult | None = None
 
     @property
     def results(self) -> list[PhaseResult]:
@@ -109,15 +111,22 @@ class Launches:
         """The experiments that were seen to run on other parts of the machine."""
         return tuple(sorted(self._beside))
 
-    def take_over(self, planned: Sequence[tuple[Slot, Slot]]) -> None:
+    def take_over(self, planned: Sequence[tuple[Slot, Slot]], before: ExperimentResult | None) -> None:
         """Take over what an earlier start of this experiment has finished: phases, or pairs where they took turns.
 
         Nothing is taken over of launches whose shared caches are gone: the next one would be cold, and count as warm.
+
+        Args:
+            planned: All pairs that the protocol may come to.
+            before: The record of the earlier start, which knows what belongs to no pair; None: there is none.
         """
         for pair in planned:
             finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
             if self._config.protocol.interleave is Interleave.launch or len(finished) == len(pair):
                 self._taken_over |= finished
+        if before is not None and self._taken_over:
+            self._beside |= set(before.beside)
+            self._discarded_before = before.discarded
 
     def _finished(self, slot: Slot) -> PhaseResult | None:
         """The result of a phase that ended well and was passed what it would be passed now."""
@@ -141,8 +150,10 @@ class Launches:
 
     @property
     def discarded(self) -> PhaseResult | None:
-        """The uncounted launch; None where there was none."""
-        return self._uncounted.result if self._uncounted is not None and self._uncounted.started else None
+        """The uncounted launch, of an earlier start too; None where there was none."""
+        if self._uncounted is not None and self._uncounted.started:
+            return self._uncounted.result
+        return self._discarded_before
 
     def run_uncounted(self) -> None:
         """Run the launch before all others, unless an earlier start has got beyond it."""
@@ -152,19 +163,27 @@ class Launches:
 
     def run_pair(self, first: Slot, second: Slot) -> None:
         """Run what is not taken over of a pair, as `protocol.interleave` says."""
-        by_turns = self._by_turns
+        left = [slot for slot in (first, second) if slot.index not in self._taken_over]
+        if not left:
+            return
         self._look_around()
-        if by_turns and first.index not in self._taken_over:
-            seed, trials = self._inputs.order_seed, self._config.workload.num_trials
-            turns = baseline_first_in_turn(trials, seed, first.pair)
-            phases = self.phase(first, by_turns), self.phase(second, by_turns)
-            run_by_turns(*phases, [baseline == (first.arm is Arm.BASELINE) for baseline in turns])
-        for slot in () if by_turns else (first, second):
-            if slot.index not in self._taken_over:
-                phase = self.phase(slot, by_turns)
-                run_alone(phase)
-                if cannot_start(phase.result) and slot is first:
-                    break
+        if self._by_turns:
+            self._take_turns(first, second)
+        else:
+            self._one_after_the_other(left)
+        self._look_around()
+
+    def _take_turns(self, first: Slot, second: Slot) -> None:
+        turns = baseline_first_in_turn(self._config.workload.num_trials, self._inputs.order_seed, first.pair)
+        phases = self.phase(first, wait_for_turn=True), self.phase(second, wait_for_turn=True)
+        run_by_turns(*phases, [baseline == (first.arm is Arm.BASELINE) for baseline in turns])
+
+    def _one_after_the_other(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            phase = self.phase(slot, wait_for_turn=False)
+            run_alone(phase)
+            if cannot_start(phase.result):
+                break
             self._look_around()
 
     def say_second_stage(self) -> None:

@@ -345,6 +345,8 @@ class PhaseProcess:
         except RecordError as error:
             self.stop(PhaseStatus.FAILED, str(error))
             return
+        if isinstance(event, Failed) and isinstance(self._last, Failed):
+            return  # of two threads that saw the same engine die, the first has said why
         if (problem := self._out_of_plan(event)) is not None:
             self.stop(PhaseStatus.FAILED, f"the phase did not keep to its plan: {problem}")
             return

@@ -9,14 +9,18 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "BI_EXPERIMENTS_PHASE"
 """Variable of a phase and all that it starts; its value is the phase's folder for temporary files."""
 
-_ROUNDS = 10
-"""How often the processes are listed until none is left: one that forks meanwhile is seen in the next round."""
+_END_LIMIT_S = 10.0
+"""Longest wait for killed processes to end, in seconds; one that held gigabytes takes half a second."""
+
+_POLL_S = 0.01
+"""How often the processes are listed until none is left, in seconds; one that forks meanwhile is seen the next time."""
 
 _SHARED_MEMORY = Path("/dev/shm")
 _HOST_IPC, _HOST_PID = "ipc:[4026531839]", "pid:[4026531836]"
@@ -24,19 +28,23 @@ _HOST_IPC, _HOST_PID = "ipc:[4026531839]", "pid:[4026531836]"
 
 
 def kill_phase(leader: int, temporary: Path) -> None:
-    """Kill every process of a phase, and remove its temporary files; this process itself is left out.
+    """Kill every process of a phase, wait until none is left, and remove its temporary files.
+
+    This process itself is left out.
 
     Args:
         leader: Process id of the phase, which leads its session.
         temporary: The phase's folder for temporary files, the value of `MARK`.
     """
-    for _ in range(_ROUNDS):
+    until = time.monotonic() + _END_LIMIT_S
+    while time.monotonic() < until:
         found = [pid for pid in _pids() if pid != os.getpid() and _belongs(pid, leader, temporary)]
+        if not found:
+            break
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not found:
-            break
+        time.sleep(_POLL_S)
     shutil.rmtree(temporary, ignore_errors=True)
 
 

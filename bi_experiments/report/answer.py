@@ -13,6 +13,7 @@ from bi_experiments.analysis.pairs import second_arm
 from bi_experiments.analysis.profiles import describe as describe_profile
 from bi_experiments.analysis.profiles import profiled
 from bi_experiments.config.plain import setting
+from bi_experiments.config.schema import SHORTER_THAN_ASKED
 from bi_experiments.errors import ExitCode
 from bi_experiments.paths import OutputFolder
 from bi_experiments.records import (
@@ -88,8 +89,8 @@ def _length_of_probes(result: ExperimentResult) -> str:
         for probe in phase.probes
         if probe.composition == TIMED and phase.arm is second_arm(result.phases)
     }
-    also = f"{len(timed)} of the workload's also as they were timed, without, by their tokens"
-    none = "the workload's not as they were timed, without"
+    also = f"{len(timed)} of the workload's also as they were timed (without logprobs), by their tokens"
+    none = "not those of the timed trials, which ask for none"
     first = ""
     if own and setting(result.configuration, "workload.fresh_prompts"):
         first = " The workload's prompts are here those of the first pair (workload.fresh_prompts)."
@@ -121,7 +122,7 @@ def _workload(result: ExperimentResult) -> str:
         return ""
     smallest, largest = min(sizes), max(sizes)
     lengths = ""
-    if "max_prompt" in asked and asked.get("kind") != "vllm_script":  # whose prompts have fewer words than asked for
+    if "max_prompt" in asked and asked.get("kind") not in SHORTER_THAN_ASKED:
         needle = len(asked.get("needle", "").split())
         shortest, longest = needle if smallest == 1 else asked["min_prompt"], asked["max_prompt"]
         lengths = f" of {count(needle, 'word')}" if largest == 1 else f" of {shortest} to {longest} words"

@@ -51,7 +51,7 @@ def build_workload(config: WorkloadConfig, seed: int) -> Workload:
     fewest = min(2, config.max_batch_size)  # the needle, which may be as short as it likes, and one to be timed
     trials = []
     for _ in range(config.num_trials):
-        batch_size = max(fewest, rng.randint(max(1, config.max_batch_size // 2), config.max_batch_size))
+        batch_size = rng.randint(max(fewest, config.max_batch_size // 2), config.max_batch_size)
         needle_position = rng.randrange(batch_size)
         prompts = [
             config.needle if position == needle_position else random_prompt(rng, config.min_prompt, config.max_prompt)

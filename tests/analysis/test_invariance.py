@@ -260,8 +260,10 @@ def test_what_stands_for_sampled_outputs_and_such_as_may_end_early_is_said(
     phases = both([(*CHANGED[0], *probes(*[0] * 20, composition="trial"))], [(*UNCHANGED[0], *sampled)])
     judged = judge(phases, "standard", greedy_tokens=tokens)
     assert judged is not None
-    own = "13.9 % of this workload's outputs change" in judged.sentence
-    greedy = "13.9 % of the greedy continuations of 64 tokens of this workload's prompts change" in judged.sentence
+    own = "13.9 % of this workload's outputs could change" in judged.sentence
+    greedy = (
+        "13.9 % of the greedy continuations of 64 tokens of this workload's prompts could change" in judged.sentence
+    )
     assert (own, greedy) == (tokens is None, tokens is not None)
     assert ("for outputs of 64 tokens" in source(99.0, judged.greedy_tokens)) is (tokens is not None)
 
@@ -290,7 +292,10 @@ def test_the_bound_rests_on_sampled_workload_prompts_each_counted_once() -> None
     judged = report(both([control, control], [mode, mode]))
     assert judged.sampled == 20
     assert judged.bound_pct == pytest.approx(13.911, abs=0.001)
-    assert "At most 13.9 % of this workload's outputs change (20 prompts sampled; 95 % confidence)." in judged.sentence
+    assert (
+        "At most 13.9 % of this workload's outputs could change (20 prompts sampled; 95 % confidence)."
+        in judged.sentence
+    )
 
 
 def test_timed_tokens_that_change_violate_though_no_probe_with_logprobs_does() -> None:

@@ -134,7 +134,7 @@ def test_launches_that_came_to_other_numbers_of_prompts_have_drawn_the_same() ->
 def test_a_violation_says_how_much_of_the_workload_it_may_concern(differing: int, bound: float, which: str) -> None:
     sampled = probes(*[0] * differing, *[None] * (20 - differing), composition="trial", sampled=True)
     judged = report(launches(Arm.BATCH_INVARIANT, (*CHANGED[0], *sampled)))
-    said = f"At most {bound} % of this workload's outputs change (20 prompts sampled{which}; 95 % confidence)."
+    said = f"At most {bound} % of this workload's outputs could change (20 prompts sampled{which}; 95 % confidence)."
     assert said in judged.sentence
     faulty = probes(None, None, composition="trial", sampled=True, fault=Fault.NAN)
     assert "At most" not in report(launches(Arm.BATCH_INVARIANT, faulty)).sentence

@@ -127,6 +127,10 @@ def test_what_began_with_settings_that_decide_nothing_is_resumed(overrides: list
     check(compose([*overrides, "sweep.resume=true"]))
 
 
+def test_prompts_that_are_shorter_than_asked_for_need_a_shorter_sequence() -> None:
+    check(compose(["workload=vllm_script", "model.max_model_len=1024"]))
+
+
 def test_fewer_logprobs_do_where_nothing_asks_for_them() -> None:
     check(compose(["+backend.engine.max_logprobs=4", "verify=off"]))
     check(compose(["+backend.engine.max_logprobs=-1"]))

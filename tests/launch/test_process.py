@@ -260,6 +260,12 @@ def test_a_phase_that_does_not_keep_to_its_plan_does_not_count(
     assert said in result.error
 
 
+def test_of_two_failures_the_first_is_told(make_phase: MakePhase) -> None:
+    result = run(make_phase("fails_twice"))
+    assert result.status is PhaseStatus.FAILED
+    assert result.error == "RuntimeError: it broke"
+
+
 # --- The cause --------------------------------------------------------------------------------------------------------
 
 

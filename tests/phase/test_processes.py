@@ -43,3 +43,23 @@ def test_shared_memory_that_is_older_or_mapped_stays(segments: Path, monkeypatch
     with (segments / "psm_left").open("r+b") as file, mmap.mmap(file.fileno(), 0):
         processes.remove_shared_memory(0.0)
         assert {path.name for path in segments.iterdir()} == {"other", "psm_left"}
+
+
+def test_a_phase_is_over_when_its_processes_are_gone_however_long_they_take_to_die(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = iter([True] * 40 + [False])
+    monkeypatch.setattr(processes, "_pids", lambda: iter([123]))
+    monkeypatch.setattr(processes, "_belongs", lambda *_: next(alive))
+    monkeypatch.setattr("os.kill", lambda *_: None)
+    processes.kill_phase(123, tmp_path)
+    assert list(alive) == []
+
+
+def test_a_process_that_does_not_die_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_END_LIMIT_S", 0.05)
+    monkeypatch.setattr(processes, "_pids", lambda: iter([123]))
+    monkeypatch.setattr(processes, "_belongs", lambda *_: True)
+    monkeypatch.setattr("os.kill", lambda *_: None)
+    processes.kill_phase(123, tmp_path)
+    assert not tmp_path.exists()

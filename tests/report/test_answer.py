@@ -44,8 +44,8 @@ def test_prompts_that_have_fewer_words_than_asked_for_are_not_said_to_have_as_ma
 @pytest.mark.parametrize(
     ("arm", "said"),
     [
-        (Arm.BATCH_INVARIANT, "2 of the workload's also as they were timed, without, by their tokens."),
-        (Arm.BASELINE, "the workload's not as they were timed, without."),
+        (Arm.BATCH_INVARIANT, "2 of the workload's also as they were timed (without logprobs), by their tokens."),
+        (Arm.BASELINE, "not those of the timed trials, which ask for none."),
     ],
 )
 def test_how_many_outputs_were_compared_as_they_were_timed_is_said_of_the_second_arm(arm: Arm, said: str) -> None:

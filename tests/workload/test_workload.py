@@ -35,9 +35,10 @@ def test_a_largest_batch_of_one_is_the_needle_alone() -> None:
 
 @pytest.mark.parametrize("largest", [2, 3])
 def test_a_batch_that_has_room_for_two_has_an_ordinary_prompt(largest: int) -> None:
-    config = configured(f"workload.max_batch_size={largest}", "workload.num_trials=50", "workload.max_prompt=1024")
+    config = configured(f"workload.max_batch_size={largest}", "workload.num_trials=200", "workload.max_prompt=1024")
     trials = build_workload(config, 1).trials
     assert {trial.batch_size for trial in trials} == set(range(2, largest + 1))
+    assert sum(trial.batch_size == largest for trial in trials) > 80  # uniform: 100 of two sizes
     assert all(any(len(prompt.split()) == 1024 for prompt in trial.prompts) for trial in trials)
 
 
