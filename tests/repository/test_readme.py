@@ -14,6 +14,7 @@ import yaml
 from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
 from bi_experiments.paths import OutputFolder
+from bi_experiments.report.compositions import meaning
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -142,6 +143,13 @@ def test_the_workflow_of_the_docs_runs_a_command_that_is_possible_and_reads_file
     (dashboard,) = (one["with"] for one in steps if "github-action-benchmark" in one.get("uses", ""))
     assert dashboard["tool"] == "customSmallerIsBetter"
     assert Path(dashboard["output-file-path"]).name == OutputFolder(Path()).benchmark.name
+
+
+def test_every_composition_of_a_proof_is_explained() -> None:
+    page = PAGES[Path("docs/reading-a-report.md")]
+    explained = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", page, re.MULTILINE))
+    for name in compose(["verify=full"]).verify.compositions:
+        assert meaning(name) in {explained.get(name), explained.get(re.sub(r"[0-9]+$", "N", name))}, name
 
 
 def test_every_make_target_that_is_named_exists() -> None:
