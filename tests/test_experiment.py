@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -64,12 +65,20 @@ class Run:
         progress: NoProgress | None = None,
         resumable: bool = False,
         place: Place | None = None,
+        pages: bool = False,
     ) -> ExperimentResult:
         self._monkeypatch.setenv("FAKE_PHASE", json.dumps(behaviour or {}))
         config = compose(self.overrides(*more))
         progress = progress or NoProgress()
-        command = "python -m bi_experiments"
-        return run_experiment(config, self.folder, command, progress, resumable=resumable, place=place)
+        return run_experiment(
+            config,
+            self.folder,
+            "python -m bi_experiments",
+            progress,
+            resumable=resumable,
+            place=place,
+            pages_from_s=0.0 if pages else math.inf,
+        )
 
 
 def test_an_experiment_runs_its_pairs_and_compares_them(run: Run) -> None:
@@ -84,7 +93,7 @@ def test_an_experiment_runs_its_pairs_and_compares_them(run: Run) -> None:
 
 
 def test_what_is_on_disk_is_what_was_found(run: Run) -> None:
-    result = run("protocol.pairs=1")
+    result = run("protocol.pairs=1", pages=True)
     assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
     assert "COMPARISON" in run.folder.report_text.read_text()
     for report in (run.folder.report_html, run.folder.report_markdown):
@@ -103,7 +112,7 @@ def test_a_figure_that_cannot_be_drawn_costs_one_line_and_no_result(
         raise RuntimeError("no fonts")
 
     monkeypatch.setattr("bi_experiments.report.figures.experiment.draw", broken)
-    result = run("protocol.pairs=1")
+    result = run("protocol.pairs=1", pages=True)
     assert from_json(run.folder.result.read_bytes(), ExperimentResult, run.folder.result) == result
     assert "COMPARISON" in run.folder.report_text.read_text()
     warning = capsys.readouterr().err
@@ -535,7 +544,7 @@ def test_phases_that_take_turns_are_taken_over_in_pairs(run: Run) -> None:
 
 
 def test_the_first_launch_of_each_arm_is_profiled_and_no_other(run: Run) -> None:
-    result = run("protocol.pairs=2", "profile=true")
+    result = run("protocol.pairs=2", "profile=true", pages=True)
     profiled = {(phase.arm, phase.launch): phase.profile is not None for phase in result.phases}
     assert profiled == {
         (Arm.BASELINE, 0): True,

@@ -1,5 +1,6 @@
 """From the YAML files and the command line to an `ExperimentConfig`: Hydra composes, OmegaConf validates."""
 
+import functools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -102,11 +103,22 @@ def with_defaults(configuration: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         configuration: As in the record.
     """
+    if _is_whole(configuration):
+        return dict(configuration)
     whole = recorded_configuration(compose([]))
     for key, value in configuration.items():
         group = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
         whole[key] = {**whole[key], **value} if group else value
     return whole
+
+
+def _is_whole(configuration: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration has every key of today's groups."""
+    return all(
+        group.name in configuration
+        and (not is_dataclass(group.type) or {key.name for key in fields(group.type)} <= set(configuration[group.name]))
+        for group in fields(ExperimentConfig)
+    )
 
 
 def defaults_then(command: str, configuration: Mapping[str, Any]) -> tuple[str, ...]:
@@ -116,12 +128,23 @@ def defaults_then(command: str, configuration: Mapping[str, Any]) -> tuple[str, 
         command: The command line of the record; one that cannot be composed today gets none.
         configuration: As in the record.
     """
-    try:
-        now = deciding(recorded_configuration(compose([part for part in shlex.split(command) if "=" in part])))
-    except ConfigurationError:
+    now = _deciding_today(command)
+    if now is None:
         return ()
     then = deciding(with_defaults(configuration))
     return tuple(f"{key}={value}" for key, value in then.items() if now.get(key, value) != value)
+
+
+@functools.cache
+def _deciding_today(command: str) -> Mapping[str, str] | None:
+    """What a command composes today, of what can change a result; None: it cannot be composed.
+
+    Composed once: each format of a report asks for it, and Hydra takes a third of a second.
+    """
+    try:
+        return deciding(recorded_configuration(compose([part for part in shlex.split(command) if "=" in part])))
+    except ConfigurationError:
+        return None
 
 
 def from_hydra(composed: DictConfig) -> ExperimentConfig:
