@@ -18,11 +18,11 @@ from typing import BinaryIO, NamedTuple, Self
 
 import msgspec
 
-from bi_experiments.analysis.findings.untuned import untuned_messages
 from bi_experiments.errors import MachineError, say
 from bi_experiments.files import write_atomically
 from bi_experiments.launch.causes import cause, concerns_both_arms
 from bi_experiments.launch.progress import Progress
+from bi_experiments.launch.untuned import untuned_messages
 from bi_experiments.machine.clocks import ClockReader, Counters
 from bi_experiments.machine.memory import wait_for_memory
 from bi_experiments.paths import PhaseFolder, bound_log, log_tail

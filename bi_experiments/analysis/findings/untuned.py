@@ -7,18 +7,11 @@ found here.
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from bi_experiments.analysis.pairs import Pair
 from bi_experiments.records import Arm, Finding
 from bi_experiments.wording import before_noun
-
-MOST_MESSAGES, MOST_CHARACTERS = 20, 300
-"""Messages of one log that are kept, and characters of each."""
-
-LONGEST_LINE = 4096
-"""Characters of a line that are read."""
 
 _TUNE_EXPERTS = (
     "Tune it (benchmarks/kernels/benchmark_moe.py in vLLM's repository) and name the folder of the result: "
@@ -128,37 +121,8 @@ MESSAGES: tuple[Message, ...] = (
 )
 """All that is looked for."""
 
-_ANY = re.compile("|".join(f"(?:{message.pattern})" for message in MESSAGES))
-_FOLDERS = re.compile(r"(?:/[^\s/,'\"]+)+/(?=[^\s/,'\"])")
-
-
-def untuned_messages(log: Path) -> tuple[str, ...]:
-    """What an engine's log says of such paths, each once, without the folders of this machine.
-
-    Args:
-        log: The log of a phase; nothing where there is none.
-    """
-    found: dict[str, None] = {}
-    try:
-        with log.open(errors="replace") as lines:
-            for line in _beginnings(lines):
-                if (match := _ANY.search(line)) is not None:
-                    said = _FOLDERS.sub("", " ".join(line[match.start() :].split()))
-                    found.setdefault(said if len(said) <= MOST_CHARACTERS else f"{said[: MOST_CHARACTERS - 3]}...")
-                if len(found) == MOST_MESSAGES:
-                    break
-    except OSError:
-        return ()
-    return tuple(found)
-
-
-def _beginnings(lines: TextIO) -> Iterator[str]:
-    """The beginning of every line: a log may have one of many megabytes, which a search would take minutes for."""
-    begins = True
-    while line := lines.readline(LONGEST_LINE):
-        if begins:
-            yield line
-        begins = line.endswith("\n")
+ANY = re.compile("|".join(f"(?:{message.pattern})" for message in MESSAGES))
+"""Where a line of a log begins to say one of them."""
 
 
 def untuned(pairs: Sequence[Pair]) -> Iterator[Finding]:
