@@ -449,6 +449,15 @@ def test_without_its_caches_a_launch_is_not_taken_over_since_the_next_would_be_c
     assert (kept / "00-baseline" / "result.json").exists()
 
 
+def test_a_launch_that_took_turns_with_one_whose_caches_are_gone_is_set_aside_too(run: Run) -> None:
+    settings = "protocol.caches=private", "protocol.interleave=trial", "protocol.pairs=2"
+    run(*settings, progress=InterruptInPair(1))
+    shutil.rmtree(run.folder.caches / Arm.BASELINE)
+    assert resumed(run, *settings).taken_over == 0
+    (kept,) = run.folder.replaced.iterdir()
+    assert {path.name[2:] for path in kept.iterdir() if path.is_dir()} == {"-baseline", "-batch_invariant"}
+
+
 def test_a_launch_of_caches_that_are_gone_is_not_taken_over_later_either(run: Run) -> None:
     first = run(*COLD_FIRST, "protocol.pairs=3", progress=InterruptInPair(2))
     shutil.rmtree(run.folder.caches)

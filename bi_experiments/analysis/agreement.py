@@ -91,11 +91,12 @@ def outputs_agree(first: Sequence[ExperimentResult], second: Sequence[Experiment
     equal, compared = sum(equal for equal, _ in in_common), sum(compared for _, compared in in_common)
     if not compared:
         return None
-    shared = f"{count(compared, 'probe output')} that A and B share"
+    shared = f"{count(compared, 'probe output')} of the second arm that A and B share"
     between = f", over {count(len(pairs), 'pair')} of experiments" if len(first) * len(second) > 1 else ""
     if equal == compared:
         return f"All {shared}{between and f'{between},'} are the same to the bit."
-    return f"Of {shared}{between}, {compared - equal} are not the same to the bit."
+    verb = "is" if compared - equal == 1 else "are"
+    return f"Of {shared}{between}, {compared - equal} {verb} not the same to the bit."
 
 
 class AloneDigest(NamedTuple):

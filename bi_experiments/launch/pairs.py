@@ -121,9 +121,12 @@ class Launches:
             before: The record of the earlier start, which knows what belongs to no pair; None: there is none.
         """
         for pair in planned:
+            lost = len(self.lost)
             finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
-            if self._config.protocol.interleave is Interleave.launch or len(finished) == len(pair):
+            if not self._by_turns or len(finished) == len(pair):
                 self._taken_over |= finished
+            elif len(self.lost) > lost:  # its partner runs again with it
+                self.lost += [self._folder.phase(slot.index, slot.arm) for slot in pair if slot.index in finished]
         if before is not None and self._taken_over:
             self._beside |= set(before.beside)
             self._discarded_before = before.discarded
@@ -315,12 +318,12 @@ def run_pairs(
         Why the experiment ended early; None when it did not.
     """
     try:
-        return _why_uncounted_failed(config, launches) or _run_counted(config, launches, pairs, started, save)
+        return _run_uncounted(config, launches) or _run_counted(config, launches, pairs, started, save)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _why_uncounted_failed(config: ExperimentConfig, launches: Launches) -> str | None:
+def _run_uncounted(config: ExperimentConfig, launches: Launches) -> str | None:
     """Run the uncounted launch, if there is to be one; returns why nothing can follow it, or None."""
     if config.protocol.discard_first:
         launches.run_uncounted()

@@ -146,18 +146,26 @@ def test_outputs_of_two_experiments_are_compared_by_their_digests() -> None:
     first = experiment([probe("batch_1", "a"), probe("batch_8", "b"), probe("ragged", "c")])
     second = experiment([probe("batch_1", "a"), probe("batch_8", "other"), probe("seeded", "d")])
     assert outputs_in_common(first, second) == (1, 2)
-    assert outputs_agree([first], [second]) == "Of 2 probe outputs that A and B share, 1 are not the same to the bit."
-    assert outputs_agree([first], [first]) == "All 3 probe outputs that A and B share are the same to the bit."
+    assert (
+        outputs_agree([first], [second])
+        == "Of 2 probe outputs of the second arm that A and B share, 1 is not the same to the bit."
+    )
+    assert (
+        outputs_agree([first], [first])
+        == "All 3 probe outputs of the second arm that A and B share are the same to the bit."
+    )
 
 
 def test_every_experiment_of_a_is_compared_with_every_one_of_b() -> None:
     same = experiment([probe("batch_1", "a")])
     other = experiment([probe("batch_1", "b")])
     assert outputs_agree([same], [same, other]) == (
-        "Of 2 probe outputs that A and B share, over 2 pairs of experiments, 1 are not the same to the bit."
+        "Of 2 probe outputs of the second arm that A and B share, over 2 pairs of experiments, "
+        "1 is not the same to the bit."
     )
     assert outputs_agree([same, same], [same]) == (
-        "All 2 probe outputs that A and B share, over 2 pairs of experiments, are the same to the bit."
+        "All 2 probe outputs of the second arm that A and B share, over 2 pairs of experiments, "
+        "are the same to the bit."
     )
 
 
