@@ -30,9 +30,9 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
         what = "the uncounted launch" if phase.index < 0 else f"phase {phase.index + 1}"
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running: before {what} ({LABELS[phase.arm]}) about {load:.1f} "
+            message=f"Something else was running in the minute before {what} ({LABELS[phase.arm]}): about {load:.1f} "
             f"of {count(cpu_count, 'CPU')} were busy with it.",
-            remedy=f"Stop it{or_take_turns(protocol)}.",
+            remedy=f"Stop it, if it still runs{or_take_turns(protocol)}.",
         )
 
 
