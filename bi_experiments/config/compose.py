@@ -4,7 +4,7 @@ import functools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,14 @@ def with_defaults(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_whole(configuration: Mapping[str, Any]) -> bool:
     """Whether a recorded configuration has every key of today's groups."""
-    return all(
-        group.name in configuration
-        and (not is_dataclass(group.type) or {key.name for key in fields(group.type)} <= set(configuration[group.name]))
-        for group in fields(ExperimentConfig)
-    )
+
+    def has(group: Field[Any]) -> bool:
+        if not is_dataclass(group.type):
+            return group.name in configuration
+        part = configuration.get(group.name)
+        return isinstance(part, Mapping) and {key.name for key in fields(group.type)} <= part.keys()
+
+    return all(map(has, fields(ExperimentConfig)))
 
 
 def defaults_then(command: str, configuration: Mapping[str, Any]) -> tuple[str, ...]:

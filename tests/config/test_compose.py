@@ -1,7 +1,7 @@
 import pytest
 
 from bi_experiments.config.checks import check
-from bi_experiments.config.compose import compose, conf_folder, defaults_then
+from bi_experiments.config.compose import compose, conf_folder, defaults_then, with_defaults
 from bi_experiments.config.help import STUB
 from bi_experiments.config.plain import recorded_configuration
 from bi_experiments.config.schema import AttentionKind, ExperimentConfig, Interleave
@@ -204,3 +204,12 @@ def test_a_recorded_command_is_given_the_defaults_that_were_others_then_and_an_i
     assert defaults_then(command, then) == ("backend.async_scheduling=false",)
     assert defaults_then(f"{command} backend.async_scheduling=false", then) == ()
     assert defaults_then(f"{command} nonesuch=1", then) == ()
+
+
+def test_what_a_record_lacks_is_as_by_default_and_what_it_has_stays() -> None:
+    whole = recorded_configuration(compose(["experiment=cpu_demo", "seed=7"]))
+    assert with_defaults(whole) == whole
+    lacking = {key: value for key, value in whole.items() if key != "gate"}
+    lacking["workload"] = {key: value for key, value in whole["workload"].items() if key != "fresh_prompts"}
+    assert with_defaults(lacking) == whole
+    assert with_defaults({**whole, "workload": None}) == {**whole, "workload": None}
