@@ -86,20 +86,23 @@ HOLDS = {
     "llama-fp32": Case("llama", "float32", {**SMALL, "num_key_value_heads": 4}),
     "gemma-fp32-two-threads": Case("gemma", "float32", {**SMALL, "num_key_value_heads": 2}, threads=2),
     "gpt2-fp32": Case("gpt2", "float32", SMALL),
+    "mistral-window-fp32": Case("mistral", "float32", {**SMALL, "overrides": [["sliding_window", 300]]}),
+    "qwen3-moe-fp32": Case("qwen3_moe", "float32", {**SMALL, "overrides": QWEN3_EXPERTS}),
+}
+MORE_HOLDS = {
     "opt-fp32-compiled": Case(
         "opt", "float32", {**SMALL, "overrides": [["ffn_dim", 1024], ["word_embed_proj_dim", 512]]}, eager=False
     ),
-    "mistral-window-fp32": Case("mistral", "float32", {**SMALL, "overrides": [["sliding_window", 300]]}),
-    "qwen3-moe-fp32": Case("qwen3_moe", "float32", {**SMALL, "overrides": QWEN3_EXPERTS}),
     "mixtral-fp32": Case("mixtral", "float32", {**SMALL, "overrides": [["num_local_experts", 4]]}),
 }
+"""A second model that is compiled, and a second one of experts."""
 HOLDS_IN_BFLOAT16 = {
     "wide-bf16-compiled": Case("qwen3", "bfloat16", WIDE, eager=False, threads=2),
     "gemma-bf16-two-threads": Case("gemma", "bfloat16", {**SMALL, "num_key_value_heads": 2}, threads=2),
     "gpt2-bf16": Case("gpt2", "bfloat16", SMALL),
     "qwen3-moe-bf16": Case("qwen3_moe", "bfloat16", {**SMALL, "overrides": QWEN3_EXPERTS}),
 }
-ALL_HOLDS = HOLDS | HOLDS_IN_BFLOAT16
+ALL_HOLDS = HOLDS | MORE_HOLDS | HOLDS_IN_BFLOAT16
 BASELINES = {
     "demo-fp32": Case("qwen3", "float32", DEMO, mode="0", threads=2),
     "wide-bf16": Case("qwen3", "bfloat16", WIDE, mode="0", threads=2),
@@ -168,7 +171,8 @@ def shared(checkpoints: Path) -> Callable[[str], Outcome]:
         if name not in known:
             threads = ALL_HOLDS[name].threads
             names = [other for other, case in ALL_HOLDS.items() if case.threads == threads]
-            names = [other for other in names if HAS_BFLOAT16_MATMUL or other in HOLDS]
+            names = [other for other in names if (other in MORE_HOLDS) == (name in MORE_HOLDS)]
+            names = [other for other in names if HAS_BFLOAT16_MATMUL or other not in HOLDS_IN_BFLOAT16]
             try:
                 ended = outcomes([ALL_HOLDS[other] for other in names], checkpoints)
             except subprocess.TimeoutExpired as expired:
@@ -181,7 +185,7 @@ def shared(checkpoints: Path) -> Callable[[str], Outcome]:
     return find
 
 
-@pytest.mark.parametrize("name", HOLDS)
+@pytest.mark.parametrize("name", [*HOLDS, *(pytest.param(name, marks=pytest.mark.thorough) for name in MORE_HOLDS)])
 def test_every_bit_is_the_same_in_every_batch(name: str, shared: Callable[[str], Outcome]) -> None:
     found = shared(name)
     assert found.compared >= 5 * len(PROBE_LENGTHS)
