@@ -1,7 +1,6 @@
 """An output folder belongs to one experiment: what keeps others out of it."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from bi_experiments.config.compose import with_defaults
 from bi_experiments.config.plain import changes, deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.files import POLL_S, try_lock, write_atomically
+from bi_experiments.files import lock, try_lock, write_atomically
 from bi_experiments.identity import Identity, identity_of
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import ExperimentResult, RecordError, from_json, to_json
@@ -45,11 +44,10 @@ def held(folder: OutputFolder, remedy: str = "wait for it") -> Iterator[None]:
         ConfigurationError: One writes into it now.
     """
     with folder.running_lock.open("ab") as file:
-        until = time.monotonic() + _READER_S
-        while not try_lock(file):
-            if time.monotonic() > until:
-                raise _in_use(folder, remedy)
-            time.sleep(POLL_S)
+        try:
+            lock(file, _READER_S)
+        except TimeoutError:
+            raise _in_use(folder, remedy) from None
         yield
 
 

@@ -60,17 +60,22 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def lock(file: BinaryIO) -> None:
+def lock(file: BinaryIO, limit_s: float | None = None) -> None:
     """Lock an open file for this process alone, until it is closed; waits for it, and says so when that takes long.
 
+    Args:
+        file: Open file; closing it gives the lock back.
+        limit_s: Longest wait, in seconds; None: `LOCK_LIMIT_S`.
+
     Raises:
-        TimeoutError: Another process held it for longer than `LOCK_LIMIT_S`.
+        TimeoutError: Another process held it for longer.
     """
+    limit_s = LOCK_LIMIT_S if limit_s is None else limit_s
     started, said = time.monotonic(), False
     while not try_lock(file):
         waited_s = time.monotonic() - started
-        if waited_s > LOCK_LIMIT_S:
-            raise TimeoutError(f"{file.name} is held by {_holder(file)} for more than {LOCK_LIMIT_S:g} s: end it first")
+        if waited_s > limit_s:
+            raise TimeoutError(f"{file.name} is held by {_holder(file)} for more than {limit_s:g} s: end it first")
         if waited_s > SAY_AFTER_S and not said:
             said = True
             say(f"waiting for {file.name}, which {_holder(file)} holds")

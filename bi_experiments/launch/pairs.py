@@ -121,11 +121,11 @@ class Launches:
             before: The record of the earlier start, which knows what belongs to no pair; None: there is none.
         """
         for pair in planned:
-            lost = len(self.lost)
+            before_pair = len(self.lost)
             finished = {slot.index: result for slot in pair if (result := self._finished(slot)) is not None}
             if not self._by_turns or len(finished) == len(pair):
                 self._taken_over |= finished
-            elif len(self.lost) > lost:  # its partner runs again with it
+            elif len(self.lost) > before_pair:  # its partner runs again with it
                 self.lost += [self._folder.phase(slot.index, slot.arm) for slot in pair if slot.index in finished]
         if before is not None and self._taken_over:
             self._beside |= set(before.beside)
@@ -169,7 +169,6 @@ class Launches:
         left = [slot for slot in (first, second) if slot.index not in self._taken_over]
         if not left:
             return
-        self._look_around()
         if self._by_turns:
             self._take_turns(first, second)
         else:
@@ -177,17 +176,18 @@ class Launches:
         self._look_around()
 
     def _take_turns(self, first: Slot, second: Slot) -> None:
+        self._look_around()
         turns = baseline_first_in_turn(self._config.workload.num_trials, self._inputs.order_seed, first.pair)
         phases = self.phase(first, wait_for_turn=True), self.phase(second, wait_for_turn=True)
         run_by_turns(*phases, [baseline == (first.arm is Arm.BASELINE) for baseline in turns])
 
     def _one_after_the_other(self, slots: Sequence[Slot]) -> None:
         for slot in slots:
+            self._look_around()
             phase = self.phase(slot, wait_for_turn=False)
             run_alone(phase)
             if cannot_start(phase.result):
                 break
-            self._look_around()
 
     def say_second_stage(self) -> None:
         """Say how many pairs there will be, once the first of two stages is over."""

@@ -28,9 +28,9 @@ STORED = sorted((REPOSITORY / "docs" / "results").glob("*.result.json.gz"))
 
 
 def representatives(stored: list[Path]) -> list[Path]:
-    """Few of the records, among which every name of a setting or a field that one has is there, and lacking, as in all.
+    """A few records that stand for all: each name that only some have is in one of them, and missing in another.
 
-    So that the time that this takes goes with the versions of the format, not with the table's length.
+    The time that tests of these take goes with the versions of the format, not with the table's length.
     """
     names = {path: frozenset(re.findall(rb'"(\w+)": ', gzip.decompress(path.read_bytes()))) for path in stored}
     every = frozenset().union(*names.values())
