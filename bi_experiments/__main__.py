@@ -103,7 +103,7 @@ def _run_command(interruption: Interruption) -> int:
 def _print_versions(arguments: Sequence[str]) -> ExitCode:
     """Say this project's version and that of vLLM in the interpreter that would run the phases; neither is imported."""
     from bi_experiments import __version__
-    from bi_experiments.machine.preflight import phase_versions
+    from bi_experiments.machine.interpreter import phase_versions
 
     named = [text.partition("=")[2] for text in arguments if text.startswith("runtime.python=")]
     python = named[-1] if named else sys.executable

@@ -84,7 +84,7 @@ def still_running(folder: Path) -> bool:
     """The same for a reader, to whom a folder that only allows reading is one in which nothing runs."""
     try:
         return running(OutputFolder(folder))
-    except PermissionError:
+    except OSError:
         return False
 
 

@@ -14,11 +14,12 @@ from bi_experiments.config.plain import deciding, recorded_configuration
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.machine.environment import cpu_name, own_checkout, public_variables
-from bi_experiments.machine.libraries import interpreter
-from bi_experiments.machine.preflight import phase_versions
+from bi_experiments.machine.interpreter import interpreter, phase_versions
 from bi_experiments.records import RECORD_VERSION, Record
 
 _ENVIRONMENT = "environment: "
+_PLACE = frozenset({f"{_ENVIRONMENT}device UUIDs", f"{_ENVIRONMENT}host"})
+"""Which of several alike machines it is: what is finished on one need not run on another."""
 
 
 class Identity(Record, frozen=True, kw_only=True):
@@ -33,6 +34,11 @@ class Identity(Record, frozen=True, kw_only=True):
     def environment(self) -> dict[str, str]:
         """The parts that are not settings."""
         return {name: value for name, value in self.parts.items() if name.startswith(_ENVIRONMENT)}
+
+    def alike(self, other: "Identity") -> bool:
+        """Whether the other one is the same experiment on the same kind of machine, if not on the same machine."""
+        different = self.parts.items() ^ other.parts.items()
+        return {name for name, _ in different} <= _PLACE
 
 
 def identity_of(config: ExperimentConfig) -> Identity:

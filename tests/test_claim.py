@@ -63,6 +63,7 @@ def test_what_is_only_looked_at_is_left_as_it_is(folder: OutputFolder) -> None:
     [
         ((), "has an experiment already: set hydra.run.dir to another folder, or sweep.resume=true to resume it"),
         (RESUME, None),
+        ((*RESUME, "protocol.time_budget_min=60"), None),
         ((*RESUME, "seed=2", "tp=2"), "has another experiment (tp 1 -> 2; seed 12345 -> 2)"),
         ((*RESUME, "workload.fresh_prompts=true"), "has another experiment (workload.fresh_prompts false -> true)"),
     ],

@@ -7,7 +7,7 @@ from bi_experiments.config.compose import compose
 from bi_experiments.config.plain import changes, recorded_configuration
 from bi_experiments.errors import MachineError
 from bi_experiments.identity import environment_of, identity
-from bi_experiments.machine.preflight import phase_versions
+from bi_experiments.machine.interpreter import phase_versions
 
 ENVIRONMENT = {"vllm": "0.32.0", "devices": "NVIDIA H100 80GB HBM3 79 GiB"}
 
@@ -44,6 +44,8 @@ def test_what_changes_the_result_changes_the_identity(override: str) -> None:
         "sweep.resume=true",
         "runtime.phase_timeout_s=5",
         "verify.strict=false",
+        "verify.strict_launches=true",
+        "protocol.time_budget_min=5",
     ],
 )
 def test_what_changes_no_result_does_not(override: str) -> None:
@@ -53,6 +55,16 @@ def test_what_changes_no_result_does_not(override: str) -> None:
 @pytest.mark.parametrize("environment", [{"vllm": "0.33.0"}, {"devices": "NVIDIA H200"}, {"torch": "2.14"}])
 def test_another_environment_is_another_identity(environment: dict[str, str]) -> None:
     assert of(**environment) != of()
+
+
+@pytest.mark.parametrize(
+    ("environment", "alike"),
+    [({}, True), ({"host": "b"}, True), ({"device UUIDs": "2"}, True), ({"vllm": "0.33.0", "host": "b"}, False)],
+)
+def test_another_machine_of_the_kind_is_alike(environment: dict[str, str], alike: bool) -> None:
+    configuration = recorded_configuration(compose([]))
+    here = identity(configuration, ENVIRONMENT | {"host": "a", "device UUIDs": "1"})
+    assert here.alike(identity(configuration, ENVIRONMENT | {"host": "a", "device UUIDs": "1"} | environment)) == alike
 
 
 def test_the_difference_is_named() -> None:

@@ -17,7 +17,9 @@ IRRELEVANT = (
     "sweep",
     *(f"runtime.{step}_timeout_s" for step in ("phase", "init", "warmup", "trial", "probe")),
     "runtime.cache_dir",
+    "protocol.time_budget_min",
     "verify.strict",
+    "verify.strict_launches",
     "verify.locate",
 )
 """Keys and groups that change no result: where it is logged, what is made of it, when it is given up."""
@@ -63,11 +65,12 @@ def deciding(configuration: Mapping[str, Any]) -> dict[str, str]:
     Args:
         configuration: The composed configuration, as in the record.
     """
-    return {
-        key: value
-        for key, value in flatten(configuration).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
-    }
+    return {key: value for key, value in flatten(configuration).items() if decides(key)}
+
+
+def decides(key: str) -> bool:
+    """Whether the setting of that dotted key can change a result."""
+    return not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

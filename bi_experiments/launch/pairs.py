@@ -20,7 +20,7 @@ from bi_experiments.launch.spec import probe_plan
 from bi_experiments.launch.turns import run_alone, run_by_turns
 from bi_experiments.launch.variables import phase_variables
 from bi_experiments.machine.clocks import ClockReader
-from bi_experiments.machine.libraries import interpreter
+from bi_experiments.machine.interpreter import interpreter
 from bi_experiments.machine.placement import Place
 from bi_experiments.paths import OutputFolder, PhaseFolder
 from bi_experiments.phase.profilers import PROFILER

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import json
 import subprocess
+from pathlib import Path
 
 from bi_experiments.config.schema import ExperimentConfig, ProofLevel
 from bi_experiments.errors import ExperimentError
-from bi_experiments.machine.libraries import interpreter
+from bi_experiments.machine.interpreter import interpreter
 from bi_experiments.records import NEGATIVE_CONTROL, Arm, EngineSpec, ProbePlan
 
 WITH_PREFIX_CACHING = ("prefix_cache", "prefill")
@@ -21,6 +22,9 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
         config: The configuration.
         model: Name on the hub, or local folder.
     """
+    extra = dict(config.backend.engine)
+    if "tokenizer" in extra:
+        extra["tokenizer"] = _expanded(extra["tokenizer"])
     return EngineSpec(
         model=model,
         dtype=config.model.dtype,
@@ -38,7 +42,7 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
         trust_remote_code=config.model.trust_remote_code,
         quantization=config.model.quantization,
         distributed_executor_backend=config.backend.distributed_executor_backend,
-        extra=config.backend.engine,
+        extra=extra,
     )
 
 
@@ -71,6 +75,11 @@ def probe_plan(config: ExperimentConfig, arm: Arm = Arm.BATCH_INVARIANT, launch:
     )
 
 
+def _expanded(name: str) -> str:
+    """A model or tokenizer as vLLM takes it: it does not know `~`."""
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
 def model_path(config: ExperimentConfig) -> str:
     """The model's name or folder; a seeded checkpoint is created first if it is missing.
 
@@ -79,7 +88,7 @@ def model_path(config: ExperimentConfig) -> str:
     """
     seeded = config.model.seeded
     if seeded is None:
-        return config.model.name
+        return _expanded(config.model.name)
     overrides = {"tie_word_embeddings": False, **seeded.overrides}
     spec = {
         **dataclasses.asdict(seeded),

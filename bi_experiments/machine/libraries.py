@@ -2,17 +2,12 @@
 
 import os
 import shutil
-import sys
 from glob import glob
 from pathlib import Path
 
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import MachineError
-
-
-def interpreter(config: ExperimentConfig) -> str:
-    """The Python interpreter of the phases."""
-    return config.runtime.python or sys.executable
+from bi_experiments.machine.interpreter import interpreter
 
 
 def preloads(config: ExperimentConfig) -> list[str]:

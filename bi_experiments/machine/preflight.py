@@ -1,18 +1,12 @@
-"""Whether this machine can run a configuration: checked before any process is started, within a second.
+"""Whether this machine can run a configuration: checked before any phase is started.
 
 What is known of the machine (`Machine`) is separate from what follows from it (`find_problem`). Nothing is imported
 for it but NVML; versions come from the metadata of the installed packages.
 """
 
 import contextlib
-import functools
 import os
 import platform
-import select
-import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +21,9 @@ from bi_experiments.errors import ConfigurationError, MachineError, did_you_mean
 from bi_experiments.machine.cgroups import memory_limit_bytes
 from bi_experiments.machine.devices import Nvidia, equal_to_first, named_twice, read_nvidia
 from bi_experiments.machine.environment import installed_versions
+from bi_experiments.machine.interpreter import EngineArguments, architectures, engine_arguments, phase_versions
 from bi_experiments.machine.libraries import check_inherited, preloads
 from bi_experiments.machine.memory import GB
-from bi_experiments.phase import arguments
-from bi_experiments.phase.architectures import architectures as known_architectures
-
-INTERPRETER_S = 20.0
-"""Time that an interpreter has to answer and to end, in seconds."""
-MOST_ANSWER_BYTES = 1 << 20
-"""Most that it may say."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +49,8 @@ def check_machine(config: ExperimentConfig) -> None:
     Raises:
         MachineError: What is needed, what was found, what to do instead.
     """
-    if config.runtime.python is not None:
-        phase_versions(config.runtime.python)
+    if (python := config.runtime.python) is not None and "vllm" not in phase_versions(python):
+        raise MachineError(f"runtime.python={python} has no vLLM: set it to the interpreter of an environment with it")
     if config.backend.engine:
         check_engine_arguments(config.backend.engine, engine_arguments(config.runtime.python))
     check_inherited()
@@ -81,89 +69,6 @@ def check_machine(config: ExperimentConfig) -> None:
     problem = find_problem(config, machine)
     if problem is not None:
         raise MachineError(problem)
-
-
-@functools.cache
-def phase_versions(python: str) -> Mapping[str, str]:
-    """Versions of what the numbers depend on, in the environment of an interpreter; asked once a process.
-
-    Raises:
-        MachineError: It is not an interpreter, or this project is not installed there.
-    """
-    if shutil.which(python) is None:
-        raise MachineError(
-            f"runtime.python={python} is not an executable on this machine: set it to the path of a Python interpreter"
-        )
-    try:
-        versions: dict[str, str] = msgspec.json.decode(_asked(python, "versions"), type=dict[str, str])
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        late = isinstance(error, subprocess.TimeoutExpired)
-        how = f"within {INTERPRETER_S:g} s" if late else f"({type(error).__name__})"
-        raise MachineError(
-            f"runtime.python={python} does not report its versions {how}: set it to a Python interpreter, and install "
-            "this project there (pip install --no-deps)"
-        ) from error
-    return versions
-
-
-def _asked(python: str, module: str) -> str:
-    """What a module of `bi_experiments.phase` prints in another environment.
-
-    Raises:
-        OSError: It cannot be started.
-        subprocess.SubprocessError: It fails, says too much, or says it too slowly.
-    """
-    command = [python, "-m", f"bi_experiments.phase.{module}"]
-    deadline = time.monotonic() + INTERPRETER_S
-    nowhere = subprocess.DEVNULL
-    started = subprocess.Popen(command, stdin=nowhere, stdout=subprocess.PIPE, stderr=nowhere, start_new_session=True)
-    with started as process:
-        try:
-            assert process.stdout is not None
-            said = _read(process.stdout.fileno(), deadline)
-            code = process.wait(max(0.0, deadline - time.monotonic()))
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            raise
-    if code:
-        raise subprocess.CalledProcessError(code, command)
-    return said.decode()
-
-
-def _read(pipe: int, deadline: float) -> bytes:
-    """All that is written to a pipe, whose end a process that was left behind may hold open for ever.
-
-    Raises:
-        subprocess.SubprocessError: It is too much, or has no end before the deadline, a time of the monotonic clock.
-    """
-    said = bytearray()
-    while len(said) < MOST_ANSWER_BYTES:
-        if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise subprocess.TimeoutExpired("the interpreter", INTERPRETER_S)
-        if not (data := os.read(pipe, 1 << 16)):
-            return bytes(said)
-        said += data
-    raise subprocess.SubprocessError("its answer has no end")
-
-
-EngineArguments = Mapping[str, arguments.Argument]
-"""vLLM's engine arguments by name."""
-
-
-@functools.cache
-def engine_arguments(python: str | None) -> EngineArguments:
-    """The engine arguments of the vLLM that the phases use; empty where they are not known. Asked once a process.
-
-    Args:
-        python: The phases' interpreter; None: this one.
-    """
-    if python is None:
-        return arguments.engine_arguments()
-    try:
-        return msgspec.json.decode(_asked(python, "arguments"), type=dict[str, arguments.Argument])
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return {}
 
 
 def check_engine_arguments(engine: Mapping[str, object], known: EngineArguments) -> None:
@@ -207,21 +112,6 @@ def _fits(value: object, types: Sequence[str]) -> bool:
                 msgspec.convert(value, kind, strict=False)
                 return True
     return False
-
-
-@functools.cache
-def architectures(python: str | None) -> Sequence[str]:
-    """The architectures of seeded checkpoints in the phases' environment; empty where they are not known.
-
-    Args:
-        python: The phases' interpreter; None: this one.
-    """
-    if python is None:
-        return known_architectures()
-    try:
-        return msgspec.json.decode(_asked(python, "architectures"), type=list[str])
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return []
 
 
 def _check_architecture(name: str, known: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from bi_experiments.analysis.agreement import outputs_alike
 from bi_experiments.analysis.multiplicity import benjamini_hochberg
-from bi_experiments.config.plain import flatten, setting
+from bi_experiments.config.plain import decides, flatten, setting
 from bi_experiments.files import write_atomically
 from bi_experiments.records import Difference, ExperimentResult, Metric
 from bi_experiments.report.answer import invariance_tone
@@ -30,9 +30,6 @@ from bi_experiments.wording import (
     signed,
     verdict_word,
 )
-
-IGNORED = frozenset({"tracking", "gate", "sweep"})
-"""Groups that change nothing of what is measured."""
 
 
 class _Cell(NamedTuple):
@@ -64,7 +61,7 @@ def settings_that_differ(
     results: Sequence[ExperimentResult | Summary],
     as_flat: Callable[[Mapping[str, Any]], dict[str, str]] = flatten,
 ) -> list[dict[str, str]]:
-    """The settings in which these experiments are not all alike, one dictionary each, in the order of the results.
+    """The settings that can change a result and are not all alike, one dictionary each, in the order of the results.
 
     Args:
         results: Records, or what was summed up of them.
@@ -74,7 +71,7 @@ def settings_that_differ(
         Dotted key to value as text; every dictionary has the same keys. A key that one of them lacks is `-` there.
     """
     flat = [as_flat(result.configuration) for result in results]
-    return differing([{key: text for key, text in one.items() if key.partition(".")[0] not in IGNORED} for one in flat])
+    return differing([{key: text for key, text in one.items() if decides(key)} for one in flat])
 
 
 def differing(texts: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from bi_experiments.analysis.outcome import exit_code
 from bi_experiments.config.compose import from_hydra
-from bi_experiments.config.plain import as_set, changes
+from bi_experiments.config.plain import as_set, changes, setting
 from bi_experiments.config.schema import ExperimentConfig
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError
 from bi_experiments.experiment import experiment_name, prepare, run_experiment
@@ -111,7 +111,7 @@ def _run(config: ExperimentConfig, job: _Job) -> ExperimentRecord:
 def _run_or_take_over(
     config: ExperimentConfig, job: _Job, started: ExperimentRecord, identity: Identity
 ) -> ExperimentRecord:
-    if (finished := _finished(job, identity)) is not None:
+    if (finished := _finished(job, config, identity)) is not None:
         return _close(job, finished, config, started, taken_over=True)
     _write(job, started)
     write_atomically(job.folder.identity, to_json(identity))
@@ -141,10 +141,12 @@ def _close(
     return with_result(msgspec.structs.replace(record, taken_over=taken_over), result)
 
 
-def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
-    """The result in the experiment's folder, if it is complete and of this identity.
+def _finished(job: _Job, config: ExperimentConfig, identity: Identity) -> ExperimentResult | None:
+    """The result in the experiment's folder, if nothing of it is left to run.
 
-    What the folder has of another identity is named and moved away: nothing of it is used, and nothing is lost.
+    It may come from another machine of the kind, as after a node was lost; pairs that are left to run may not, which
+    would share an interval. What the folder has of another experiment, or in part of another machine, is named and
+    moved away: nothing of it is used, and nothing is lost.
     """
     try:
         there = from_json(job.folder.identity.read_bytes(), Identity, job.folder.identity)
@@ -153,14 +155,21 @@ def _finished(job: _Job, identity: Identity) -> ExperimentResult | None:
     except RecordError as error:
         _replace(job, str(error))
         return None
+    if there.alike(identity) and (result := _over(job.folder, config)) is not None:
+        return result
     if there.digest != identity.digest:
         _replace(job, "; ".join(changes(there.parts, identity.parts)))
-        return None
+    return None
+
+
+def _over(folder: OutputFolder, config: ExperimentConfig) -> ExperimentResult | None:
+    """The result in the folder, if it is complete or has spent the time budget that it would have today."""
     try:
-        result = read_result(job.folder.root)
+        result = read_result(folder.root)
     except ConfigurationError:
         return None
-    return result if result.over else None
+    same_budget = setting(result.configuration, "protocol.time_budget_min") == config.protocol.time_budget_min
+    return result if result.stopped is None or (result.over and same_budget) else None
 
 
 def _replace(job: _Job, why: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from bi_experiments.config.checks import check
 from bi_experiments.config.compose import compose
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.launch.spec import probe_plan
+from bi_experiments.launch.spec import engine_spec, model_path, probe_plan
 from bi_experiments.records import Arm
 
 
@@ -49,3 +49,10 @@ def test_later_launches_that_do_not_exist_are_refused() -> None:
     config = compose(["experiment=cpu_demo", "verify.later_launches=[nonesuch]"])
     with pytest.raises(ConfigurationError, match="nonesuch"):
         check(config)
+
+
+def test_a_home_folder_is_written_out_for_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = compose(["model.name='~/m'", "+backend.engine.tokenizer='~/t'"])
+    spec = engine_spec(config, model_path(config))
+    assert (spec.model, spec.extra["tokenizer"]) == ("/home/ann/m", "/home/ann/t")

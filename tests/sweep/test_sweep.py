@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bi_experiments.identity import Identity
+from bi_experiments.paths import read_result
+from bi_experiments.records import from_json, to_json
 from tests.sweep.conftest import Sweep
 
 SIZES = "workload.max_batch_size=2,3,4"
@@ -73,6 +76,21 @@ def test_an_experiment_that_its_budget_ended_is_done_with_the_pairs_it_has_and_s
         assert "the time budget of 0.0001 min was spent after 1 pair" in done.stdout
         assert not list(sweep.folder.root.glob("*/caches"))
     assert [record.taken_over for record in sweep.records()] == [True, True]
+    sweep(*budget, "protocol.time_budget_min=60", "sweep.resume=true")
+    assert [record.taken_over for record in sweep.records()] == [False, False]
+    assert {read_result(folder.parent).stopped for folder in sweep.folder.root.glob("*/result.json")} == {None}
+
+
+def test_what_is_finished_on_one_node_is_taken_over_on_another_and_what_is_not_begins_anew(sweep: Sweep) -> None:
+    sweep("workload.max_batch_size=2,3", FAKE_PHASE=json.dumps({"batch_invariant 3": "fails"}))
+    for file in sweep.folder.root.glob("*/identity.json"):
+        there = from_json(file.read_bytes(), Identity, file)
+        parts = there.parts | {"environment: host": "the lost node"}
+        file.write_bytes(to_json(Identity(digest="of that node", parts=parts)))
+    done = sweep("workload.max_batch_size=2,3", "sweep.resume=true")
+    assert [record.taken_over for record in sweep.records()] == [True, False]
+    assert "environment: host the lost node -> " in done.stdout
+    assert len(list(sweep.folder.replaced.glob("*/result.json"))) == 1
 
 
 def test_a_preset_passes_over_what_cannot_run_here(sweep: Sweep) -> None:

@@ -24,8 +24,9 @@ def incomplete(
         if lost is not None:
             why = f"phase {lost.index + 1} ({LABELS[lost.arm]}) {lost.status.replace('_', ' ')}"
         elif budget_min is not None:
-            longer = f"with a protocol.time_budget_min above {budget_min:g} or none"
-            remedy = f"Run the same command again, {longer}, for the whole interval."
+            remedy = remedy.replace(
+                "Resume it", f"Resume it with a protocol.time_budget_min above {budget_min:g} or none"
+            )
         yield Finding(
             kind="incomplete",
             message=f"The result rests on {count(len(pairs), 'complete pair')} of the {planned_pairs} planned: {why}.",
