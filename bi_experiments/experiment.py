@@ -99,7 +99,7 @@ def run_experiment(
     planned = planned_pairs(config, inputs.order_seed)
     clocks = ClockReader(enabled=config.backend.platform is Platform.cuda)
     launches = Launches(config, folder, inputs, progress, clocks, place)
-    location = None
+    location = before = None
     if resumable:
         before = _record_before(folder)
         launches.take_over(planned, before)
@@ -111,7 +111,7 @@ def run_experiment(
                 f"will run again, since the next ones would be cold; what they measured is kept in {kept}"
             )
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
-    started_at, started = time.time(), time.monotonic()
+    started_at, started = time.time() if before is None else before.started_at, time.monotonic()
 
     def save(stopped: str | None) -> ExperimentResult:
         result = record(config, command, inputs, launches, started_at, time.monotonic() - started, stopped, location)
@@ -252,8 +252,8 @@ def record(
         command: The command line that repeats this experiment.
         inputs: What all phases were given.
         launches: The phases.
-        started_at: Unix time in seconds of this start.
-        wall_time_s: Time since then, in seconds; that of the phases taken over from an earlier start is added.
+        started_at: Unix time in seconds of the experiment's first start, by which it is known in MLflow.
+        wall_time_s: Time since this start, in seconds; that of the phases taken over from an earlier start is added.
         stopped: Why it ended early, or None.
         location: The operator behind a difference in what is taken over, where an earlier start named it.
     """
@@ -265,7 +265,7 @@ def record(
         command=command,
         configuration=recorded_configuration(config),
         environment=describe(),
-        started_at=min([started_at, *(phase.started_at for phase in taken_over)]),
+        started_at=started_at,
         wall_time_s=wall_time_s + busy_s(taken_over),
         workload_kind=config.workload.kind,
         workload_digest=inputs.workload_digest,

@@ -115,7 +115,7 @@ def log_again(
 
     def log(client: "MlflowClient") -> str:
         run_id = _log_experiment(client, result, folder, tracking, None)
-        client.log_artifacts(run_id, str(folder))
+        _log_files(client, run_id, OutputFolder(folder))
         return run_id
 
     return _attempt(log, tracking, f"the results are in {folder}")
@@ -181,18 +181,20 @@ def _log_experiment(
     client: "MlflowClient", result: ExperimentResult, folder: Path, tracking: TrackingConfig, sweep_id: str | None
 ) -> str:
     experiment_id = store.experiment_id(client, tracking.uri, tracking.experiment)
+    content = of_experiment(result)
     for run in _of_identity(client, experiment_id, identity(result)):
         run_id: str = run.info.run_id
-        # The experiment's run is ended last: one that still runs was interrupted while it was logged.
-        if run.info.status != "RUNNING":
+        # The experiment's run is ended last: one that still runs was interrupted while it was logged. One that ended
+        # before the experiment did is of an earlier start.
+        if run.info.status != "RUNNING" and run.info.end_time >= content.end_ms:
             if sweep_id is not None and run.data.tags.get(PARENT) != sweep_id:
                 client.set_tag(run_id, PARENT, sweep_id)
             return run_id
+        sweep_id = sweep_id or run.data.tags.get(PARENT)
         _delete(client, experiment_id, run_id)
-    content = of_experiment(result)
     run_id = _create(client, experiment_id, content, sweep_id)
     _log_workload(client, run_id, result)
-    client.log_artifacts(run_id, str(folder))
+    _log_files(client, run_id, OutputFolder(folder))
     client.log_text(run_id, to_json(result.environment).decode(), ENVIRONMENT)
     if result.invariance is not None and result.invariance.compositions:
         client.log_table(run_id, composition_table(result.invariance), COMPOSITION_TABLE)
@@ -204,6 +206,17 @@ def _log_experiment(
         client.set_terminated(child_id, child.status, child.end_ms)
     client.set_terminated(run_id, content.status, content.end_ms)
     return run_id
+
+
+def _log_files(client: "MlflowClient", run_id: str, folder: OutputFolder) -> None:
+    """The folder's files at their places, without what serves a later start alone: caches may be gigabytes."""
+    for path in sorted(folder.root.iterdir()):
+        if path in {folder.caches, folder.replaced, folder.running_lock}:
+            continue
+        if path.is_dir():
+            client.log_artifacts(run_id, str(path), path.name)
+        else:
+            client.log_artifact(run_id, str(path))
 
 
 def _log_workload(client: "MlflowClient", run_id: str, result: ExperimentResult) -> None:

@@ -18,7 +18,8 @@ from bi_experiments.config.compose import compose
 from bi_experiments.config.credentials import refuse_credentials, refuse_secrets, without_credentials
 from bi_experiments.config.schema import TrackingConfig
 from bi_experiments.errors import ConfigurationError
-from bi_experiments.records import Environment, ExperimentResult, PhaseStatus, from_json, to_json
+from bi_experiments.paths import OutputFolder
+from bi_experiments.records import INTERRUPTED, Environment, ExperimentResult, PhaseStatus, from_json, to_json
 from bi_experiments.tracking.log import log_experiment, log_sweep, tracking_of
 from bi_experiments.tracking.runs import IDENTITY, PARENT, RunStatus, SweepContent, identity, of_sweep
 from tests import factories
@@ -126,9 +127,14 @@ def test_a_workload_that_another_process_has_just_logged_is_the_same_one(
     assert len(store.client.get_run(run_id).inputs.dataset_inputs) == 1
 
 
-def test_everything_in_the_folder_is_an_artifact_beside_the_store(
+def test_everything_in_the_folder_is_an_artifact_but_for_what_a_resumed_start_needs(
     store: Store, result: ExperimentResult, folder: Path
 ) -> None:
+    files = OutputFolder(folder)
+    files.running_lock.touch()
+    for kept_for_later in (files.caches, files.replaced):
+        kept_for_later.mkdir()
+        (kept_for_later / "large.bin").touch()
     run_id = log_experiment(result, folder, store.tracking)
     assert run_id is not None
     assert {file.path for file in store.client.list_artifacts(run_id)} == {"environment.json", "phases", "result.json"}
@@ -157,6 +163,18 @@ def test_logging_twice_makes_no_second_run(store: Store, result: ExperimentResul
     assert len(store.parents()) == 1
     log_experiment(replace(result, started_at=result.started_at + 60), folder, store.tracking)
     assert len(store.parents()) == 2
+
+
+def test_what_an_interrupted_experiment_logged_is_replaced_once_it_has_gone_on(
+    store: Store, result: ExperimentResult, folder: Path
+) -> None:
+    interrupted = replace(result, stopped=INTERRUPTED, phases=result.phases[:2], wall_time_s=result.wall_time_s / 2)
+    earlier = log_experiment(interrupted, folder, store.tracking)
+    run_id = log_experiment(result, folder, store.tracking)
+    assert run_id not in {None, earlier}
+    (run,) = store.parents()
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert len(store.runs()) == 1 + len(result.phases)
 
 
 def test_a_run_that_was_cut_off_is_logged_anew(store: Store, result: ExperimentResult, folder: Path) -> None:
