@@ -42,8 +42,9 @@ from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.engines import engine_settings
 from bi_experiments.analysis.estimates import Estimate
 from bi_experiments.analysis.invariance import judged_anew
+from bi_experiments.analysis.metrics import UNEQUAL_TOKENS
 from bi_experiments.analysis.outcome import VIOLATIONS
-from bi_experiments.analysis.pairs import complete_pairs, second_arm, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, second_arm, total_time_logs
 from bi_experiments.claim import read_ended
 from bi_experiments.config.plain import leaves, setting
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
@@ -66,14 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     try:
         first = load_side(options.first, options.tracking_uri)
         second = load_side(options.second, options.tracking_uri)
-        _refuse_twice("A", first)
-        _refuse_twice("B", second)
+        _refuse_twice(first, second)
         if not options.anyway:
             for other in (*first[1:], *second):
                 require_alike(first[0], other)
         changes = changes_between(first, second)
     except ExperimentError as error:
         return complain(str(error), error.exit_code)
+    withheld = not all(equal_tokens(complete_pairs(result.phases)) for result in (*first, *second))
     equal = equal_work([*first, *second])
     change = changes.mode if options.gate == "mode" else changes.ratio
     margins = options.max_change_pct, _equivalence_pct(*first, *second)
@@ -82,10 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         _table([*first, *second], len(first)),
         _settings(first, second),
         _engines(first, second),
-        _changes_table(changes),
+        "" if withheld else _changes_table(changes),
     ]
-    lines = [describe(changes), describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
-    if max(len(first), len(second)) > 1:  # else they stand in the table
+    moved = f"Changes in time are withheld: {UNEQUAL_TOKENS}." if withheld else describe(changes)
+    lines = [moved, describe_gate(options.gate, code, equal, interval=change.low_pct is not None)]
+    if max(len(first), len(second)) > 1 and not withheld:  # else they stand in the table
         lines.insert(0, describe_overheads(first, second))
     if min(len(first), len(second)) == 1:
         lines.insert(-1, describe_single(options.gate))
@@ -134,8 +136,10 @@ def load_side(sources: str, tracking_uri: str) -> tuple[ExperimentResult, ...]:
     Raises:
         ConfigurationError: One of them is not there, or cannot be read.
     """
-    names = [sources] if _is_folder(sources) else sources.split(",")
-    return tuple(load(name.strip(), tracking_uri) for name in names)
+    names = [sources] if _is_folder(sources) else [name.strip() for name in sources.split(",")]
+    if not all(names):
+        raise ConfigurationError(f"{sources!r} has an empty name in it: is a variable of the shell not set?")
+    return tuple(load(name, tracking_uri) for name in names)
 
 
 def load(source: str, tracking_uri: str) -> ExperimentResult:
@@ -154,7 +158,7 @@ def load(source: str, tracking_uri: str) -> ExperimentResult:
 
 def _is_folder(name: str) -> bool:
     try:
-        return Path(name).is_dir()
+        return bool(name) and Path(name).is_dir()
     except OSError:  # too long to be a name
         return False
 
@@ -177,11 +181,15 @@ def _download(run_id: str, tracking_uri: str, folder: str) -> Path:
         ) from error
 
 
-def _refuse_twice(name: str, side: Sequence[ExperimentResult]) -> None:
-    """Refuse one experiment under two names on a side: as two it would agree with itself."""
-    for at, result in enumerate(side):
-        if result in side[:at]:
-            raise ConfigurationError(f"the same experiment ({result.name}) is twice in {name}: name it once")
+def _refuse_twice(first: Sequence[ExperimentResult], second: Sequence[ExperimentResult]) -> None:
+    """Refuse one experiment under two names: as two it would agree with itself."""
+    for name, side in (("A", first), ("B", second)):
+        for at, result in enumerate(side):
+            if result in side[:at]:
+                raise ConfigurationError(f"the same experiment ({result.name}) is twice in {name}: name it once")
+    for result in first:
+        if result in second:
+            raise ConfigurationError(f"the same experiment ({result.name}) is in A and in B: name two experiments")
 
 
 # --- Deciding -------------------------------------------------------------------------------------------------------
@@ -331,7 +339,7 @@ def _column(result: ExperimentResult) -> tuple[str, ...]:
         pairs[0].second.versions.get("vllm", "unknown"),
         (result.environment.commit or "unknown")[:12] + (" with local changes" if result.environment.dirty else ""),
         str(len(pairs)),
-        f"{signed(overhead.change_pct)} {_interval(overhead)}",
+        f"{signed(overhead.change_pct)} {_interval(overhead)}" if equal_tokens(pairs) else "withheld",
     )
 
 

@@ -13,7 +13,6 @@ failed or neither could be named, and 2 when there is nothing to locate or it ca
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bi_experiments.analysis.location import describe
 from bi_experiments.analysis.pairs import second_arm
@@ -23,7 +22,7 @@ from bi_experiments.launch.location import differing_probe, recorded_config
 from bi_experiments.localisation import locate
 from bi_experiments.machine.placement import own_devices
 from bi_experiments.machine.preflight import check_machine
-from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.paths import OutputFolder, folder_argument, read_result
 from bi_experiments.records import Arm, Location
 from bi_experiments.signals import ends_in_order
 from bi_experiments.tracking.log import log_again, tracking_of
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = OneLineParser(
         prog="python -m bi_experiments.locate", description="Name the first operator whose output depends on the batch."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a finished experiment")
+    parser.add_argument("folder", type=folder_argument, metavar="FOLDER", help="output folder of a finished experiment")
     parser.add_argument(
         "--arm",
         choices=[arm.value for arm in Arm],

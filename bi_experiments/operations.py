@@ -9,11 +9,10 @@ which the table of classes is tested. The exit code is 0, or 2 when there is no 
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from bi_experiments.analysis.operation_classes import classify
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
-from bi_experiments.paths import read_result
+from bi_experiments.paths import folder_argument, read_result
 from bi_experiments.records import ExperimentResult
 from bi_experiments.signals import ends_in_order
 
@@ -23,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     parser = OneLineParser(
         prog="python -m bi_experiments.operations", description="List what the profiled trials of an experiment ran."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of an experiment with profile=true")
+    parser.add_argument(
+        "folder", type=folder_argument, metavar="FOLDER", help="output folder of an experiment with profile=true"
+    )
     folder = parser.parse_args(arguments).folder
     try:
         lines = list(operations(read_result(folder)))

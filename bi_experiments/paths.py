@@ -1,13 +1,16 @@
 """The output folder of an experiment: its files by name, with the reading of its record and logs."""
 
+import argparse
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import Arm, ExperimentResult, RecordError, from_json
+from bi_experiments.wording import count
 
 LOG_LINES, LOG_CHARACTERS = 30, 300
 """Lines of an engine's log, and characters of each, that are shown when its phase fails."""
@@ -149,6 +152,26 @@ class OutputFolder:
         return self.root / "order.json"
 
 
+def folder_argument(text: str) -> Path:
+    """The output folder that an argument of a command line names.
+
+    Raises:
+        argparse.ArgumentTypeError: It names none.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty name is no folder: is a variable of the shell not set?")
+    if _is_file(Path(text)):
+        raise argparse.ArgumentTypeError(f"{text} is a file: pass the folder that it is in")
+    return Path(text)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long
+        return False
+
+
 def with_results(folders: Iterable[Path]) -> tuple[list[Path], str | None]:
     """Those of several folders that have a record, and one line about the others.
 
@@ -163,7 +186,7 @@ def with_results(folders: Iterable[Path]) -> tuple[list[Path], str | None]:
     for folder in folders:
         places.setdefault(os.path.realpath(folder), folder)  # of a loop of links Path.resolve makes an error
     named = list(places.values())
-    without = [folder for folder in named if not OutputFolder(folder).result.exists()]
+    without = [folder for folder in named if not _is_file(OutputFolder(folder).result)]
     if not without or len(without) == len(named):
         return named, None
     kept = [folder for folder in named if folder not in without]
@@ -190,6 +213,13 @@ def read_result(folder: Path) -> ExperimentResult:
         settings = result.configuration.get(group)
         if not isinstance(settings, dict) or settings.get(name) is None:
             raise ConfigurationError(f"{path} has no {key} in its configuration: it is not as it was written")
+    measured = Counter(phase.pair for phase in result.phases if phase.trials)
+    pairs = sum(phases == 2 for phases in measured.values())  # both arms
+    if result.comparison is not None and result.comparison.pairs > pairs:
+        raise ConfigurationError(
+            f"{path} compares {count(result.comparison.pairs, 'pair')} and has the trials of {pairs}: it is not as it "
+            "was written"
+        )
     return result
 
 

@@ -10,10 +10,12 @@ without either, the targets are the report's.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from bi_experiments.analysis.metrics import UNEQUAL_TOKENS
+from bi_experiments.analysis.pairs import complete_pairs, equal_tokens
 from bi_experiments.claim import read_ended
 from bi_experiments.errors import ConfigurationError, ExitCode, ExperimentError, OneLineParser, complain
+from bi_experiments.paths import folder_argument
 from bi_experiments.report.planning import planning
 from bi_experiments.signals import ends_in_order
 
@@ -24,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         prog="python -m bi_experiments.plan", description="How many pairs would it take, from an experiment's spread?"
     )
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="output folder of an experiment with two complete pairs or more"
+        "folder",
+        type=folder_argument,
+        metavar="FOLDER",
+        help="output folder of an experiment with two complete pairs or more",
     )
     parser.add_argument(
         "--tell",
@@ -39,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
     )
     options = parser.parse_args(arguments)
     try:
-        said = planning(read_ended(options.folder), options.tell, options.show)
+        result = read_ended(options.folder)
+        said = planning(result, options.tell, options.show)
+        if not said and not equal_tokens(complete_pairs(result.phases)):
+            raise ConfigurationError(
+                f"{options.folder}: {UNEQUAL_TOKENS}, and no number of pairs makes up for it; run it with "
+                "workload.ignore_eos=true"
+            )
         if not said:
             raise ConfigurationError(f"{options.folder} has no two complete pairs that differ: run it with more pairs")
     except ExperimentError as error:

@@ -8,7 +8,7 @@ from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.claim import read_ended
 from bi_experiments.config.credentials import without_credentials
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
-from bi_experiments.paths import with_results
+from bi_experiments.paths import folder_argument, with_results
 from bi_experiments.signals import ends_in_order
 from bi_experiments.sweep.command import record_of
 from bi_experiments.sweep.folder import SweepFolder
@@ -18,7 +18,9 @@ from bi_experiments.tracking.log import log_experiment, tracking_of
 def main(arguments: Sequence[str] | None = None) -> int:
     """Log every folder named on the command line and return the process's exit status."""
     parser = OneLineParser(prog="python -m bi_experiments.track", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
+    parser.add_argument(
+        "folders", nargs="+", type=folder_argument, metavar="FOLDER", help="output folder of an experiment"
+    )
     parser.add_argument("--uri", help="MLflow tracking URI; default: the one that the experiment was run with")
     options = parser.parse_args(arguments)
     folders, skipped = with_results(options.folders)

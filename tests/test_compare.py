@@ -204,7 +204,7 @@ def test_without_an_interval_the_gate_asks_for_pairs_and_nested_settings_are_tol
     for name, size in (("a", 64), ("b", 128)):
         configuration = experiment(BEFORE).configuration
         model = {**configuration["model"], "seeded": {"hidden_size": size, "vocab_size": 100}}
-        one = experiment(BEFORE[:1], configuration={**configuration, "model": model})
+        one = experiment(BEFORE[:1], configuration={**configuration, "model": model}, comparison=None)
         sides.append(folder(tmp_path / name, one))
     assert compare.main(sides) is ExitCode.GATE_UNDECIDED
     shown = capsys.readouterr().out
@@ -366,3 +366,31 @@ def test_runs_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert shown.err == ""
     assert compare.main([runs[0], "0" * 32, "--tracking-uri", uri]) is ExitCode.CANNOT_RUN
     assert f"result.json of run {'0' * 32} cannot be downloaded from {uri}" in capsys.readouterr().err
+
+
+def test_an_experiment_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    side = folder(tmp_path / "a", experiment(BEFORE))
+    assert compare.main([side, f"{side}/"]) is ExitCode.CANNOT_RUN
+    assert "is in A and in B" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["", " ", "{},"])
+def test_an_empty_name_is_not_the_current_folder(
+    side: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = folder(tmp_path / "a", experiment(BEFORE))
+    monkeypatch.chdir(folder(tmp_path / "b", experiment(SLOWER)))
+    assert compare.main([side.format(other), other]) is ExitCode.CANNOT_RUN
+    assert "is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_of_arms_that_did_unequal_work_no_change_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline, *others = experiment(BEFORE).phases
+    unequal = experiment(BEFORE, phases=(factories.with_trial(baseline, 0, output_tokens=7), *others))
+    sides = [folder(tmp_path / "a", experiment(BEFORE)), folder(tmp_path / "b", unequal)]
+    assert compare.main(sides) is ExitCode.GATE_UNDECIDED
+    shown = capsys.readouterr().out
+    assert "Changes in time are withheld: the arms generated different numbers of tokens." in shown
+    assert "Change of total time from A to B" not in shown
+    (overheads,) = (line for line in shown.splitlines() if line.startswith("overhead"))
+    assert overheads.endswith("withheld")

@@ -1,11 +1,14 @@
+import argparse
 import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from bi_experiments.claim import read_ended
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.files import write_atomically
-from bi_experiments.paths import OutputFolder, bound_log, log_tail, read_result
+from bi_experiments.paths import OutputFolder, bound_log, folder_argument, log_tail, read_result, with_results
 from bi_experiments.records import Arm, to_json
 from tests import factories
 
@@ -66,3 +69,34 @@ def test_a_record_without_its_settings_is_refused_by_name(key: str, value: str |
     (tmp_path / "result.json").write_text(json.dumps(record))
     with pytest.raises(ConfigurationError, match=f"has no {key}.* in its configuration"):
         read_result(tmp_path)
+
+
+def test_a_comparison_of_more_pairs_than_have_trials_is_refused(tmp_path: Path) -> None:
+    result = factories.whole_result()
+    emptied = tuple(replace(phase, trials=()) for phase in result.phases)
+    (tmp_path / "result.json").write_bytes(to_json(replace(result, phases=emptied)))
+    with pytest.raises(ConfigurationError, match="compares 3 pairs and has the trials of 0"):
+        read_result(tmp_path)
+
+
+def test_what_names_no_folder_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "result.json").touch()
+    for text, said in (
+        ("", "is a variable of the shell not set"),
+        (str(tmp_path / "result.json"), "is a file: pass the folder that it is in"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=said):
+            folder_argument(text)
+    for text in (str(tmp_path), "not/there", "n" * 300):
+        assert folder_argument(text) == Path(text)
+
+
+def test_a_folder_that_cannot_be_looked_into_has_no_record(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    write_atomically(tmp_path / "there" / "result.json", b"{}")
+    broken = [tmp_path / ("n" * 300), loop, tmp_path / "there" / "result.json"]
+    assert with_results([tmp_path / "there", *broken])[0] == [tmp_path / "there"]
+    for folder in broken:
+        with pytest.raises(ConfigurationError, match=r"cannot be read|has no result\.json"):
+            read_ended(folder)

@@ -201,3 +201,12 @@ def test_what_is_not_a_target_is_refused(target: str) -> None:
     with pytest.raises(SystemExit) as ended:
         plan.main(["folder", "--tell", target])
     assert ended.value.code == ExitCode.CANNOT_RUN
+
+
+def test_no_number_of_pairs_makes_up_for_unequal_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline, *others = factories.phases(UNDECIDED_PCT)
+    unequal = factories.whole_result([factories.with_trial(baseline, 0, output_tokens=7), *others])
+    assert planning(unequal) == ()
+    write_atomically(OutputFolder(tmp_path).result, to_json(unequal))
+    assert plan.main([str(tmp_path)]) is ExitCode.CANNOT_RUN
+    assert "the arms generated different numbers of tokens" in capsys.readouterr().err

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from bi_experiments.analysis.design import Design, prompts_differ
+from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import Estimate, contrast_estimate, paired_estimate, per_cent
 from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, log_ratios, output_tokens, total_time_logs
+from bi_experiments.config.plain import setting
 from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import ExperimentResult
 
@@ -59,7 +60,7 @@ def changes_between(first: Sequence[ExperimentResult], second: Sequence[Experime
 
 def have_fresh_prompts(results: Sequence[ExperimentResult]) -> bool:
     """Whether every pair of these experiments had prompts of its own (`workload.fresh_prompts`)."""
-    return all(prompts_differ(complete_pairs(result.phases)) for result in results)
+    return all(setting(result.configuration, "workload.fresh_prompts") for result in results)
 
 
 def _shared_pairs(

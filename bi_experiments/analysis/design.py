@@ -19,6 +19,7 @@ from bi_experiments.analysis.estimates import (
 from bi_experiments.analysis.pairs import Pair, complete_pairs, log_ratios, pair_time_s, total_time_logs
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import Caches, Interleave, ProtocolConfig
+from bi_experiments.errors import ConfigurationError
 from bi_experiments.records import ExperimentResult, PhaseResult, TwoStages
 
 
@@ -149,11 +150,19 @@ def _protocol(result: ExperimentResult) -> ProtocolConfig:
     """What the rules follow from, out of an experiment's record."""
     found = setting(result.configuration, "protocol") or {}
     known = {name: found[name] for name in (*_BEFORE, "pairs") if name in found}
-    return msgspec.convert({**_BEFORE, **known}, ProtocolConfig)
+    try:
+        return msgspec.convert({**_BEFORE, **known}, ProtocolConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(
+            f"{result.name}: group protocol of the record is not as it was written: {error}"
+        ) from error
 
 
 def prompts_differ(pairs: Sequence[Pair]) -> bool:
-    """Whether the pairs had prompts of their own (`workload.fresh_prompts`), seen by the sizes of their trials."""
+    """Whether the pairs had prompts of their own (`workload.fresh_prompts`), by the sizes of their trials.
+
+    Of a single pair nothing says so, and nothing of what asks for it is made of one.
+    """
     sizes = {tuple((trial.batch_size, trial.prompt_tokens) for trial in pair.baseline.trials) for pair in pairs}
     return len(sizes) > 1
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bi_experiments.analysis.design import Design
 from bi_experiments.analysis.estimates import CONFIDENCE
-from bi_experiments.analysis.pairs import complete_pairs, log_ratios, pair_time_s, total_time_logs
+from bi_experiments.analysis.pairs import complete_pairs, equal_tokens, log_ratios, pair_time_s, total_time_logs
 from bi_experiments.records import ExperimentResult
 
 POWER = 0.8
@@ -45,9 +45,9 @@ class Spread(NamedTuple):
 
 
 def spread(result: ExperimentResult) -> Spread | None:
-    """The spread of an experiment's pairs; None with fewer than two, or where there is no spread."""
+    """The spread of an experiment's pairs; None with fewer than two, of unequal work, or where there is no spread."""
     pairs = complete_pairs(result.phases)
-    if len(pairs) < 2:
+    if len(pairs) < 2 or not equal_tokens(pairs):
         return None
     design = Design.recorded(result)
     baseline, second = (design.units(logs, pairs) for logs in total_time_logs(pairs))

@@ -10,7 +10,7 @@ from bi_experiments.analysis.invariance import judged_anew
 from bi_experiments.claim import still_running
 from bi_experiments.errors import ConfigurationError, ExitCode, OneLineParser, complain, say
 from bi_experiments.files import write_atomically
-from bi_experiments.paths import OutputFolder, read_result, with_results
+from bi_experiments.paths import OutputFolder, folder_argument, read_result, with_results
 from bi_experiments.records import ExperimentResult, PhaseStatus
 from bi_experiments.report.labels import short_names
 from bi_experiments.report.output import write_pages, write_text
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
         description="Regenerate the reports, tables and figures from result.json.",
         epilog="Given several folders, it also writes a page that compares them.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="output folder of an experiment")
+    parser.add_argument(
+        "folders", nargs="+", type=folder_argument, metavar="FOLDER", help="output folder of an experiment"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", help=f"the page that compares several folders ({COMPARISON})"
     )

@@ -37,7 +37,9 @@ def with_fresh_prompts(costs_pct: Sequence[float], factor: float = 1.0, tokens: 
         )
         for one in factories.phases(costs_pct)
     )
-    return factories.experiment_result(phases)
+    result = factories.experiment_result(phases)
+    workload = {**result.configuration["workload"], "fresh_prompts": True}
+    return replace(result, configuration={**result.configuration, "workload": workload})
 
 
 def test_the_three_changes_and_their_intervals() -> None:
