@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from bi_experiments.analysis.agreement import compare_arms
 from bi_experiments.analysis.estimates import CONFIDENCE
 from bi_experiments.analysis.evidence import ALONE, Evidence, gather
-from bi_experiments.analysis.ledger import deciding, make_ledger, ruled_pct
+from bi_experiments.analysis.ledger import are_other_steps, deciding, make_ledger, ruled_pct
 from bi_experiments.analysis.verdict_sentences import sentence
 from bi_experiments.config.plain import setting
 from bi_experiments.config.schema import ExperimentConfig
@@ -60,7 +60,8 @@ def judge(
     baseline = evidence.get(Arm.BASELINE)
     controlled = {name for name in licenses if baseline is not None and _is_control(name, baseline)}
     in_doubt = {one.composition for one in counts if one.arm is Arm.BASELINE and (one.differing or one.fault)}
-    ledger = make_ledger(ordered, licenses, controlled, in_doubt - controlled)
+    other_steps = greedy_tokens is None and are_other_steps(ruled_pct(ordered))
+    ledger = make_ledger(ordered, {} if other_steps else licenses, controlled, in_doubt - controlled)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     mode = evidence.get(Arm.BATCH_INVARIANT)
     sampled_differing, sampled = mode.sampled if mode else (0, 0)

@@ -7,6 +7,7 @@ from bi_experiments.analysis.evidence import Evidence
 from bi_experiments.analysis.ledger import (
     NEEDED_PCT,
     NoControl,
+    are_other_steps,
     beside,
     deciding,
     in_words,
@@ -200,6 +201,11 @@ def _missing(report: InvarianceReport) -> str:
     missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NOT_PROBED]
     if not missing:
         return "nothing says that the steps of this workload were looked at"
+    if report.greedy_tokens is None and are_other_steps(report.ruled_pct):
+        return (
+            "the engine's steps are not those that probes are held against: its own counts agree with them for "
+            f"{report.ruled_pct:.1f} % of the output tokens"
+        )
     share = share_in_words(missing, report.ledger)
     probe = "no probe but the needle" if report.level == NEEDLE else "no probe"
     return f"{probe} was in {count(len(missing), 'class')} of steps with {share} (most in: {in_words(missing[0])})"

@@ -200,9 +200,14 @@ def finished(output: "RequestOutput") -> Finished:
     )
 
 
-def empty_prefix_cache(llm: "LLM") -> bool:
-    """Forget all prompts that were read; whether the engine did."""
-    return bool(llm.reset_prefix_cache())
+def empty_prefix_cache(llm: "LLM") -> None:
+    """Forget all prompts that were read.
+
+    Raises:
+        RuntimeError: The engine keeps prompts, and did not forget them.
+    """
+    if keeps_prompts(llm) and not llm.reset_prefix_cache():
+        raise RuntimeError("the engine did not empty its prefix cache")
 
 
 def tokenizer(llm: "LLM") -> Tokenizer:
@@ -341,9 +346,15 @@ def limits(llm: "LLM", max_num_batched_tokens: int, max_num_seqs: int, max_model
         blocks_can_be_held=_block_pool(llm) is not None,
         chunked_prefill=bool(config.scheduler_config.enable_chunked_prefill),
         long_prefill_tokens=config.scheduler_config.long_prefill_token_threshold,
-        # As `max_concurrent_batches` in vLLM's config/vllm.py, which not every release has there.
-        steps_ahead=config.parallel_config.pipeline_parallel_size - 1 + bool(config.scheduler_config.async_scheduling),
+        steps_ahead=_concurrent_steps(config) - 1,
     )
+
+
+def _concurrent_steps(config: Any) -> int:  # noqa: ANN401  vLLM's VllmConfig, which this module does not import
+    """Most steps that are in flight at once; not every release says so."""
+    said: int | None = getattr(config, "max_concurrent_batches", None)
+    stages: int = config.parallel_config.pipeline_parallel_size
+    return stages + bool(config.scheduler_config.async_scheduling) if said is None else said
 
 
 def _block_pool(llm: "LLM") -> Any:  # noqa: ANN401  vLLM's BlockPool, which this module does not import

@@ -319,3 +319,12 @@ def test_whether_the_engine_counted_the_steps_of_the_rule_is_said() -> None:
     assert share_pct is not None
     assert 50.0 < share_pct < 100.0
     assert "the sequences that the engine counted in its steps agree for 75.0 %" in source(share_pct)
+
+
+def test_where_the_engine_takes_other_steps_than_the_rule_no_probe_is_held_against_them() -> None:
+    phases = [
+        factories.with_trial(phase, 0, ruled_pct=4.0) if phase.trials else phase for phase in both(CHANGED, UNCHANGED)
+    ]
+    said = report(phases)
+    assert said.verdict(Arm.BATCH_INVARIANT) is Invariance.NOT_PROBED
+    assert "its own counts agree with them for 4.0 % of the output tokens" in said.sentence

@@ -60,6 +60,8 @@ def test_stages_of_a_pipeline_and_scheduling_ahead_keep_steps_in_flight(
     core = SimpleNamespace(vllm_config=config, engine_core=SimpleNamespace())
     llm: Any = SimpleNamespace(llm_engine=core, collective_rpc=lambda _: [()])
     assert limits(llm, 512, 8, 512).steps_ahead == in_flight
+    config.max_concurrent_batches = 2  # a release that says so itself
+    assert limits(llm, 512, 8, 512).steps_ahead == 1
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -508,22 +509,22 @@ def test_outputs_alone_that_are_no_numbers_are_not_kept() -> None:
 def test_the_prefix_cache_is_emptied_where_there_is_one_and_a_batch_is_to_find_nothing(
     monkeypatch: pytest.MonkeyPatch, keeps_prompts: bool, empty_cache: bool, emptied: int
 ) -> None:
-    done: list[str] = []
+    done: list[bool] = []
 
-    def empty(llm: str) -> bool:
-        done.append(llm)
-        return llm == "emptied"
+    def empties(succeeds: bool) -> Any:  # noqa: ANN401  what of vLLM's `LLM` is called
+        def reset() -> bool:
+            done.append(succeeds)
+            return succeeds
+
+        return SimpleNamespace(reset_prefix_cache=reset)
 
     monkeypatch.setattr(engine, "keeps_prompts", lambda _: keeps_prompts)
-    monkeypatch.setattr(engine, "empty_prefix_cache", empty)
     monkeypatch.setattr(engine, "generate_together", lambda *_: [Output((SAMPLE,))])
-    llm: Any = "emptied"
-    assert on_engine(llm, 5)([], empty_cache) == [Output((SAMPLE,))]
-    assert done == ["emptied"] * emptied
+    assert on_engine(empties(True), 5)([], empty_cache) == [Output((SAMPLE,))]
+    assert done == [True] * emptied
     if emptied:
-        llm = "not emptied"
         with pytest.raises(RuntimeError, match="did not empty its prefix cache"):
-            on_engine(llm, 5)([], empty_cache)
+            on_engine(empties(False), 5)([], empty_cache)
 
 
 def test_no_special_and_no_added_token_is_in_a_random_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
