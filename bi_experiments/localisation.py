@@ -1,5 +1,7 @@
 """The operator behind a difference of a finished experiment, written into its record, pages and `repro.py`."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from bi_experiments.analysis.pairs import second_arm
@@ -63,9 +65,19 @@ def locate(folder: OutputFolder, arm: Arm | None = None, *, of_the_batch: bool =
     phase, probe = launching.differing_probe(result, arm or second_arm(result.phases), of_the_batch)
     config = launching.recorded_config(result)
     found, engine = launching.locate(config, folder, phase, probe, NoProgress())
-    variables = set_variables(config, phase.arm)
+    variables = inherited(result.environment.variables) | set_variables(config, phase.arm)
     script = reproduction.render(found, engine, variables, f"vLLM {phase.versions.get('vllm', 'of unknown version')}")
     return keep(result, folder, found, script)
+
+
+def inherited(variables: Mapping[str, str]) -> dict[str, str]:
+    """What a phase inherited and a script that repeats it needs: switches of vLLM and the libraries, no paths.
+
+    Args:
+        variables: `Environment.variables`.
+    """
+    read = ("VLLM_", "NCCL_", "CUBLAS_")
+    return {name: value for name, value in variables.items() if name.startswith(read) and "/" not in value}
 
 
 def keep(result: ExperimentResult, folder: OutputFolder, found: Location, script: str | None) -> ExperimentResult:

@@ -9,7 +9,7 @@ import pytest
 from bi_experiments.config.compose import compose
 from bi_experiments.experiment import run_experiment
 from bi_experiments.launch.progress import NoProgress
-from bi_experiments.localisation import locate_violation
+from bi_experiments.localisation import inherited, locate_violation
 from bi_experiments.paths import OutputFolder, read_result
 from bi_experiments.records import INTERRUPTED, Arm, to_json
 from tests import factories
@@ -48,3 +48,13 @@ def test_a_violation_is_located_when_asked_for_and_what_fails_costs_a_warning(
     write_probes(result, folder, Arm.BATCH_INVARIANT, probe("prefill"))  # which is no violation
     assert locate_violation(result, on, folder) is result
     assert "only tokens of timed outputs differ, or decode from prefill" in capsys.readouterr().err
+
+
+def test_a_script_that_repeats_a_phase_has_the_switches_that_it_inherited_and_no_paths() -> None:
+    exported = {
+        "VLLM_USE_BREAKABLE_CUDAGRAPH": "0",
+        "NCCL_ALGO": "Ring",
+        "VLLM_CACHE_ROOT": "~/x",
+        "OMP_NUM_THREADS": "2",
+    }
+    assert inherited(exported) == {"VLLM_USE_BREAKABLE_CUDAGRAPH": "0", "NCCL_ALGO": "Ring"}

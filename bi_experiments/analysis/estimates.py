@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
-    """A change in per cent with its 95 % interval; the ends are None where the data have no spread to judge by."""
+    """A change in per cent with its 95 % interval; the ends are None where there are too few values for one."""
 
     change_pct: float
     low_pct: float | None

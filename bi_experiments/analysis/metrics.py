@@ -258,7 +258,10 @@ def compare_phases(phases: Iterable[PhaseResult], design: Design) -> tuple[Metri
     metrics = [metric for quantity in _QUANTITIES if (metric := _metric(quantity, pairs, design)) is not None]
     if not metrics or (primary := metrics[0]).change_pct is None:
         return _together(metrics, settled=())
-    same = [_reciprocal(metric, primary) if metric.name in RECIPROCALS else metric for metric in metrics]
+    same = [
+        _reciprocal(metric, primary) if metric.name in RECIPROCALS and metric.withheld is None else metric
+        for metric in metrics
+    ]
     return _together(same, settled=(PRIMARY, *RECIPROCALS))
 
 

@@ -57,6 +57,11 @@ _IN_URI = re.compile(r"://[^\s/@\"']+@")
 """User info of a URI, in any text."""
 
 
+def holds_credentials(text: str) -> bool:
+    """Whether a text has a URI with a user name, a password or a token in it."""
+    return _IN_URI.search(text) is not None or ("://" in text and _SECRET_PARAMETER.search(text) is not None)
+
+
 def is_secret(key: str, value: object) -> bool:
     """Whether a setting looks like a credential.
 
@@ -70,9 +75,7 @@ def is_secret(key: str, value: object) -> bool:
         return False
     if text.startswith("${"):
         text = text.partition(",")[2].removesuffix("}").strip().strip("\"'")
-    if _IN_URI.search(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&#")):
-        return True
-    if "://" in text and _SECRET_PARAMETER.search(text):
+    if holds_credentials(text) or (key == "tracking.uri" and without_credentials(text) != text.rstrip("?&#")):
         return True
     plain = (
         not text

@@ -213,6 +213,10 @@ class PhaseProcess:
             ) from error
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the process and all that it started, and write down its result; a second time it does nothing."""
         try:
             with held_back():
                 self._end()

@@ -40,3 +40,4 @@ def run_by_turns(first: PhaseProcess, second: PhaseProcess, first_goes_first: Se
             if phase.alive:
                 phase.give_turn()
                 follow(phase)
+            phase.end()  # not with the other, whose probes come after it

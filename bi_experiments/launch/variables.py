@@ -49,7 +49,10 @@ def _user() -> str:
 
 
 def private_caches(folder: Path, variables: dict[str, str]) -> dict[str, str]:
-    """Variables that move every compile cache into a folder, and leave the model hub's where it is.
+    """Variables that move the compile caches of vLLM, Inductor and Triton into a folder.
+
+    The model hub's cache stays where it is. So do FlashInfer's (`FLASHINFER_WORKSPACE_BASE`), which also has the
+    kernels that it downloads, and the driver's (`CUDA_CACHE_PATH`).
 
     Args:
         folder: The arm's own cache folder.

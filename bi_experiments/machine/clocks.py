@@ -1,7 +1,7 @@
 """What slows the NVIDIA devices while a phase is timed, read through NVML around every trial and never within one.
 
 Clock and temperature are those right after a trial; power and throttled time are differences of NVML's own
-counters, so that they cover the whole trial although nothing is asked while it runs.
+counters, so that they cover the whole trial although this module asks nothing while it runs.
 """
 
 import time

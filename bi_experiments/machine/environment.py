@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import psutil
 
+from bi_experiments.config.credentials import holds_credentials
 from bi_experiments.machine import cgroups
 from bi_experiments.machine.devices import read_nvidia
 from bi_experiments.records import Environment
@@ -45,8 +46,6 @@ _VARIABLES = re.compile(
 
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH)(_|$)|USER|ACCOUNT")
 """Names among them whose values are private."""
-
-_URL_WITH_PASSWORD = re.compile(r"://[^/\s]*@")
 
 
 def describe() -> Environment:
@@ -104,7 +103,7 @@ def public_variables(variables: Mapping[str, str], home: Path) -> dict[str, str]
     return {
         name: path.sub("~", value) if path else value
         for name, value in sorted(variables.items())
-        if _VARIABLES.fullmatch(name) and not _SECRET.search(name) and not _URL_WITH_PASSWORD.search(value)
+        if _VARIABLES.fullmatch(name) and not _SECRET.search(name) and not holds_credentials(value)
     }
 
 

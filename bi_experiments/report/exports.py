@@ -2,13 +2,14 @@
 
 import csv
 import io
+import shlex
 from statistics import median
 
 import msgspec
 
 from bi_experiments.analysis.metrics import PRIMARY
 from bi_experiments.analysis.pairs import second_arm
-from bi_experiments.config.plain import setting
+from bi_experiments.config.plain import decides, setting
 from bi_experiments.records import Arm, ExperimentResult, Invariance, PhaseResult, Trial
 from bi_experiments.wording import LABELS, count, invariance_word, verdict_word
 
@@ -68,6 +69,14 @@ def _ratio_of(result: ExperimentResult) -> str:
     return f"{what}, with {inject_pct:g} % injected" if inject_pct else what
 
 
+def _series(result: ExperimentResult) -> str:
+    """The experiment with what its command sets, so that no line of a chart joins two configurations."""
+    settings = [
+        part for part in shlex.split(result.command) if "=" in part and decides(part.lstrip("+~").partition("=")[0])
+    ]
+    return " ".join([result.name, *(part for part in settings if not part.startswith("hydra"))])
+
+
 def benchmark_json(result: ExperimentResult) -> bytes:
     """What github-action-benchmark draws over the commits, smaller is better.
 
@@ -75,7 +84,7 @@ def benchmark_json(result: ExperimentResult) -> bytes:
     each arm's total time; the probe outputs that changed with the batch in the mode. A number that the record does not
     have is left out.
     """
-    entries = []
+    entries, series = [], _series(result)
     metric = None if result.comparison is None else result.comparison.metric(PRIMARY)
     if metric is not None:
         if metric.change_pct is not None:
@@ -84,7 +93,7 @@ def benchmark_json(result: ExperimentResult) -> bytes:
                 interval = f"[{1 + metric.low_pct / 100:.4f}, {1 + metric.high_pct / 100:.4f}]"
             entries.append(
                 Entry(
-                    f"{result.name}: {_ratio_of(result)}",
+                    f"{series}: {_ratio_of(result)}",
                     "x total time",
                     1 + metric.change_pct / 100,
                     interval,
@@ -92,14 +101,14 @@ def benchmark_json(result: ExperimentResult) -> bytes:
                 )
             )
         arms = ((Arm.BASELINE, metric.baseline), (second_arm(result.phases), metric.second))
-        entries += [Entry(f"{result.name}: total time, {LABELS[arm]}", "s", value) for arm, value in arms]
+        entries += [Entry(f"{series}: total time, {LABELS[arm]}", "s", value) for arm, value in arms]
     if result.invariance is not None:
         for verdict in result.invariance.arms:
             if verdict.arm.batch_invariant:
                 known = verdict.verdict in {Invariance.HOLDS, Invariance.VIOLATED}
                 entries.append(
                     Entry(
-                        f"{result.name}: outputs that change with the batch",
+                        f"{series}: outputs that change with the batch",
                         "outputs",
                         verdict.differing,
                         "" if known else invariance_word(verdict.verdict),

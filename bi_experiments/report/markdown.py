@@ -5,13 +5,13 @@ import re
 from bi_experiments.config.plain import flatten
 from bi_experiments.records import ExperimentResult
 from bi_experiments.report import answer, profiles, tables
-from bi_experiments.report.method import provenance, ran_on
+from bi_experiments.report.method import provenance, ran_on, resumed
 from bi_experiments.report.planning import planning
 from bi_experiments.report.tables import Table
 from bi_experiments.wording import finding_name
 
 LIMIT = 6000
-"""Longest text in bytes. The configuration is cut first: the whole of it is in the record and in the HTML page."""
+"""Size in bytes up to which settings are listed. Nothing else is cut; all settings are in the record and the page."""
 
 
 def render(result: ExperimentResult) -> str:
@@ -51,7 +51,8 @@ def render(result: ExperimentResult) -> str:
     parts += map(escape, planning(result))
     if engines := tables.engines(result.phases):
         parts += ["<details><summary>What the engines ran with</summary>", _table(engines), "</details>"]
-    parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}"))
+    again = f" Resumed: {resumed(result)}." if result.taken_over else ""
+    parts.append(escape(f"{result.name}. {ran_on(result)}. {provenance(result)}{again}"))
     command = _code(result.command)
     room = LIMIT - len("\n\n".join([*parts, command]).encode()) - 2
     return "\n\n".join([*parts, *_configuration(result, room), command]) + "\n"

@@ -21,8 +21,7 @@ def method(result: ExperimentResult) -> Entries:
     planned = f"{pairs} complete of {result.planned_phases // 2} planned; every launch a fresh process"
     entries = [("pairs", planned), ("estimate", _estimate(Design.recorded(result), pairs))]
     if result.taken_over:
-        taken = f"{count(result.taken_over, 'launch')} of an earlier start, taken over and not run again"
-        entries.append(("resumed", taken))
+        entries.append(("resumed", resumed(result)))
     if result.comparison is not None and result.comparison.stages is not None:
         entries.append(("stages", " ".join(line for line in stages_lines(result.comparison.stages) if line)))
     step_sizes = max((phase.warmup_step_sizes or 0 for phase in result.phases), default=0)
@@ -124,6 +123,11 @@ def environment(result: ExperimentResult) -> Entries:
         ("variables", ", ".join(f"{name}={value}" for name, value in recorded.variables.items())),
     ]
     return [(name, text) for name, text in entries if text not in {"", "-"}]
+
+
+def resumed(result: ExperimentResult) -> str:
+    """What was not run by the start that ended it."""
+    return f"{count(result.taken_over, 'launch')} of an earlier start, taken over and not run again"
 
 
 def ran_on(result: ExperimentResult) -> str:

@@ -31,6 +31,7 @@ from bi_experiments.records import (
     Metric,
     ModuleDifference,
     PhaseResult,
+    TrialCost,
 )
 from bi_experiments.report.compositions import not_made
 from bi_experiments.report.estimator import interval, not_in_it
@@ -154,7 +155,7 @@ def trial_costs(result: ExperimentResult) -> Table:
                 str(cost.index + 1),
                 one_decimal(cost.batch_size),
                 one_decimal(cost.prompt_tokens),
-                one_decimal(cost.output_tokens),
+                _generated(result, cost),
                 four_digits(cost.baseline_s),
                 four_digits(cost.second_s),
                 "withheld" if cost.change_pct is None else change_text(cost.change_pct),
@@ -164,6 +165,18 @@ def trial_costs(result: ExperimentResult) -> Table:
         ),
         left=frozenset({0}),
     )
+
+
+def _generated(result: ExperimentResult, cost: TrialCost) -> str:
+    """The generated tokens of a trial; of both arms where they are not as many."""
+    second = [
+        trial.output_tokens
+        for pair in complete_pairs(result.phases)
+        for trial in pair.second.trials
+        if trial.index == cost.index
+    ]
+    counts = [one_decimal(cost.output_tokens), *([one_decimal(fmean(second))] if second else [])]
+    return " / ".join(dict.fromkeys(counts))
 
 
 EACH_ALONE = "Each trial's interval stands alone: they do not all hold at once."
@@ -178,6 +191,8 @@ def trials_note(result: ExperimentResult) -> str:
     if len(complete_pairs(result.phases)) == 1:
         further = "other prompts (workload.fresh_prompts)" if fresh else "the same prompts"
         return f"One launch of each arm, so that no trial has an interval; a further pair would have {further}."
+    if all(cost.change_pct is None for cost in comparison.trials):
+        return "Geometric means over the launches."
     intervals = any(cost.low_pct is not None for cost in comparison.trials)
     what = "intervals" if intervals else "changes"
     about = (

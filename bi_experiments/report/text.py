@@ -17,7 +17,7 @@ from bi_experiments.records import Arm, ExperimentResult, Finding, InvarianceRep
 from bi_experiments.report import answer, profiles, tables
 from bi_experiments.report.blocks import TITLE, phase_block, settings, stages_lines
 from bi_experiments.report.layout import RULE, heading, paragraph, table
-from bi_experiments.report.method import ran_on
+from bi_experiments.report.method import ran_on, resumed
 from bi_experiments.report.planning import planning
 from bi_experiments.wording import LABELS, change_text, finding_name
 
@@ -30,7 +30,8 @@ def render(result: ExperimentResult, folder: Path | None = None) -> str:
         folder: Where the results are, to be named at the end.
 
     Returns:
-        Lines of at most 100 characters, without control sequences, ending with a line break.
+        Without control sequences, ending with a line break. Lines are at most 100 characters long, but for wide tables
+        and commands, which are not broken.
     """
     launches = result.planned_phases // 2
     stages = result.comparison.stages if result.comparison else None
@@ -78,6 +79,8 @@ def _numbers(result: ExperimentResult, folder: Path | None) -> list[str]:
     if engines := tables.engines(result.phases):
         sections.append(_lines(engines))
     sections.append(paragraph(f"Ran on {ran_on(result)}.", "  ", ""))
+    if result.taken_over:
+        sections.append(paragraph(f"Resumed: {resumed(result)}.", "  ", ""))
     if folder is not None:
         sections.append([f"Results: {folder}"])
     # The comparison has rules of its own; paragraphs are set apart by an empty line.

@@ -338,6 +338,12 @@ def test_what_cannot_be_passed_on_is_refused(setting: str, message: str) -> None
     assert message in refusal(setting)
 
 
+def test_a_folder_for_compile_caches_is_refused_where_the_arms_have_their_own() -> None:
+    setting = "+backend.environment.TRITON_CACHE_DIR=/tmp/t"
+    assert "arms have folders of their own" in refusal(setting, "protocol.caches=private")
+    composed(setting, "protocol.caches=user")
+
+
 def test_speculative_decoding_can_be_measured_without_the_mode() -> None:
     composed("+backend.engine.speculative_config={method:ngram}", "protocol.control=true")
 

@@ -38,6 +38,7 @@ def test_variables_that_change_a_result_are_kept() -> None:
         ("SLURM_JOB_ACCOUNT", "chemistry"),
         ("PATH", "/usr/bin"),
         ("VLLM_PROXY", "https://ann:secret@proxy.example:8080"),
+        ("VLLM_SOME_URL", "https://host/blob?sig=abc&token=def"),
     ],
 )
 def test_secrets_and_everything_else_are_not(name: str, value: str) -> None:

@@ -39,7 +39,27 @@ def test_one_launch_an_arm_has_no_interval_here_either() -> None:
 def test_a_check_of_the_method_is_not_drawn_as_a_cost(settings: tuple[str, ...], second: Arm, said: str) -> None:
     result = factories.whole_result(factories.phases([7.0, 7.5], second=second), *settings)
     (ratio, *_) = json.loads(benchmark_json(result))
-    assert ratio["name"] == f"{result.name}: {said}"
+    assert ratio["name"].startswith(result.name)
+    assert ratio["name"].endswith(f": {said}")
+
+
+def test_two_configurations_are_two_lines_of_a_chart_wherever_they_were_logged() -> None:
+    commands = [
+        "backend.enforce_eager=true tracking=off hydra.run.dir=a",
+        "backend.enforce_eager=true",
+        "+backend.engine.quantization=fp8",
+    ]
+    first, elsewhere, other = (
+        [
+            entry["name"]
+            for entry in json.loads(
+                benchmark_json(replace(factories.whole_result(), command=f"python -m bi_experiments {settings}"))
+            )
+        ]
+        for settings in commands
+    )
+    assert first == elsewhere
+    assert not set(first) & set(other)
 
 
 def test_a_record_without_a_trial_is_a_head_alone() -> None:

@@ -29,7 +29,7 @@ def test_the_answer_is_first_then_tables_findings_configuration_command() -> Non
     assert places == sorted(places)
 
 
-def test_it_is_short_enough_to_paste_whatever_is_in_the_record() -> None:
+def test_its_settings_are_cut_where_they_would_make_it_long() -> None:
     whole = factories.whole_result()
     assert len(render(whole).encode()) < LIMIT
     configuration = whole.configuration | {"model": {f"key_{index}": "ä" * 60 for index in range(200)}}

@@ -93,3 +93,18 @@ def test_how_many_prompts_the_baseline_compared_is_said_of_those_drawn() -> None
     notes = tables.proof_notes(report(phases), result)
     drawn = "3 of the 32 prompts drawn from the workload"
     assert f"In the baseline {drawn} were compared before time ran out." in notes
+
+
+def test_of_unequal_work_the_tokens_of_both_arms_are_shown_and_nothing_is_said_of_changes() -> None:
+    baseline, *others = factories.phases([7.0, 8.0])
+    result = factories.whole_result([factories.with_trial(baseline, 0, output_tokens=1), *others])
+    generated = [row[3] for row in tables.trial_costs(result).rows]
+    assert " / " in generated[0]
+    assert not any(" / " in one for one in generated[1:])
+    every = [
+        phase
+        if phase.arm is not Arm.BASELINE
+        else replace(phase, trials=tuple(replace(trial, output_tokens=1) for trial in phase.trials))
+        for phase in factories.phases([7.0, 8.0])
+    ]
+    assert tables.trials_note(factories.whole_result(every)) == "Geometric means over the launches."

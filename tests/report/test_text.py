@@ -21,6 +21,8 @@ from bi_experiments.records import (
     PhaseStatus,
     StepKind,
 )
+from bi_experiments.report.html import render as render_html
+from bi_experiments.report.markdown import render as render_markdown
 from bi_experiments.report.text import render, render_end
 from tests import factories
 
@@ -396,10 +398,16 @@ def test_it_says_what_was_measured_and_on_what(tmp_path: Path) -> None:
     assert f"Results: {tmp_path}\n" in text
 
 
-def test_it_is_plain_text_of_at_most_100_columns() -> None:
+def test_it_is_plain_text_of_at_most_100_columns_but_for_tables_and_commands() -> None:
     phases = factories.phases([107.0, 207.5, 108.0])
     text = render(
         replace(result_of(phases), invariance=factories.invariance_report()), Path("outputs/2025-01-01/12-00-00")
     )
     assert max(map(len, text.splitlines())) <= 100
     assert text.replace("\n", "").isprintable()
+
+
+def test_what_was_taken_over_of_an_earlier_start_is_said_in_every_report() -> None:
+    result = replace(factories.whole_result(), taken_over=4)
+    for text in (render(result), render_markdown(result), render_html(result, ())):
+        assert "4 launches of an earlier start, taken over" in " ".join(text.split())

@@ -30,8 +30,8 @@ def busy_machine(phases: Iterable[PhaseResult], protocol: ProtocolConfig, cpu_co
         what = "the uncounted launch" if phase.index < 0 else f"phase {phase.index + 1}"
         yield Finding(
             kind="neighbour",
-            message=f"Something else was running in the minute before {what} ({LABELS[phase.arm]}): about {load:.1f} "
-            f"of {count(cpu_count, 'CPU')} were busy with it.",
+            message=f"Something else was running in the minute before {what} ({LABELS[phase.arm]}): on average "
+            f"{load:.1f} of its threads ran or waited for one of {count(cpu_count, 'CPU')}.",
             remedy=f"Stop it, if it still runs{or_take_turns(protocol)}.",
         )
 

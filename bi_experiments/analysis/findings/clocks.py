@@ -111,8 +111,8 @@ def _throttled(phases: Sequence[PhaseResult], reasons: Sequence[str]) -> Iterato
     yield Finding(
         kind="clocks",
         message=f"The device was throttled in both arms, by {' and '.join(said)}"
-        f"{', ' + ', '.join(states) if states else ''}: both ran on a slowed device, and what the mode costs at full "
-        "clock may be another number.",
+        f"{', ' + ', '.join(states) if states else ''}: both ran on a slowed device, and the change at full clock "
+        "may be another one.",
         remedy="Cool the device, or raise its power limit (nvidia-smi -q -d PERFORMANCE,TEMPERATURE,POWER), or fix a "
         "clock that it can hold (nvidia-smi --lock-gpu-clocks=MHZ,MHZ as root), and run again.",
     )

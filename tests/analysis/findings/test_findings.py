@@ -372,7 +372,7 @@ def with_load(*loads: float) -> Phases:
 def test_load_before_the_first_phase_is_somebody_elses() -> None:
     finding = only(with_load(1.8, 0.2, 0.2, 0.2, 0.2, 0.2))
     assert finding.kind == "neighbour"
-    assert "before phase 1 (baseline): about 1.8 of 2 CPUs" in finding.message
+    assert "before phase 1 (baseline): on average 1.8 of its threads ran or waited for one of 2 CPUs" in finding.message
 
 
 def test_the_load_that_the_last_phase_left_is_not() -> None:
@@ -390,9 +390,7 @@ def test_the_load_that_the_uncounted_launch_left_is_not_somebody_elses() -> None
 
     assert "before phase 1 (baseline)" in found(None)[0]
     assert found(uncounted) == []
-    assert (
-        "before the uncounted launch (baseline): about 1.9 of 2 CPUs" in found(replace(uncounted, load_average=1.9))[0]
-    )
+    assert "before the uncounted launch (baseline): on average 1.9" in found(replace(uncounted, load_average=1.9))[0]
 
 
 def test_what_a_phase_left_is_forgotten_after_minutes() -> None:
