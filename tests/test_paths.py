@@ -71,11 +71,11 @@ def test_a_record_without_its_settings_is_refused_by_name(key: str, value: str |
         read_result(tmp_path)
 
 
-def test_a_comparison_of_more_pairs_than_have_trials_is_refused(tmp_path: Path) -> None:
+def test_a_comparison_of_trials_that_are_not_there_is_refused(tmp_path: Path) -> None:
     result = factories.whole_result()
     emptied = tuple(replace(phase, trials=()) for phase in result.phases)
     (tmp_path / "result.json").write_bytes(to_json(replace(result, phases=emptied)))
-    with pytest.raises(ConfigurationError, match="compares 3 pairs and has the trials of 0"):
+    with pytest.raises(ConfigurationError, match="compares 3 pairs and has the trials of none"):
         read_result(tmp_path)
 
 

@@ -12,8 +12,8 @@ class SlurmSettings:
 
     _target_: str = MISSING
     timeout_min: int = MISSING
-    """Time limit of a job in minutes; a job that reaches it is requeued, and on the same node resumes where it
-    stopped."""
+    """Time limit of a job in minutes; a job that reaches it is requeued, and on the same node and GPUs resumes where
+    it stopped."""
     max_num_timeout: int = MISSING
     """How often a job is requeued after its time limit."""
     signal_delay_s: int = MISSING
@@ -50,8 +50,8 @@ class RaySettings:
     gpus_per_rank: int | None = MISSING
     """GPUs for each rank; null: one, and none with `backend=cpu`."""
     max_retries: int = MISSING
-    """How often an experiment is restarted after its node or process was lost; on the same node it
-    resumes where it stopped."""
+    """How often an experiment is restarted after its node or process was lost; on the same node and
+    GPUs it resumes where it stopped."""
     init: dict[str, Any] = MISSING
     """Further arguments of `ray.init`."""
     remote: dict[str, Any] = MISSING

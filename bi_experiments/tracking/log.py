@@ -80,7 +80,7 @@ def log_experiment(
 
     Args:
         result: The record.
-        folder: The output folder: everything in it becomes an artifact.
+        folder: The output folder: its files become artifacts, but for caches and what was replaced.
         tracking: Where to log.
         parent_run_id: Run of the sweep that it belongs to, from `log_sweep`; an experiment that was logged before
             is put under it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from omegaconf import MISSING
 
 from bi_experiments import compare, plan, track
@@ -16,8 +17,10 @@ from bi_experiments.claim import refuse_claimed
 from bi_experiments.config.compose import compose, defaults_then, with_defaults
 from bi_experiments.config.plain import changes, deciding, leaves, recorded_configuration
 from bi_experiments.errors import ConfigurationError, ExitCode
+from bi_experiments.files import write_atomically
 from bi_experiments.launch.location import recorded_config
 from bi_experiments.paths import OutputFolder, read_result
+from bi_experiments.records import to_json
 from bi_experiments.report import __main__ as report
 from bi_experiments.report import output
 from bi_experiments.report.planning import planning
@@ -93,9 +96,12 @@ def test_its_pages_are_written(stored: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stored", [VERSION_1, *STORED], ids=lambda path: path.name)
 def test_it_is_reported_and_compared(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(stored, tmp_path)
-    output.write_text(judged_anew(read_result(folder)), OutputFolder(folder))
+    result = read_result(folder)
+    output.write_text(judged_anew(result), OutputFolder(folder))
     assert OutputFolder(folder).report_text.is_file()
-    assert compare.main([str(folder), str(folder)]) is not ExitCode.CANNOT_RUN
+    again = OutputFolder(tmp_path / "again")
+    write_atomically(again.result, to_json(replace(result, started_at=1.0)))
+    assert compare.main([str(folder), str(again.root)]) is not ExitCode.CANNOT_RUN
     plan.main([str(folder)])
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if "has no two complete pairs" not in line] == []
