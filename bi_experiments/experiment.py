@@ -111,7 +111,8 @@ def run_experiment(
                 f"will run again, since the next ones would be cold; what they measured is kept in {kept}"
             )
     progress.experiment_started(experiment_name(config), 2 * config.protocol.pairs, config.workload.num_trials)
-    started_at, started = time.time() if before is None else before.started_at, time.monotonic()
+    started = time.monotonic()
+    started_at = time.time() if before is None else before.started_at
 
     def save(stopped: str | None) -> ExperimentResult:
         result = record(config, command, inputs, launches, started_at, time.monotonic() - started, stopped, location)

@@ -204,7 +204,7 @@ def test_without_an_interval_the_gate_asks_for_pairs_and_nested_settings_are_tol
     for name, size in (("a", 64), ("b", 128)):
         configuration = experiment(BEFORE).configuration
         model = {**configuration["model"], "seeded": {"hidden_size": size, "vocab_size": 100}}
-        one = experiment(BEFORE[:1], configuration={**configuration, "model": model}, comparison=None)
+        one = experiment(BEFORE[:1], configuration={**configuration, "model": model})
         sides.append(folder(tmp_path / name, one))
     assert compare.main(sides) is ExitCode.GATE_UNDECIDED
     shown = capsys.readouterr().out

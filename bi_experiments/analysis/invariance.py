@@ -60,7 +60,7 @@ def judge(
     baseline = evidence.get(Arm.BASELINE)
     controlled = {name for name in licenses if baseline is not None and _is_control(name, baseline)}
     in_doubt = {one.composition for one in counts if one.arm is Arm.BASELINE and (one.differing or one.fault)}
-    other_steps = greedy_tokens is None and are_other_steps(ruled_pct(ordered))
+    other_steps = are_other_steps(ruled_pct(ordered), greedy_tokens)
     ledger = make_ledger(ordered, {} if other_steps else licenses, controlled, in_doubt - controlled)
     verdicts = tuple(_verdict(one, counts, ledger) for one in evidence.values())
     mode = evidence.get(Arm.BATCH_INVARIANT)

@@ -233,15 +233,18 @@ def ruled_pct(phases: Sequence[PhaseResult]) -> float | None:
     return sum((trial.ruled_pct or 0.0) * trial.output_tokens for trial in trials) / tokens if tokens else None
 
 
-def are_other_steps(share_pct: float | None) -> bool:
+def are_other_steps(share_pct: float | None, greedy_tokens: int | None) -> bool:
     """Whether the engine's steps are not those of the rule, so that no probe can be held against them.
 
     With pipeline parallelism they are not: sequences that are in flight are left out of the next step.
 
+    Where outputs may end early the share says nothing of that: the rule is for outputs of the whole length.
+
     Args:
         share_pct: `InvarianceReport.ruled_pct`.
+        greedy_tokens: `InvarianceReport.greedy_tokens`.
     """
-    return share_pct is not None and share_pct < RULED_PCT
+    return greedy_tokens is None and share_pct is not None and share_pct < RULED_PCT
 
 
 def source(share_pct: float | None, greedy_tokens: int | None = None) -> str:

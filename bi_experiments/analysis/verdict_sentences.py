@@ -201,7 +201,7 @@ def _missing(report: InvarianceReport) -> str:
     missing = [row for row in needed(report.ledger) if row.verdict is Invariance.NOT_PROBED]
     if not missing:
         return "nothing says that the steps of this workload were looked at"
-    if report.greedy_tokens is None and are_other_steps(report.ruled_pct):
+    if are_other_steps(report.ruled_pct, report.greedy_tokens):
         return (
             "the engine's steps are not those that probes are held against: its own counts agree with them for "
             f"{report.ruled_pct:.1f} % of the output tokens"

@@ -325,8 +325,15 @@ _OWN_VARIABLES = {
     "PYTHONHOME": "use runtime.python",
 }
 """Variables that the program itself sets, with what to set instead."""
-_CACHES = frozenset({"XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"})
-"""Variables that it sets where the compile caches are not the user's."""
+CACHE_FOLDERS: Mapping[str, str] = MappingProxyType(
+    {
+        "XDG_CACHE_HOME": ".",
+        "VLLM_CACHE_ROOT": "vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+        "TRITON_CACHE_DIR": "triton",
+    }
+)
+"""Variables that it sets where the compile caches are not the user's, each to a folder below the arm's own."""
 
 
 def _check_variables(config: ExperimentConfig) -> None:
@@ -334,7 +341,7 @@ def _check_variables(config: ExperimentConfig) -> None:
         key = f"backend.environment.{name}"
         _require(_VARIABLE.fullmatch(name) is not None, key, value, "it is not the name of an environment variable")
         _require(name not in _OWN_VARIABLES, key, value, _OWN_VARIABLES.get(name, ""))
-        own = config.protocol.caches is not Caches.user and name in _CACHES
+        own = config.protocol.caches is not Caches.user and name in CACHE_FOLDERS
         _require(not own, key, value, f"with protocol.caches={config.protocol.caches} arms have folders of their own")
         whole = name != "VLLM_CPU_KVCACHE_SPACE" or (value.isascii() and value.isdecimal())
         _require(whole, key, value, "use a whole number of GiB")

@@ -23,8 +23,8 @@ def engine_spec(config: ExperimentConfig, model: str) -> EngineSpec:
         model: Name on the hub, or local folder.
     """
     extra = dict(config.backend.engine)
-    if "tokenizer" in extra:
-        extra["tokenizer"] = _expanded(extra["tokenizer"])
+    if isinstance(tokenizer := extra.get("tokenizer"), str):
+        extra["tokenizer"] = _expanded(tokenizer)
     return EngineSpec(
         model=model,
         dtype=config.model.dtype,

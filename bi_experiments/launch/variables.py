@@ -5,6 +5,7 @@ from getpass import getuser
 from pathlib import Path
 from tempfile import gettempdir
 
+from bi_experiments.config.checks import CACHE_FOLDERS
 from bi_experiments.config.schema import Caches, ExperimentConfig
 from bi_experiments.machine.libraries import preloads
 from bi_experiments.records import Arm
@@ -60,9 +61,6 @@ def private_caches(folder: Path, variables: dict[str, str]) -> dict[str, str]:
     """
     user_caches = variables.get("XDG_CACHE_HOME") or str(Path(variables.get("HOME", "")) / ".cache")
     return {
-        "XDG_CACHE_HOME": str(folder),
-        "VLLM_CACHE_ROOT": str(folder / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "torchinductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
+        **{name: str(folder / below) for name, below in CACHE_FOLDERS.items()},
         "HF_HOME": variables.get("HF_HOME") or str(Path(user_caches) / "huggingface"),
     }

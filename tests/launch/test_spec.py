@@ -56,3 +56,4 @@ def test_a_home_folder_is_written_out_for_vllm(monkeypatch: pytest.MonkeyPatch) 
     config = compose(["model.name='~/m'", "+backend.engine.tokenizer='~/t'"])
     spec = engine_spec(config, model_path(config))
     assert (spec.model, spec.extra["tokenizer"]) == ("/home/ann/m", "/home/ann/t")
+    assert engine_spec(compose(["+backend.engine.tokenizer=null"]), "m").extra == {"tokenizer": None}

@@ -39,8 +39,7 @@ def test_one_launch_an_arm_has_no_interval_here_either() -> None:
 def test_a_check_of_the_method_is_not_drawn_as_a_cost(settings: tuple[str, ...], second: Arm, said: str) -> None:
     result = factories.whole_result(factories.phases([7.0, 7.5], second=second), *settings)
     (ratio, *_) = json.loads(benchmark_json(result))
-    assert ratio["name"].startswith(result.name)
-    assert ratio["name"].endswith(f": {said}")
+    assert ratio["name"] == f"{result.name} {' '.join(result.command.split()[3:])}: {said}"
 
 
 def test_two_configurations_are_two_lines_of_a_chart_wherever_they_were_logged() -> None:

@@ -17,20 +17,16 @@ def incomplete(
         budget_min = protocol.time_budget_min
         lost = next((phase for phase in phases if phase.status is not PhaseStatus.OK), None)
         why = "the experiment ended early"
-        remedy = (
-            "Resume it for the whole interval: the same command with sweep.resume=true, and hydra.run.dir=FOLDER where "
-            "it was a single run."
-        )
+        longer = ""
         if lost is not None:
             why = f"phase {lost.index + 1} ({LABELS[lost.arm]}) {lost.status.replace('_', ' ')}"
         elif budget_min is not None:
-            remedy = remedy.replace(
-                "Resume it", f"Resume it with a protocol.time_budget_min above {budget_min:g} or none"
-            )
+            longer = f" with a protocol.time_budget_min above {budget_min:g} or none"
         yield Finding(
             kind="incomplete",
             message=f"The result rests on {count(len(pairs), 'complete pair')} of the {planned_pairs} planned: {why}.",
-            remedy=remedy,
+            remedy=f"Resume it{longer} for the whole interval: the same command with sweep.resume=true, and "
+            "hydra.run.dir=FOLDER where it was a single run.",
         )
 
 
